@@ -1,0 +1,29 @@
+"""What a converted network computes. Takes tensors, returns tensors; knows nothing of sweeps, files or clusters.
+
+Reading order: neuron (the specification), network, convert, scales, calibrate, encode, loop, simulate, activity.
+"""
+
+from rmpsweep.engine.activity import fan_out
+from rmpsweep.engine.calibrate import calibrate
+from rmpsweep.engine.convert import convert
+from rmpsweep.engine.loop import Setting, State
+from rmpsweep.engine.network import SpikingNetwork
+from rmpsweep.engine.scales import thresholds_from_scales
+from rmpsweep.engine.simulate import Simulation, simulate, simulate_many
+
+ENGINE_VERSION = "1"
+"""Part of every trial's identity; raised by any change that alters a count."""
+
+__all__ = [
+    "ENGINE_VERSION",
+    "Setting",
+    "Simulation",
+    "SpikingNetwork",
+    "State",
+    "calibrate",
+    "convert",
+    "fan_out",
+    "simulate",
+    "simulate_many",
+    "thresholds_from_scales",
+]

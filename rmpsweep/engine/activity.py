@@ -1,0 +1,59 @@
+"""Fan-out of every neuron: how many synaptic operations one of its spikes causes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rmpsweep.engine.network import Node, SpikingNetwork, average_of_max_pool
+
+
+@torch.enable_grad()
+def fan_out(net: SpikingNetwork) -> dict[str, Tensor]:
+    """Additions caused by one spike of each neuron, exactly: borders, strides, groups and pooling included.
+
+    A spike is followed along every path to the neurons (or output units) whose current it enters, and each path
+    counts as one addition: a weight of a convolution or linear layer is one synapse, an identity shortcut is one, and
+    pooling windows hand a spike on to every window that holds it (for max pooling an upper bound: a spike that does
+    not raise the maximum goes no further). Weights that happen to be zero count.
+
+    Returns:
+        "input" and each spiking layer -> int64 [*layer shape].
+    """
+    paths: dict[str, Tensor] = {}
+
+    def enter(name: str, count: Tensor) -> None:
+        paths[name] = paths[name] + count if name in paths else count
+
+    enter(net.output, torch.ones(1, *net.node(net.output).shape, dtype=torch.float64))
+    result: dict[str, Tensor] = {}
+    for node in reversed(net.nodes):
+        count = paths.pop(node.name, torch.zeros(1, *node.shape, dtype=torch.float64))
+        if node.op in ("input", "spike"):
+            result[node.name] = count[0].to(torch.int64)
+        if node.op == "spike":
+            enter(node.inputs[0], torch.ones_like(count))
+        elif node.op == "add":
+            for name in node.inputs:
+                enter(name, count)
+        elif node.op != "input":
+            enter(node.inputs[0], _transpose(net, node, count))
+    return result
+
+
+def _transpose(net: SpikingNetwork, node: Node, count: Tensor) -> Tensor:
+    """The transposed connectivity of one node, every weight a one: [1, *node.shape] -> [1, *input shape]."""
+    x = torch.zeros(1, *net.node(node.inputs[0]).shape, dtype=torch.float64, requires_grad=True)
+    match node.op:
+        case "conv":
+            y = F.conv2d(x, torch.ones(net.weights[node.name][0].shape, dtype=torch.float64), **node.options)
+        case "linear":
+            y = F.linear(x, torch.ones(net.weights[node.name][0].shape, dtype=torch.float64))
+        case "avg_pool":
+            y = F.avg_pool2d(x, **{**node.options, "divisor_override": 1})
+        case "max_pool":
+            y = average_of_max_pool(node, x, divisor=1)
+        case "flatten":
+            y = x.flatten(1)
+        case _:
+            raise AssertionError(node.op)
+    return torch.autograd.grad(y, x, count)[0]

@@ -1,0 +1,167 @@
+"""Thresholds from calibration images, exactly: maxima and percentiles are order statistics over the whole fixed set.
+
+Always soft reset, v_init 0, α 1: the same thresholds serve both resets and every α.
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rmpsweep.engine.encode import Encoding
+from rmpsweep.engine.loop import Rows, Setting, State
+from rmpsweep.engine.network import INPUT, SpikingNetwork, activations
+from rmpsweep.engine.scales import thresholds_from_scales
+from rmpsweep.errors import CalibrationError
+
+Granularity = Literal["layer", "channel"]
+GRANULARITIES: tuple[Granularity, ...] = ("layer", "channel")
+METHODS = "vin_max, vin_p<percent> (e.g. vin_p99.7), activation_max, activation_p<percent> (e.g. activation_p99.9)"
+_METHOD = re.compile(r"(vin|activation)_(max|p(\d{1,3}(?:\.\d+)?))")
+
+
+def parse_method(method: str) -> tuple[str, Fraction]:
+    """ "vin_p99.7" -> ("vin", 997/10); "…_max" is 100 percent.
+
+    Raises:
+        ValueError: unknown method, or a percentage outside (0, 100].
+    """
+    match = _METHOD.fullmatch(method)
+    percent = Fraction(match[3] or 100) if match else Fraction(0)
+    if not match or not 0 < percent <= 100:
+        raise ValueError(f"got {method!r}, expected one of {METHODS}")
+    return match[1], percent
+
+
+@torch.no_grad()
+def calibrate(
+    net: SpikingNetwork,
+    images: Tensor,
+    method: str = "vin_max",
+    granularity: Granularity = "layer",
+    encoding: Encoding = "constant",
+    time_steps: int = 64,
+    input_scale: float | Literal["auto"] = 1.0,
+    seed: int = 0,
+    image_ids: Sequence[int] | Tensor | None = None,
+    batch_size: int = 64,
+    on_layer: Callable[[str], None] | None = None,
+) -> dict[str, Tensor]:
+    """The threshold of every spiking layer.
+
+    vin_*: layers in order, each driven by spikes of the layers already set; θ_ℓ = max (or percentile) of the current
+    z_ℓ over neurons, images and steps. activation_*: Λ_ℓ = max (or percentile) of the ReLU output of the ANN. A
+    percentile p is the smallest observed value that at least p % of all values (zeros and negatives included) do not
+    exceed.
+
+    Args:
+        images: [N, C, H, W], float32 or float64: the dtype computed in.
+        granularity: "layer" (one θ) or "channel" ([C]); a silent channel takes its layer's largest θ, with a warning.
+        time_steps: steps simulated for vin_*.
+        input_scale: Λ_0, or "auto" for the largest |x| of the images.
+        batch_size: images per forward pass, the last one padded, so that the shape never changes.
+        on_layer: called with each layer's name once its vin threshold is known.
+    Returns:
+        layer -> θ_ℓ (float64, 0-d or [C]); "input" -> Λ_0.
+    Raises:
+        CalibrationError: a wholly silent layer (θ <= 0), named. ValueError: an argument out of range.
+    Source: Han, Srinivasan, Roy, CVPR 2020 (V_in^max); Rueckauer et al. 2017 (activation percentile); the exact order
+    statistic in place of a moving average of batch maxima is ours.
+    """
+    source, percent = parse_method(method)
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"granularity: got {granularity!r}, expected one of {', '.join(map(repr, GRANULARITIES))}")
+    if len(images) == 0 or time_steps < 1:
+        raise ValueError(f"got {len(images)} images and time_steps={time_steps}, expected at least 1 of each")
+    scale = float(images.abs().max()) if input_scale == "auto" else float(input_scale)
+    if not 0 < scale < math.inf:
+        raise ValueError(f"input_scale: got {scale}, expected a finite number > 0 or 'auto'")
+    typed = net.to(dtype=images.dtype)
+    ids = torch.arange(len(images)) if image_ids is None else torch.as_tensor(image_ids, dtype=torch.int64)
+    batches = [_padded(rows, batch_size) for rows in torch.arange(len(images)).split(batch_size)]
+    found: dict[str, Tensor] = {INPUT: torch.tensor(scale, dtype=torch.float64)}
+
+    def statistic(layer: str, steps: int) -> _TopValues:
+        shape = net.node(layer).shape
+        groups = shape[0] if granularity == "channel" else 1
+        return _TopValues(groups, len(images) * math.prod(shape) * steps // groups, percent)
+
+    if source == "activation":
+        statistics = {layer: statistic(layer, 1) for layer in net.layers}
+        for rows, num_real in batches:
+            values = activations(typed, images[rows].to(net.device), net.layers)
+            for layer in net.layers:
+                statistics[layer].add(values[layer][:num_real])
+        found |= {layer: _checked(layer, statistics[layer].result(), granularity) for layer in net.layers}
+        return thresholds_from_scales(net, found)
+    for layer in net.layers:
+        top = statistic(layer, time_steps)
+        for rows, num_real in batches:
+            _observe_current(typed, layer, found, images[rows], ids[rows], num_real, encoding, time_steps, seed, top)
+        found[layer] = _checked(layer, top.result(), granularity)
+        if on_layer:
+            on_layer(layer)
+    return found
+
+
+def _padded(rows: Tensor, size: int) -> tuple[Tensor, int]:
+    return torch.cat([rows, rows[:1].expand(size - len(rows))]), len(rows)
+
+
+def _observe_current(
+    net: SpikingNetwork, layer: str, found: dict[str, Tensor], images: Tensor, ids: Tensor, num_real: int,
+    encoding: Encoding, time_steps: int, seed: int, statistic: "_TopValues",
+) -> None:  # fmt: skip
+    """Feed `statistic` with the current into `layer` at every step, the layers before it firing at their thresholds."""
+    unset = {name: torch.ones((), dtype=torch.float64) for name in net.layers}
+    numerics: Literal["float32", "float64"] = "float64" if net.dtype == torch.float64 else "float32"
+    setting = Setting(thresholds={**unset, **found}, encoding=encoding, seed=seed, numerics=numerics)
+    rows = Rows(net, [setting], torch.zeros(len(images), dtype=torch.int64), images, ids)
+    nodes, state = net.needed_for(net.node(layer).inputs[0]), State()
+    for t in range(time_steps):
+        _, current = rows.step(t, state, nodes)
+        statistic.add(current[:num_real])
+
+
+class _TopValues:
+    """The order statistic of a known number of values that arrive in pieces: keeps the k largest of each channel."""
+
+    def __init__(self, groups: int, num_values: int, percent: Fraction) -> None:
+        self.groups = groups
+        self.k = num_values - math.ceil(percent * num_values / 100) + 1
+        self.largest: Tensor | None = None
+
+    def add(self, values: Tensor) -> None:
+        """[N, C, ...] or [N, F]; the channels (or features) are the groups, or all values are one."""
+        pieces = values.transpose(0, 1).reshape(self.groups, -1) if self.groups > 1 else values.reshape(1, -1)
+        if self.largest is not None:
+            pieces = torch.cat([self.largest, pieces], 1)
+        self.largest = pieces.topk(min(self.k, pieces.shape[1]), dim=1, sorted=False).values
+
+    def result(self) -> Tensor:
+        """[groups]: the k-th largest value of each group."""
+        assert self.largest is not None
+        return self.largest.min(1).values.double().cpu()
+
+
+def _checked(layer: str, values: Tensor, granularity: Granularity) -> Tensor:
+    largest = values.max()
+    if not largest > 0:
+        raise CalibrationError(
+            f"layer {layer!r} is silent: its threshold would be {float(largest):g}; "
+            "use a higher percentile, more calibration images or steps, or check the weights"
+        )
+    if granularity == "layer":
+        return largest
+    silent = ~(values > 0)
+    if bool(silent.any()):
+        warnings.warn(
+            f"layer {layer!r}: {int(silent.sum())} of {len(values)} channels are silent and take the layer's largest "
+            "threshold", stacklevel=3,
+        )  # fmt: skip
+    return torch.where(silent, largest, values)

@@ -1,0 +1,282 @@
+"""A trained ReLU network to a SpikingNetwork: torch.fx trace, batch norm folded, every layer named or refused."""
+
+import copy
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from rmpsweep.engine.network import INPUT, Node, SpikingNetwork, activations
+from rmpsweep.errors import ConversionError
+
+SUPPORTED = (
+    "Conv2d, Linear, ReLU, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, Flatten, Dropout, Identity, "
+    "BatchNorm after a convolution or linear layer, addition of two tensors"
+)
+
+_FUNCTIONS: dict[Any, str] = {
+    F.relu: "relu", torch.relu: "relu", F.dropout: "skip", F.avg_pool2d: "avg_pool",
+    F.adaptive_avg_pool2d: "adaptive_avg_pool", F.max_pool2d: "max_pool", torch.flatten: "flatten",
+    operator.add: "sum", operator.iadd: "sum", torch.add: "sum",
+}  # fmt: skip
+_METHODS = {
+    "relu": "relu", "relu_": "relu", "flatten": "flatten", "view": "reshape", "reshape": "reshape",
+    "add": "sum", "add_": "sum", "contiguous": "skip",
+}  # fmt: skip
+_MODULES: dict[type[nn.Module], str] = {
+    nn.Conv2d: "conv", nn.Linear: "linear", nn.ReLU: "relu", nn.AvgPool2d: "avg_pool",
+    nn.AdaptiveAvgPool2d: "adaptive_avg_pool", nn.MaxPool2d: "max_pool", nn.Flatten: "flatten", nn.Dropout: "skip",
+    nn.Dropout2d: "skip", nn.Identity: "skip", nn.BatchNorm1d: "batch_norm", nn.BatchNorm2d: "batch_norm",
+}  # fmt: skip
+_FUNCTION_ARGUMENTS = {
+    "avg_pool": ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    "adaptive_avg_pool": ("input", "output_size"),
+    "max_pool": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+}
+
+
+def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
+    """The spiking network with the ANN's weights; the ANN is left as it was.
+
+    Args:
+        ann: its forward takes one tensor, is traceable by torch.fx, and ends in something linear or a ReLU.
+        example: [N, C, H, W], real or random; fixes the shapes and checks the conversion on itself.
+    Raises:
+        ConversionError: a node without faithful spiking counterpart (named, with its module); weights that are not
+            finite; no ReLU at all; a result that differs from the ANN's on the example.
+    """
+    ann = copy.deepcopy(ann).eval()
+    reference = copy.deepcopy(ann).double()
+    try:
+        traced = fx.symbolic_trace(ann)
+        with torch.no_grad():
+            ShapeProp(traced).propagate(example)
+            expected = reference(example.double())
+    except Exception as error:
+        raise ConversionError(
+            f"{type(ann).__name__}: cannot be traced on an example of shape {tuple(example.shape)}: {error}"
+        ) from error
+    net = _Converter(traced).convert()
+    if not net.layers:
+        raise ConversionError(f"{type(ann).__name__}: no ReLU found, so nothing would spike")
+    _check_equal(traced, example, expected)
+    return net
+
+
+def _check_equal(traced: fx.GraphModule, example: Tensor, expected: Tensor) -> None:
+    """Convert once more in float64 and compare: 1e-9 of the largest output is thousands of float64 roundings."""
+    net = _Converter(copy.deepcopy(traced).double()).convert()
+    with torch.no_grad():
+        actual = activations(net, example.double(), [net.output])[net.output]
+    error, largest = float((actual - expected).abs().max()), float(expected.abs().max())
+    if not error <= 1e-9 * max(largest, 1e-300):
+        raise ConversionError(
+            f"the converted network differs from the ANN by {error:.3g} on outputs up to {largest:.3g}; "
+            "in-place operations, hooks or weights computed in forward are the usual causes"
+        )
+
+
+class _Converter:
+    """Walks the traced graph; one method per kind of node."""
+
+    def __init__(self, traced: fx.GraphModule) -> None:
+        self.traced = traced
+        self.modules = dict(traced.named_modules())
+        self.nodes: dict[str, Node] = {}
+        self.weights: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self.name_of: dict[fx.Node, str] = {}
+        self.rank = {INPUT: -1}
+
+    def convert(self) -> SpikingNetwork:
+        output = None
+        for node in self.traced.graph.nodes:
+            if node.op == "output":
+                output = self.name_of.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+            elif not self._is_size(node):
+                self._convert(node)
+        if output is None:
+            raise ConversionError("the network must return one tensor")
+        needed = SpikingNetwork(tuple(self.nodes.values()), self.weights, output).needed_for(output)
+        names = {node.name for node in needed}
+        return SpikingNetwork(tuple(needed), {k: w for k, w in self.weights.items() if k in names}, output)
+
+    def _convert(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            if INPUT in self.nodes:
+                raise ConversionError(f"node {node.name!r}: the network takes more than one input")
+            self._add(node, INPUT, "input", ())
+            return
+        kind = self._kind(node)
+        if kind == "skip":
+            self.name_of[node] = self._inputs(node)[0]
+            return
+        handler: Callable[[fx.Node], None] = getattr(self, f"_{kind}")
+        handler(node)
+
+    def _kind(self, node: fx.Node) -> str:
+        kind = None
+        if node.op == "call_module":
+            kind = _MODULES.get(type(self.modules[str(node.target)]))
+        elif node.op == "call_function":
+            kind = _FUNCTIONS.get(node.target)
+        elif node.op == "call_method":
+            kind = _METHODS.get(str(node.target))
+        if kind is None:
+            raise self._refusal(node, f"has no faithful spiking counterpart; supported: {SUPPORTED}")
+        return kind
+
+    def _is_size(self, node: fx.Node) -> bool:
+        """x.size(0), x.shape and their items, as used by view and reshape."""
+        if node.op == "call_method":
+            return bool(node.target == "size")
+        if node.target is getattr:
+            return bool(node.args[1] == "shape")
+        return bool(node.target is operator.getitem and "tensor_meta" not in node.meta)
+
+    # one method per kind -------------------------------------------------------------------------------------------
+
+    def _conv(self, node: fx.Node) -> None:
+        module = self.modules[str(node.target)]
+        assert isinstance(module, nn.Conv2d)
+        if module.padding_mode != "zeros":
+            raise self._refusal(node, f"padding_mode={module.padding_mode!r} is not supported; use 'zeros'")
+        options = {k: getattr(module, k) for k in ("stride", "padding", "dilation", "groups")}
+        self._weighted(node, "conv", module, options)
+
+    def _linear(self, node: fx.Node) -> None:
+        if len(self._input_shape(node)) != 1:
+            raise self._refusal(node, f"expects [N, features], got [N, {self._input_shape(node)}]; flatten first")
+        module = self.modules[str(node.target)]
+        assert isinstance(module, nn.Linear)
+        self._weighted(node, "linear", module, {})
+
+    def _weighted(self, node: fx.Node, op: Any, module: nn.Conv2d | nn.Linear, options: Mapping[str, Any]) -> None:
+        name = self._add(node, self._name(node), op, self._inputs(node), options)
+        bias = module.bias
+        for label, tensor in (("weight", module.weight), ("bias", bias)):
+            if tensor is not None and not bool(torch.isfinite(tensor).all()):
+                raise self._refusal(node, f"its {label} holds NaN or infinite values")
+        self.weights[name] = (module.weight.detach().clone(), None if bias is None else bias.detach().clone())
+
+    def _relu(self, node: fx.Node) -> None:
+        name = self._name(node)
+        self.rank[name] = len(self.rank)
+        self._add(node, name, "spike", self._inputs(node)[:1])
+
+    def _batch_norm(self, node: fx.Node) -> None:
+        module = self.modules[str(node.target)]
+        assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        name = self.name_of[source]
+        if name not in self.weights or len(source.users) != 1:
+            raise self._refusal(node, "can be folded only directly after a convolution or linear layer of its own")
+        if module.running_mean is None or module.running_var is None:
+            raise self._refusal(node, "has no running statistics to fold (track_running_stats=False)")
+        weight, bias = self.weights[name]
+        scale = (module.running_var.double() + module.eps).rsqrt()
+        if module.weight is not None:
+            scale = scale * module.weight.detach().double()
+        shift = (0 if bias is None else bias.double()) - module.running_mean.double()
+        folded = shift * scale + (0 if module.bias is None else module.bias.detach().double())
+        if not bool(torch.isfinite(scale).all() and torch.isfinite(folded).all()):
+            raise self._refusal(node, "its parameters or statistics hold NaN or infinite values")
+        wide = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
+        self.weights[name] = (wide.to(weight.dtype), folded.to(weight.dtype))
+        self.name_of[node] = name
+
+    def _avg_pool(self, node: fx.Node) -> None:
+        options = self._options(node, "avg_pool")
+        defaults = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True}
+        self._add(
+            node, self._name(node), "avg_pool", self._inputs(node), {**defaults, "divisor_override": None, **options}
+        )
+
+    def _adaptive_avg_pool(self, node: fx.Node) -> None:
+        size = self._options(node, "adaptive_avg_pool")["output_size"]
+        height, width = self._input_shape(node)[-2:]
+        rows, columns = (size, size) if isinstance(size, int) else size
+        rows, columns = rows or height, columns or width
+        if height % rows or width % columns:
+            raise self._refusal(
+                node,
+                f"pools {height}x{width} to {rows}x{columns} with unequal windows; use sizes that divide",
+            )
+        self._add(
+            node, self._name(node), "avg_pool", self._inputs(node),
+            {"kernel_size": (height // rows, width // columns), "stride": None, "padding": 0, "ceil_mode": False,
+             "count_include_pad": True, "divisor_override": None},
+        )  # fmt: skip
+
+    def _max_pool(self, node: fx.Node) -> None:
+        options = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, **self._options(node, "max_pool")}
+        if options.pop("return_indices", False):
+            raise self._refusal(node, "return_indices=True is not supported")
+        if options["dilation"] not in (1, (1, 1)):
+            raise self._refusal(node, f"dilation={options['dilation']} is not supported")
+        self._add(node, self._name(node), "max_pool", self._inputs(node), options)
+
+    def _flatten(self, node: fx.Node) -> None:
+        if len(node.meta["tensor_meta"].shape) != 2:
+            raise self._refusal(node, "only flattening to [N, features] is supported")
+        self._add(node, self._name(node), "flatten", self._inputs(node)[:1])
+
+    _reshape = _flatten
+
+    def _sum(self, node: fx.Node) -> None:
+        inputs = [n for n in (*node.args, *node.kwargs.values()) if isinstance(n, fx.Node)]
+        if len(inputs) != 2 or node.kwargs.get("alpha", 1) != 1:
+            raise self._refusal(node, "only the plain sum of two tensors is supported")
+        shapes = [self.nodes[self.name_of[n]].shape for n in inputs]
+        if shapes[0] != shapes[1]:
+            raise self._refusal(node, f"adds shapes {shapes[0]} and {shapes[1]}; broadcasting is not supported")
+        self._add(node, self._name(node), "add", tuple(self.name_of[n] for n in inputs))
+
+    # helpers -------------------------------------------------------------------------------------------------------
+
+    def _add(
+        self, node: fx.Node, name: str, op: Any, inputs: tuple[str, ...], options: Mapping[str, Any] | None = None
+    ) -> str:
+        units = [self.nodes[i].unit for i in inputs]
+        unit = name if op in ("input", "spike") else max(units, key=self.rank.__getitem__)
+        shape = tuple(node.meta["tensor_meta"].shape[1:])
+        self.nodes[name] = Node(name, op, inputs, shape, unit, options or {})
+        self.name_of[node] = name
+        return name
+
+    def _name(self, node: fx.Node) -> str:
+        """The module's path, numbered from its second call on; functions have the traced node's name."""
+        base = name = str(node.target) if node.op == "call_module" else node.name
+        count = 0
+        while name in self.nodes:
+            count += 1
+            name = f"{base}_{count}"
+        return name
+
+    def _inputs(self, node: fx.Node) -> tuple[str, ...]:
+        source = node.args[0] if node.args else node.kwargs["input"]
+        assert isinstance(source, fx.Node)
+        return (self.name_of[source],)
+
+    def _input_shape(self, node: fx.Node) -> tuple[int, ...]:
+        return self.nodes[self._inputs(node)[0]].shape
+
+    def _options(self, node: fx.Node, kind: str) -> dict[str, Any]:
+        names = _FUNCTION_ARGUMENTS[kind][1:]
+        if node.op == "call_module":
+            module = self.modules[str(node.target)]
+            return {name: getattr(module, name) for name in names}
+        given = dict(zip(_FUNCTION_ARGUMENTS[kind], node.args, strict=False)) | dict(node.kwargs)
+        return {name: given[name] for name in names if name in given}
+
+    def _refusal(self, node: fx.Node, why: str) -> ConversionError:
+        where = f"node {node.name!r}"
+        if node.op == "call_module":
+            where += f" ({type(self.modules[str(node.target)]).__name__} at {node.target!r})"
+        elif node.op != "placeholder":
+            where += f" ({getattr(node.target, '__name__', node.target)})"
+        return ConversionError(f"{where} {why}")

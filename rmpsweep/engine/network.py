@@ -1,0 +1,127 @@
+"""The converted network as a list of nodes: linear operations between spiking layers.
+
+Tensors are [N, C, H, W] or [N, F]. Every node's tensor is measured in the unit of one spiking layer, the last among
+its ancestors (`Node.unit`): tensor value x Λ of that layer = ANN activation.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Op = Literal["input", "conv", "linear", "avg_pool", "max_pool", "flatten", "add", "spike"]
+INPUT = "input"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation.
+
+    name: unique; inputs: names of the nodes it reads; shape: of its output without N;
+    unit: the spiking layer (or "input") in whose spikes its output is measured; a "spike" node is its own unit;
+    options: keyword arguments of the torch function behind `op`.
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    unit: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SpikingNetwork:
+    """A ReLU network whose ReLUs are spiking layers; weights are the ANN's, batch norm folded.
+
+    Made by `rmpsweep.engine.convert`. Holds no state: potentials go in and out of `simulate`.
+    """
+
+    nodes: tuple[Node, ...]
+    weights: Mapping[str, tuple[Tensor, Tensor | None]]
+    output: str
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the spiking layers, in forward order."""
+        return [node.name for node in self.nodes if node.op == "spike"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(iter(self.weights.values()))[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(iter(self.weights.values()))[0].dtype
+
+    def node(self, name: str) -> Node:
+        """The node of that name."""
+        return next(node for node in self.nodes if node.name == name)
+
+    def current_unit(self, layer: str) -> str:
+        """The unit m of the current that enters a spiking layer: z is measured in Λ_m."""
+        return self.node(self.node(layer).inputs[0]).unit
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "SpikingNetwork":
+        """A copy with its weights on that device, in that dtype."""
+        weights = {
+            name: (w.to(device=device, dtype=dtype), None if b is None else b.to(device=device, dtype=dtype))
+            for name, (w, b) in self.weights.items()
+        }
+        return replace(self, weights=weights)
+
+    def needed_for(self, *names: str) -> list[Node]:
+        """The nodes that the values of `names` depend on, themselves included, in forward order."""
+        wanted = set(names)
+        for node in reversed(self.nodes):
+            if node.name in wanted:
+                wanted.update(node.inputs)
+        return [node for node in self.nodes if node.name in wanted]
+
+
+def apply_linear(net: SpikingNetwork, node: Node, x: Tensor) -> Tensor:
+    """A convolution or fully connected node without its bias. [N, ...] -> [N, *node.shape]."""
+    weight, _ = net.weights[node.name]
+    return F.conv2d(x, weight, None, **node.options) if node.op == "conv" else F.linear(x, weight)
+
+
+def per_channel(values: Tensor, ndim: int) -> Tensor:
+    """[..., C] -> [..., C, 1, 1] (or [..., C]) so that it broadcasts over a tensor with `ndim` dimensions."""
+    return values.reshape(*values.shape, *[1] * (ndim - 2))
+
+
+def average_of_max_pool(node: Node, x: Tensor, divisor: int | None = None) -> Tensor:
+    """Average pooling over the windows of a max-pool node; `divisor=1` sums them."""
+    options = {k: node.options[k] for k in ("kernel_size", "stride", "padding", "ceil_mode")}
+    return F.avg_pool2d(x, **options, count_include_pad=False, divisor_override=divisor)
+
+
+def activations(net: SpikingNetwork, images: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+    """The ANN's values at the named nodes (a spiking layer's is the ReLU output). [N, C, H, W] -> name: [N, ...]."""
+    values: dict[str, Tensor] = {}
+    for node in net.needed_for(*wanted):
+        x = [values[name] for name in node.inputs]
+        match node.op:
+            case "input":
+                value = images
+            case "conv" | "linear":
+                value = apply_linear(net, node, x[0])
+                bias = net.weights[node.name][1]
+                value = value if bias is None else value + per_channel(bias, value.dim())
+            case "avg_pool":
+                value = F.avg_pool2d(x[0], **node.options)
+            case "max_pool":
+                value = F.max_pool2d(x[0], **node.options)
+            case "flatten":
+                value = x[0].flatten(1)
+            case "add":
+                value = x[0] + x[1]
+            case "spike":
+                value = x[0].relu()
+        values[node.name] = value
+    return {name: values[name] for name in wanted}

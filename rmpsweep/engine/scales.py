@@ -1,0 +1,86 @@
+"""Thresholds, activation scales, and what α does to them.
+
+Λ_ℓ is what one spike of layer ℓ is worth in ANN activation: Λ_0 = input scale, Λ_ℓ = θ_ℓ Λ_m, where m is the unit of
+the current that enters ℓ. Per-channel thresholds make Λ_ℓ a vector; its maximum takes the scalar's place as the unit
+and a spike of channel j weighs Λ_j / max Λ.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rmpsweep.engine.network import INPUT, SpikingNetwork
+
+AlphaScope = Literal["layer", "network"]
+ALPHA_SCOPES: tuple[AlphaScope, ...] = ("layer", "network")
+Thresholds = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LayerScale:
+    """One spiking layer at one α, float64: threshold 0-d or [C]; unit Λ (maximum over channels); spike weights [C]."""
+
+    threshold: Tensor
+    unit: float
+    channel_weight: Tensor | None
+
+
+def thresholds_from_scales(net: SpikingNetwork, scales: Thresholds) -> dict[str, Tensor]:
+    """Thresholds that give every layer the wanted activation scale.
+
+    Args:
+        scales: layer -> Λ_ℓ in ANN activation units (0-d or [C]); "input" -> Λ_0.
+    Returns:
+        layer -> θ_ℓ = Λ_ℓ / max Λ_m; "input" -> Λ_0. float64.
+    Raises:
+        ValueError: a layer is missing, or a scale is not positive and finite.
+    """
+    checked = _checked(net, scales, "scales")
+    result = {INPUT: checked[INPUT]}
+    for layer in net.layers:
+        result[layer] = checked[layer] / checked[net.current_unit(layer)].max()
+    return result
+
+
+def scaled(net: SpikingNetwork, thresholds: Thresholds, alpha: float, scope: AlphaScope) -> dict[str, LayerScale]:
+    """Thresholds and units of all layers at α.
+
+    scope "layer": every θ_ℓ times α (the paper), so Λ_ℓ falls as α^depth.
+    scope "network": every Λ_ℓ, ℓ >= 1, times α, so θ_ℓ changes only where the current comes from the raw input.
+
+    Raises:
+        ValueError: a layer without threshold; a threshold or α not positive and finite; unknown scope.
+    """
+    if scope not in ALPHA_SCOPES:
+        raise ValueError(f"alpha_scope: got {scope!r}, expected one of {', '.join(map(repr, ALPHA_SCOPES))}")
+    if not 0 < alpha < float("inf"):
+        raise ValueError(f"alpha: got {alpha}, expected a finite number > 0")
+    checked = _checked(net, thresholds, "thresholds")
+    input_scale = float(checked[INPUT])
+    result = {INPUT: LayerScale(checked[INPUT], input_scale, None)}
+    for layer in net.layers:
+        source = net.current_unit(layer)
+        factor = alpha if scope == "layer" or source == INPUT else 1.0
+        threshold = checked[layer] * factor
+        largest = threshold.max()
+        weight = threshold / largest if threshold.dim() else None
+        result[layer] = LayerScale(threshold, float(largest) * result[source].unit, weight)
+    return result
+
+
+def _checked(net: SpikingNetwork, values: Thresholds, what: str) -> dict[str, Tensor]:
+    result = {}
+    for name in [INPUT, *net.layers]:
+        if name not in values:
+            raise ValueError(f"{what}: no entry for {name!r}; expected one for 'input' and each of net.layers")
+        value = torch.as_tensor(values[name], dtype=torch.float64, device="cpu")
+        channels = () if name == INPUT else (net.node(name).shape[0],)
+        if value.shape not in ((), channels):
+            raise ValueError(f"{what}[{name!r}]: got shape {tuple(value.shape)}, expected () or {channels}")
+        if not bool((torch.isfinite(value) & (value > 0)).all()):
+            raise ValueError(f"{what}[{name!r}]: got {value.tolist()}, expected finite numbers > 0")
+        result[name] = value
+    return result

@@ -1,0 +1,175 @@
+"""Simulation of a converted network, batched over images and over trials.
+
+Legend: T time steps, K settings (trials), N images.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmpsweep.engine.activity import fan_out
+from rmpsweep.engine.encode import Encoding
+from rmpsweep.engine.loop import NUMERICS, MaxPool, Numerics, RowResult, Rows, Setting, State, concatenate, select
+from rmpsweep.engine.network import INPUT, SpikingNetwork
+from rmpsweep.engine.neuron import Reset
+from rmpsweep.engine.scales import AlphaScope, Thresholds
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What one setting gave; every figure at time step T counts from step 1, whatever `start` was.
+
+    logits: float [len(time_steps), N, classes], in ANN units: Λ_m x mean current over the first T steps;
+    spike_counts: layer -> int64 [len(time_steps)], summed over images and neurons; input_spikes: nonzero input
+    elements, likewise; synops: likewise, each nonzero output x its fan-out, booked to the emitting layer, and a row
+    "input" (under constant encoding these are multiplications by an analog value, not additions);
+    spikes: layer -> uint8 [steps run, N, ...] if recorded; state: hand to `simulate(..., state=, start=)` to go on.
+    """
+
+    time_steps: tuple[int, ...]
+    logits: Tensor
+    spike_counts: dict[str, Tensor]
+    input_spikes: Tensor
+    synops: dict[str, Tensor]
+    spikes: dict[str, Tensor]
+    state: State
+
+
+def simulate(
+    net: SpikingNetwork,
+    images: Tensor,
+    thresholds: Thresholds,
+    time_steps: Sequence[int],
+    alpha: float = 1.0,
+    alpha_scope: AlphaScope = "layer",
+    reset: Reset = "soft",
+    v_init: float = 0.0,
+    encoding: Encoding = "constant",
+    max_pool: MaxPool = "count",
+    seed: int = 0,
+    image_ids: Sequence[int] | Tensor | None = None,
+    numerics: Numerics = "float32",
+    record_spikes: bool = False,
+    state: State | None = None,
+    start: int = 0,
+    batch_size: int | None = None,
+) -> Simulation:
+    """Drive the network with images for max(time_steps) steps; every smaller T comes from the same run.
+
+    Args:
+        images: [N, C, H, W], as the ANN gets them.
+        thresholds: layer -> θ_ℓ (0-d or [C]), "input" -> Λ_0, as `calibrate` returns.
+        time_steps: ascending step counts, all > start.
+        alpha, alpha_scope: threshold scale; see `rmpsweep.engine.scales`.
+        v_init: initial potential, in fractions of θ.
+        seed, image_ids: the key of Poisson spikes; image_ids int64 [N], default 0, 1, 2, …
+        state, start: continue a run of `start` steps from its `Simulation.state`.
+        batch_size: rows per forward pass, the last one padded; default all at once.
+    Raises:
+        ValueError: a value out of range, naming it, what was received and what is allowed.
+    """
+    setting = {
+        "thresholds": thresholds, "alpha": alpha, "alpha_scope": alpha_scope, "reset": reset, "v_init": v_init,
+        "encoding": encoding, "max_pool": max_pool, "seed": seed, "numerics": numerics,
+    }  # fmt: skip
+    states = None if state is None else [state]
+    return simulate_many(
+        net, images, [setting], time_steps, image_ids=image_ids, record_spikes=record_spikes, states=states,
+        start=start, batch_size=batch_size,
+    )[0]  # fmt: skip
+
+
+@torch.no_grad()
+def simulate_many(
+    net: SpikingNetwork,
+    images: Tensor,
+    settings: Sequence[Mapping[str, Any]],
+    time_steps: Sequence[int],
+    *,
+    image_ids: Sequence[int] | Tensor | None = None,
+    record_spikes: bool = False,
+    states: Sequence[State] | None = None,
+    start: int = 0,
+    batch_size: int | None = None,
+) -> list[Simulation]:
+    """`simulate` for several settings at once: settings that differ only in numbers are stacked in the batch.
+
+    In float numerics one batch shape gives one result, whatever else is in the batch: give `batch_size`.
+    """
+    steps = _checked_steps(time_steps, start)
+    if (states is None) != (start == 0):
+        raise ValueError(f"start: got {start} {'without' if states is None else 'with'} a state to continue from")
+    ids = torch.arange(len(images)) if image_ids is None else torch.as_tensor(image_ids, dtype=torch.int64)
+    parsed = [Setting(**setting) for setting in settings]
+    fan_outs = fan_out(net)
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for k, setting in enumerate(parsed):
+        groups.setdefault((setting.reset, setting.encoding, setting.max_pool, setting.numerics), []).append(k)
+    results: dict[int, Simulation] = {}
+    for members in groups.values():
+        typed = net.to(dtype=NUMERICS[parsed[members[0]].numerics])
+        setting_of_row = torch.arange(len(members)).repeat_interleave(len(images))
+        image_of_row = torch.arange(len(images)).repeat(len(members))
+        group = [parsed[k] for k in members]
+        given = None if states is None else concatenate([states[k] for k in members])
+        parts = []
+        size = batch_size or len(setting_of_row)
+        for low in range(0, len(setting_of_row), size):
+            rows = torch.arange(low, min(low + size, len(setting_of_row)))
+            padded = torch.cat([rows, rows[:1].expand(size - len(rows))])
+            run = Rows(typed, group, setting_of_row[padded], images[image_of_row[padded]], ids[image_of_row[padded]])
+            part = run.simulate(
+                steps, start, State() if given is None else select(given, padded), fan_outs, record_spikes
+            )
+            parts.append(_take(part, len(rows)))
+        whole = _join(parts)
+        for position, k in enumerate(members):
+            results[k] = _summed(whole, slice(position * len(images), (position + 1) * len(images)), steps)
+    return [results[k] for k in range(len(parsed))]
+
+
+def _checked_steps(time_steps: Sequence[int], start: int) -> tuple[int, ...]:
+    steps = tuple(int(t) for t in time_steps)
+    if not steps or steps[0] <= start or any(a >= b for a, b in pairwise(steps)):
+        raise ValueError(f"time_steps: got {list(time_steps)}, expected ascending step counts, all > {start}")
+    return steps
+
+
+def _take(result: RowResult, num_rows: int) -> RowResult:
+    """Without the padding rows."""
+    head = slice(num_rows)
+    return RowResult(
+        result.logits[:, head],
+        {k: v[:, head] for k, v in result.spike_counts.items()},
+        {k: v[:, head] for k, v in result.synops.items()},
+        {k: v[:, head] for k, v in result.spikes.items()},
+        select(result.state, head),
+    )
+
+
+def _join(parts: Sequence[RowResult]) -> RowResult:
+    first = parts[0]
+    return RowResult(
+        torch.cat([p.logits for p in parts], 1),
+        {k: torch.cat([p.spike_counts[k] for p in parts], 1) for k in first.spike_counts},
+        {k: torch.cat([p.synops[k] for p in parts], 1) for k in first.synops},
+        {k: torch.cat([p.spikes[k] for p in parts], 1) for k in first.spikes},
+        concatenate([p.state for p in parts]),
+    )
+
+
+def _summed(result: RowResult, rows: slice, steps: tuple[int, ...]) -> Simulation:
+    counts = {k: v[:, rows].sum(1).cpu() for k, v in result.spike_counts.items()}
+    return Simulation(
+        steps,
+        result.logits[:, rows].cpu(),
+        counts,
+        counts.pop(INPUT),
+        {k: v[:, rows].sum(1).cpu() for k, v in result.synops.items()},
+        {k: v[:, rows].cpu() for k, v in result.spikes.items()},
+        select(result.state, rows),
+    )

@@ -1,0 +1,78 @@
+"""Every error rmpsweep raises on purpose, and the exit code each one ends the command with.
+
+RmpsweepError                     1
+├── InputError (ValueError)       2   what the user gave cannot be run
+│   ├── SweepError                    sweep file, recipe or option
+│   ├── DataError                     images, labels, splits
+│   ├── NetworkError                  factory, weights
+│   │   └── ConversionError           a layer that cannot be converted faithfully
+│   ├── CalibrationError              thresholds that cannot be found, e.g. a silent layer
+│   └── ResultsError                  results directory of another sweep, gaps at merge
+├── IncompleteError               3   finished, but some units are quarantined
+└── UnusableError                 4   the place it should run or write at cannot be used
+    ├── StorageError
+    ├── ClusterError
+    └── TrackingError
+
+A message says where, what was received, and what is allowed or what to do.
+"""
+
+
+class RmpsweepError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class InputError(RmpsweepError, ValueError):
+    """Something the user gave is invalid."""
+
+    exit_code = 2
+
+
+class SweepError(InputError):
+    """A sweep file, recipe or command-line option is invalid."""
+
+
+class DataError(InputError):
+    """Images, labels or splits are missing, unreadable or inconsistent."""
+
+
+class NetworkError(InputError):
+    """A network cannot be built, or its weights cannot be used."""
+
+
+class ConversionError(NetworkError):
+    """A layer of the network has no faithful spiking counterpart; names the node and the module."""
+
+
+class CalibrationError(InputError):
+    """Thresholds cannot be determined; names the layer."""
+
+
+class ResultsError(InputError):
+    """A results directory does not fit the sweep, or is not complete enough for what was asked."""
+
+
+class IncompleteError(RmpsweepError):
+    """The sweep ended with quarantined units."""
+
+    exit_code = 3
+
+
+class UnusableError(RmpsweepError):
+    """The cluster, the storage or the tracking server cannot be used."""
+
+    exit_code = 4
+
+
+class StorageError(UnusableError):
+    """A directory cannot be read or written."""
+
+
+class ClusterError(UnusableError):
+    """Workers cannot be started or have all been lost."""
+
+
+class TrackingError(UnusableError):
+    """The MLflow server or database cannot be used."""

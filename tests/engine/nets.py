@@ -1,0 +1,85 @@
+"""Small networks with dyadic weights: every sum is exact in float32, so any order of addition gives the same spikes."""
+
+import torch
+from torch import Tensor, nn
+
+
+def dyadic(shape: tuple[int, ...], seed: int, bits: int = 5, limit: float = 0.5) -> Tensor:
+    """Random multiples of 2^-bits in [-limit, limit]."""
+    generator = torch.Generator().manual_seed(seed)
+    top = int(limit * 2**bits)
+    return torch.randint(-top, top + 1, shape, generator=generator) / 2**bits
+
+
+def make_dyadic(net: nn.Module, seed: int = 0) -> nn.Module:
+    with torch.no_grad():
+        for i, parameter in enumerate(net.parameters()):
+            parameter.copy_(dyadic(tuple(parameter.shape), seed * 100 + i))
+    return net.eval()
+
+
+def dyadic_images(n: int = 3, channels: int = 2, size: int = 6, seed: int = 7) -> Tensor:
+    return dyadic((n, channels, size, size), seed, limit=1.0)
+
+
+def powers_of_two(net, exponents: tuple[int, ...] = (0, 1, -1)) -> dict[str, Tensor]:
+    """Thresholds 2^e, cycling through the layers, and Λ_0 = 1."""
+    thresholds = {
+        layer: torch.tensor(2.0 ** exponents[i % len(exponents)], dtype=torch.float64)
+        for i, layer in enumerate(net.layers)
+    }
+    return {"input": torch.tensor(1.0, dtype=torch.float64), **thresholds}
+
+
+class Chain(nn.Module):
+    def __init__(self, bias: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 4, 3, padding=1, bias=bias)
+        self.act1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(4, 5, 3, stride=2, padding=1, bias=bias)
+        self.act2 = nn.ReLU()
+        self.fc = nn.Linear(45, 3, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act1(self.conv1(x))
+        x = self.act2(self.conv2(x))
+        return self.fc(x.flatten(1))
+
+
+class Pooled(nn.Module):
+    """Average pooling between spiking layers and before the read-out, biases everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 4, 3, padding=1)
+        self.act1 = nn.ReLU()
+        self.pool = nn.AvgPool2d(2)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.act2 = nn.ReLU()
+        self.head = nn.AvgPool2d(2, stride=1)
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.act1(self.conv1(x)))
+        x = self.head(self.act2(self.conv2(x)))
+        return self.fc(torch.flatten(x, 1))
+
+
+class Residual(nn.Module):
+    """A block with an identity shortcut, then one with a convolution in its shortcut, operands in either order."""
+
+    def __init__(self, bias: bool = False) -> None:
+        super().__init__()
+        self.stem, self.act0 = nn.Conv2d(2, 4, 3, padding=1, bias=bias), nn.ReLU()
+        self.conv1, self.act1 = nn.Conv2d(4, 4, 3, padding=1, bias=bias), nn.ReLU()
+        self.conv2, self.act2 = nn.Conv2d(4, 4, 3, padding=1, bias=bias), nn.ReLU()
+        self.conv3, self.act3 = nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=bias), nn.ReLU()
+        self.conv4, self.act4 = nn.Conv2d(6, 6, 3, padding=1, bias=bias), nn.ReLU()
+        self.shortcut = nn.Conv2d(4, 6, 1, stride=2, bias=bias)
+        self.fc = nn.Linear(54, 3, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act0(self.stem(x))
+        x = self.act2(self.conv2(self.act1(self.conv1(x))) + x)
+        x = self.act4(self.shortcut(x) + self.conv4(self.act3(self.conv3(x))))
+        return self.fc(x.flatten(1))

@@ -1,0 +1,81 @@
+"""Synaptic operations against counts worked out by hand."""
+
+import pytest
+import torch
+from nets import Residual, dyadic_images, make_dyadic, powers_of_two
+from torch import nn
+
+from rmpsweep.engine import convert, fan_out, simulate
+
+# A 3x3 convolution with padding 1 on a 4x4 map: corners reach 4 positions, edges 6, the inside 9.
+BORDERS = torch.tensor([[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4]])
+# Stride 2: position i is read by the outputs r in {0, 1} with |2r - i| <= 1: once, twice, once, once.
+STRIDED = torch.outer(torch.tensor([1, 2, 1, 1]), torch.tensor([1, 2, 1, 1]))
+
+
+def chain(*layers):
+    return convert(nn.Sequential(*layers), torch.rand(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        pytest.param([nn.Conv2d(1, 5, 3, padding=1), nn.ReLU()], 5 * BORDERS, id="borders"),
+        pytest.param([nn.Conv2d(1, 5, 3, padding=1, stride=2), nn.ReLU()], 5 * STRIDED, id="stride"),
+        pytest.param([nn.Conv2d(1, 3, 1), nn.ReLU()], torch.full((4, 4), 3), id="one-by-one"),
+        pytest.param([nn.Conv2d(1, 2, 3), nn.ReLU()], 2 * torch.outer(*[torch.tensor([1, 2, 2, 1])] * 2), id="valid"),
+        pytest.param([nn.AvgPool2d(2), nn.Conv2d(1, 7, 1), nn.ReLU()], torch.full((4, 4), 7), id="pool-then-conv"),
+        pytest.param(
+            [nn.AvgPool2d(3, stride=1), nn.Conv2d(1, 7, 1), nn.ReLU()],
+            7 * torch.outer(*[torch.tensor([1, 2, 2, 1])] * 2),
+            id="overlapping-pool",
+        ),
+        pytest.param([nn.MaxPool2d(2), nn.Conv2d(1, 7, 1), nn.ReLU()], torch.full((4, 4), 7), id="max-pool"),
+        pytest.param([nn.Flatten(), nn.Linear(16, 11), nn.ReLU()], torch.full((4, 4), 11), id="linear"),
+        pytest.param(
+            [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 11), nn.ReLU()],
+            torch.full((4, 4), 11),
+            id="global-pool",
+        ),
+    ],
+)
+def test_fan_out_of_the_input(layers, expected):
+    assert torch.equal(fan_out(chain(*layers))["input"][0], expected)
+
+
+def test_groups_divide_the_fan_out():
+    net = convert(nn.Sequential(nn.Conv2d(4, 8, 1, groups=2), nn.ReLU()), torch.rand(1, 4, 3, 3))
+    assert torch.equal(fan_out(net)["input"], torch.full((4, 3, 3), 4))
+
+
+def test_a_residual_branch_adds_one_operation_for_the_identity():
+    net = convert(make_dyadic(Residual()), dyadic_images())
+    borders = torch.nn.functional.conv2d(torch.ones(1, 1, 6, 6), torch.ones(1, 1, 3, 3), padding=1)[0, 0].long()
+    assert torch.equal(fan_out(net)["act0"], (4 * borders + 1).expand(4, 6, 6))
+    assert torch.equal(fan_out(net)["act1"], (4 * borders).expand(4, 6, 6))
+
+
+def test_synops_are_spikes_times_fan_out_by_hand():
+    """One image, two neurons: input 1 and 1/2, weights 1, θ = 1: the first fires every step, the second every other."""
+    ann = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 3, bias=False))
+    with torch.no_grad():
+        ann[1].weight.copy_(torch.eye(2))
+    images = torch.tensor([1.0, 0.5]).view(1, 1, 1, 2)
+    net = convert(ann, images)
+    sim = simulate(net, images, powers_of_two(net, (0,)), [1, 4])
+    assert sim.spike_counts["2"].tolist() == [1, 6]
+    assert sim.synops["2"].tolist() == [3, 18]
+    assert sim.input_spikes.tolist() == [2, 8]
+    assert sim.synops["input"].tolist() == [4, 16]
+
+
+def test_counts_are_of_unit_spikes_whatever_the_channel_thresholds():
+    net = convert(make_dyadic(Residual()), dyadic_images())
+    thresholds = powers_of_two(net)
+    thresholds["act1"] = torch.tensor([0.5, 1.0, 2.0, 0.25])
+    sim = simulate(net, dyadic_images(), thresholds, [16], record_spikes=True)
+    fans = fan_out(net)
+    for layer in net.layers:
+        spikes = sim.spikes[layer].long()
+        assert int(sim.spike_counts[layer]) == int(spikes.sum())
+        assert int(sim.synops[layer]) == int((spikes * fans[layer]).sum())

@@ -1,0 +1,166 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import Chain, Residual
+from torch import nn
+
+from rmpsweep.engine import convert
+from rmpsweep.engine.network import activations
+from rmpsweep.errors import ConversionError
+
+IMAGE = torch.rand(2, 3, 8, 8)
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.relu(self.conv1(x))
+        y = self.relu(self.conv2(x))
+        y += x
+        y = F.dropout(F.relu(y), 0.5, self.training)
+        y = F.max_pool2d(F.avg_pool2d(y, 2), kernel_size=2)
+        return self.fc(torch.relu(y).view(y.size(0), -1))
+
+
+class Reordered(nn.Module):
+    """The shortcut's spiking layer comes later than it looks: m is decided by forward order, not operand order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        early = F.relu(self.a(x))
+        late = F.relu(self.b(early))
+        return F.relu(late + early) + F.relu(early + late)
+
+
+def batch_norm_net(norm_after_relu: bool = False) -> nn.Module:
+    layers = [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8)]
+    net = nn.Sequential(*layers, nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5))
+    if norm_after_relu:
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3))
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return net
+
+
+@pytest.mark.parametrize(
+    "ann",
+    [
+        Functional(),
+        Reordered(),
+        batch_norm_net(),
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3, groups=3), nn.ReLU(), nn.AdaptiveAvgPool2d((3, 1)), nn.Identity(), nn.Flatten()
+        ),
+        nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(192, 7), nn.ReLU(), nn.Linear(7, 2)),
+        nn.Sequential(nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True), nn.Conv2d(3, 2, 1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AvgPool2d(2, padding=1, count_include_pad=False), nn.Flatten()),
+    ],
+    ids=["functional", "reordered", "batch-norm", "adaptive", "linear", "max-pool", "avg-pool"],
+)
+def test_converted_network_computes_the_anns_function(ann):
+    net = convert(ann, IMAGE)
+    ann.eval()
+    with torch.no_grad():
+        wide = net.to(dtype=torch.float64)
+        torch.testing.assert_close(
+            activations(wide, IMAGE.double(), [net.output])[net.output],
+            ann.double()(IMAGE.double()),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+    ann.float()
+
+
+def test_layers_are_named_by_module_in_forward_order_and_numbered_when_reused():
+    assert convert(Functional(), IMAGE).layers == ["relu", "relu_1", "relu_2", "relu_3"]
+    assert convert(Residual(), torch.rand(1, 2, 6, 6)).layers == ["act0", "act1", "act2", "act3", "act4"]
+
+
+def test_a_junction_is_measured_in_the_layer_that_comes_last_whatever_the_operand_order():
+    net = convert(Reordered(), IMAGE)
+    adds = [node for node in net.nodes if node.op == "add"]
+    assert [node.unit for node in adds[:2]] == ["relu_1", "relu_1"]
+    assert [node.inputs for node in adds[:2]] == [("relu_1", "relu"), ("relu", "relu_1")]
+
+
+def test_the_ann_is_left_as_it_was():
+    ann = batch_norm_net().train()
+    before = {k: v.clone() for k, v in ann.state_dict().items()}
+    convert(ann, IMAGE)
+    assert ann.training
+    assert all(torch.equal(before[k], v) for k, v in ann.state_dict().items())
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return F.relu(x) if x.sum() > 0 else x
+
+
+class Scaled(nn.Module):
+    def forward(self, x):
+        return F.relu(x * 2)
+
+
+class Concatenated(nn.Module):
+    def forward(self, x):
+        return torch.cat([F.relu(x), x], 1)
+
+
+class Mutating(nn.Module):
+    """Reads a tensor again after an in-place operation changed it: the traced graph cannot show that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        y = F.relu(x, inplace=True)
+        return y + x
+
+
+def poisoned() -> nn.Module:
+    net = Chain()
+    net.conv2.weight.data[0, 0, 0, 0] = float("nan")
+    return net
+
+
+@pytest.mark.parametrize(
+    ("ann", "message"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid()), "node '_1' (Sigmoid at '1') has no faithful spiking"),
+        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU6()), "ReLU6 at '1'"),
+        (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), nn.ReLU()), "padding_mode='reflect'"),
+        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(3)), "unequal windows"),
+        (nn.Sequential(nn.Linear(8, 4), nn.ReLU()), "flatten first"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(2)), "no ReLU found"),
+        (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, dilation=2)), "dilation"),
+        (batch_norm_net(norm_after_relu=True), "can be folded only directly after"),
+        (Branching(), "cannot be traced"),
+        (Scaled(), "(mul) has no faithful spiking counterpart"),
+        (Concatenated(), "(cat) has no faithful spiking counterpart"),
+        (Mutating(), "differs from the ANN"),
+        (nn.Sequential(nn.Conv2d(5, 3, 1), nn.ReLU()), "cannot be traced on an example of shape (2, 3, 8, 8)"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else value[:20],
+)
+def test_what_cannot_be_converted_faithfully_is_refused_by_name(ann, message):
+    with pytest.raises(ConversionError) as error:
+        convert(ann, IMAGE)
+    assert message in str(error.value)
+
+
+def test_nan_weights_are_refused_by_name():
+    with pytest.raises(ConversionError, match=r"Conv2d at 'conv2'\) its weight holds NaN"):
+        convert(poisoned(), torch.rand(1, 2, 6, 6))
