@@ -10,9 +10,7 @@ from rmpsweep.engine.loop import Setting, State
 from rmpsweep.engine.network import SpikingNetwork
 from rmpsweep.engine.scales import thresholds_from_scales
 from rmpsweep.engine.simulate import Simulation, simulate, simulate_many
-
-ENGINE_VERSION = "1"
-"""Part of every trial's identity; raised by any change that alters a count."""
+from rmpsweep.terms import ENGINE_VERSION
 
 __all__ = [
     "ENGINE_VERSION",

@@ -4,38 +4,19 @@ Always soft reset, v_init 0, α 1: the same thresholds serve both resets and eve
 """
 
 import math
-import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from rmpsweep.engine.encode import Encoding
 from rmpsweep.engine.loop import Rows, Setting, State
-from rmpsweep.engine.network import INPUT, SpikingNetwork, activations
+from rmpsweep.engine.network import SpikingNetwork, activations
 from rmpsweep.engine.scales import thresholds_from_scales
 from rmpsweep.errors import CalibrationError
-
-Granularity = Literal["layer", "channel"]
-GRANULARITIES: tuple[Granularity, ...] = ("layer", "channel")
-METHODS = "vin_max, vin_p<percent> (e.g. vin_p99.7), activation_max, activation_p<percent> (e.g. activation_p99.9)"
-_METHOD = re.compile(r"(vin|activation)_(max|p(\d{1,3}(?:\.\d+)?))")
-
-
-def parse_method(method: str) -> tuple[str, Fraction]:
-    """ "vin_p99.7" -> ("vin", 997/10); "…_max" is 100 percent.
-
-    Raises:
-        ValueError: unknown method, or a percentage outside (0, 100].
-    """
-    match = _METHOD.fullmatch(method)
-    percent = Fraction(match[3] or 100) if match else Fraction(0)
-    if not match or not 0 < percent <= 100:
-        raise ValueError(f"got {method!r}, expected one of {METHODS}")
-    return match[1], percent
+from rmpsweep.terms import INPUT, Encoding, Granularity, MaxPool, Numerics, check_choice, parse_threshold_method
 
 
 @torch.no_grad()
@@ -48,9 +29,9 @@ def calibrate(
     time_steps: int = 64,
     input_scale: float | Literal["auto"] = 1.0,
     seed: int = 0,
+    max_pool: MaxPool = "count",
     image_ids: Sequence[int] | Tensor | None = None,
     batch_size: int = 64,
-    on_layer: Callable[[str], None] | None = None,
 ) -> dict[str, Tensor]:
     """The threshold of every spiking layer.
 
@@ -62,10 +43,9 @@ def calibrate(
     Args:
         images: [N, C, H, W], float32 or float64: the dtype computed in.
         granularity: "layer" (one θ) or "channel" ([C]); a silent channel takes its layer's largest θ, with a warning.
-        time_steps: steps simulated for vin_*.
+        time_steps, max_pool: of the simulation behind vin_*.
         input_scale: Λ_0, or "auto" for the largest |x| of the images.
         batch_size: images per forward pass, the last one padded, so that the shape never changes.
-        on_layer: called with each layer's name once its vin threshold is known.
     Returns:
         layer -> θ_ℓ (float64, 0-d or [C]); "input" -> Λ_0.
     Raises:
@@ -73,9 +53,8 @@ def calibrate(
     Source: Han, Srinivasan, Roy, CVPR 2020 (V_in^max); Rueckauer et al. 2017 (activation percentile); the exact order
     statistic in place of a moving average of batch maxima is ours.
     """
-    source, percent = parse_method(method)
-    if granularity not in GRANULARITIES:
-        raise ValueError(f"granularity: got {granularity!r}, expected one of {', '.join(map(repr, GRANULARITIES))}")
+    source, percent = parse_threshold_method(method)
+    check_choice("granularity", granularity, Granularity)
     if len(images) == 0 or time_steps < 1:
         raise ValueError(f"got {len(images)} images and time_steps={time_steps}, expected at least 1 of each")
     scale = float(images.abs().max()) if input_scale == "auto" else float(input_scale)
@@ -99,13 +78,16 @@ def calibrate(
                 statistics[layer].add(values[layer][:num_real])
         found |= {layer: _checked(layer, statistics[layer].result(), granularity) for layer in net.layers}
         return thresholds_from_scales(net, found)
+    numerics: Numerics = "float64" if images.dtype == torch.float64 else "float32"
+    unset = {name: torch.ones((), dtype=torch.float64) for name in net.layers}
     for layer in net.layers:
+        setting = Setting(
+            thresholds={**unset, **found}, encoding=encoding, seed=seed, max_pool=max_pool, numerics=numerics
+        )
         top = statistic(layer, time_steps)
         for rows, num_real in batches:
-            _observe_current(typed, layer, found, images[rows], ids[rows], num_real, encoding, time_steps, seed, top)
+            _observe_current(typed, layer, setting, images[rows], ids[rows], num_real, time_steps, top)
         found[layer] = _checked(layer, top.result(), granularity)
-        if on_layer:
-            on_layer(layer)
     return found
 
 
@@ -114,13 +96,10 @@ def _padded(rows: Tensor, size: int) -> tuple[Tensor, int]:
 
 
 def _observe_current(
-    net: SpikingNetwork, layer: str, found: dict[str, Tensor], images: Tensor, ids: Tensor, num_real: int,
-    encoding: Encoding, time_steps: int, seed: int, statistic: "_TopValues",
+    net: SpikingNetwork, layer: str, setting: Setting, images: Tensor, ids: Tensor, num_real: int, time_steps: int,
+    statistic: "_TopValues",
 ) -> None:  # fmt: skip
     """Feed `statistic` with the current into `layer` at every step, the layers before it firing at their thresholds."""
-    unset = {name: torch.ones((), dtype=torch.float64) for name in net.layers}
-    numerics: Literal["float32", "float64"] = "float64" if net.dtype == torch.float64 else "float32"
-    setting = Setting(thresholds={**unset, **found}, encoding=encoding, seed=seed, numerics=numerics)
     rows = Rows(net, [setting], torch.zeros(len(images), dtype=torch.int64), images, ids)
     nodes, state = net.needed_for(net.node(layer).inputs[0]), State()
     for t in range(time_steps):

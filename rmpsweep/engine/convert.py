@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from rmpsweep.engine.network import INPUT, Node, SpikingNetwork, activations
+from rmpsweep.engine.network import Node, SpikingNetwork, activations
 from rmpsweep.errors import ConversionError
+from rmpsweep.terms import INPUT
 
 SUPPORTED = (
     "Conv2d, Linear, ReLU, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, Flatten, Dropout, Identity, "

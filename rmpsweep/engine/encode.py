@@ -4,13 +4,8 @@ The Poisson generator is counter-based: whether element e of image i spikes at s
 nothing else, so the same image gets the same spikes in every batch, shard, worker, device and trial.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
-
-Encoding = Literal["constant", "poisson"]
-ENCODINGS: tuple[Encoding, ...] = ("constant", "poisson")
 
 _MASK64 = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -5,22 +5,17 @@ Legend: T time steps, K settings (trials), R rows (pairs of a setting and an ima
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rmpsweep.engine import encode, neuron
-from rmpsweep.engine.encode import ENCODINGS, Encoding
-from rmpsweep.engine.network import INPUT, Node, SpikingNetwork, apply_linear, average_of_max_pool, per_channel
-from rmpsweep.engine.neuron import RESETS, Reset
-from rmpsweep.engine.scales import AlphaScope, LayerScale, Thresholds, scaled
+from rmpsweep.engine.network import Node, SpikingNetwork, apply_linear, average_of_max_pool, per_channel
+from rmpsweep.engine.scales import LayerScale, Thresholds, scaled
+from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset, check_choice
 
-MaxPool = Literal["count", "spike", "average"]
-MAX_POOLS: tuple[MaxPool, ...] = ("count", "spike", "average")
-Numerics = Literal["float32", "float64"]
-NUMERICS: dict[Numerics, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
+DTYPES: dict[Numerics, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +33,10 @@ class Setting:
     numerics: Numerics = "float32"
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("reset", RESETS), ("encoding", ENCODINGS), ("max_pool", MAX_POOLS), ("numerics", tuple(NUMERICS)),
+        for name, choices in (
+            ("reset", Reset), ("encoding", Encoding), ("max_pool", MaxPool), ("numerics", Numerics),
         ):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                expected = ", ".join(map(repr, allowed))
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {expected}")
+            check_choice(name, getattr(self, name), choices)
         if not 0 <= self.v_init < 1:
             raise ValueError(f"v_init: got {self.v_init}, expected 0 <= v_init < 1 (a fraction of the threshold)")
 

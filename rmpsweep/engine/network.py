@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Op = Literal["input", "conv", "linear", "avg_pool", "max_pool", "flatten", "add", "spike"]
-INPUT = "input"
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,9 @@
 Integrate, then test, then reset, all within the step; a neuron at exactly its threshold fires.
 """
 
-from typing import Literal
-
 from torch import Tensor
 
-Reset = Literal["soft", "hard"]
-RESETS: tuple[Reset, ...] = ("soft", "hard")
+from rmpsweep.terms import Reset, check_choice
 
 
 def step(z: Tensor, v: Tensor, threshold: Tensor | float, reset: Reset) -> tuple[Tensor, Tensor]:
@@ -34,6 +31,5 @@ def step(z: Tensor, v: Tensor, threshold: Tensor | float, reset: Reset) -> tuple
     spikes = (u >= threshold).to(u.dtype)
     if reset == "soft":
         return spikes, u - threshold * spikes
-    if reset == "hard":
-        return spikes, u * (1 - spikes)
-    raise ValueError(f"reset: got {reset!r}, expected one of {', '.join(map(repr, RESETS))}")
+    check_choice("reset", reset, Reset)
+    return spikes, u * (1 - spikes)

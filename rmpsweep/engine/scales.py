@@ -7,15 +7,13 @@ and a spike of channel j weighs Λ_j / max Λ.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from rmpsweep.engine.network import INPUT, SpikingNetwork
+from rmpsweep.engine.network import SpikingNetwork
+from rmpsweep.terms import INPUT, AlphaScope, check_choice
 
-AlphaScope = Literal["layer", "network"]
-ALPHA_SCOPES: tuple[AlphaScope, ...] = ("layer", "network")
 Thresholds = Mapping[str, Tensor]
 
 
@@ -54,8 +52,7 @@ def scaled(net: SpikingNetwork, thresholds: Thresholds, alpha: float, scope: Alp
     Raises:
         ValueError: a layer without threshold; a threshold or α not positive and finite; unknown scope.
     """
-    if scope not in ALPHA_SCOPES:
-        raise ValueError(f"alpha_scope: got {scope!r}, expected one of {', '.join(map(repr, ALPHA_SCOPES))}")
+    check_choice("alpha_scope", scope, AlphaScope)
     if not 0 < alpha < float("inf"):
         raise ValueError(f"alpha: got {alpha}, expected a finite number > 0")
     checked = _checked(net, thresholds, "thresholds")

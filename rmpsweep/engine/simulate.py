@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from rmpsweep.engine.activity import fan_out
-from rmpsweep.engine.encode import Encoding
-from rmpsweep.engine.loop import NUMERICS, MaxPool, Numerics, RowResult, Rows, Setting, State, concatenate, select
-from rmpsweep.engine.network import INPUT, SpikingNetwork
-from rmpsweep.engine.neuron import Reset
-from rmpsweep.engine.scales import AlphaScope, Thresholds
+from rmpsweep.engine.loop import DTYPES, RowResult, Rows, Setting, State, concatenate, select
+from rmpsweep.engine.network import SpikingNetwork
+from rmpsweep.engine.scales import Thresholds
+from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def simulate_many(
         groups.setdefault((setting.reset, setting.encoding, setting.max_pool, setting.numerics), []).append(k)
     results: dict[int, Simulation] = {}
     for members in groups.values():
-        typed = net.to(dtype=NUMERICS[parsed[members[0]].numerics])
+        typed = net.to(dtype=DTYPES[parsed[members[0]].numerics])
         setting_of_row = torch.arange(len(members)).repeat_interleave(len(images))
         image_of_row = torch.arange(len(images)).repeat(len(members))
         group = [parsed[k] for k in members]

@@ -7,9 +7,9 @@ from nets import Chain, Pooled, Residual, dyadic_images, make_dyadic
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, neuron, simulate, thresholds_from_scales
-from rmpsweep.engine.calibrate import parse_method
 from rmpsweep.engine.network import activations
 from rmpsweep.errors import CalibrationError
+from rmpsweep.terms import parse_threshold_method
 
 IMAGES = dyadic_images(9)
 
@@ -105,12 +105,12 @@ def test_silent_layer_is_an_error_naming_it_and_a_silent_channel_takes_the_layer
 @pytest.mark.parametrize("method", ["max", "vin_p0", "vin_p101", "vin_p", "vin_max ", "99.9%", "activation-max"])
 def test_unknown_methods_list_the_known_ones(method):
     with pytest.raises(ValueError, match="expected one of vin_max"):
-        parse_method(method)
+        parse_threshold_method(method)
 
 
 def test_percentiles_are_read_exactly():
-    assert math.isclose(float(parse_method("vin_p99.7")[1]), 99.7)
-    assert parse_method("vin_p99.7")[1].denominator == 10
+    assert math.isclose(float(parse_threshold_method("vin_p99.7")[1]), 99.7)
+    assert parse_threshold_method("vin_p99.7")[1].denominator == 10
 
 
 @pytest.mark.parametrize(

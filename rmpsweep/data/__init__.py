@@ -1,0 +1,12 @@
+"""Labelled images: where they come from, how they are numbered, and how they become network input.
+
+``sources`` opens a split; ``split`` says what a split is; ``transforms`` are the pixel transforms; ``digits``,
+``cifar`` and ``parquet`` (with its ``index``) read one kind of storage each; ``cache`` keeps files between runs.
+"""
+
+from rmpsweep.data.cache import cache_dir
+from rmpsweep.data.sources import SOURCES, open_split
+from rmpsweep.data.split import ImageSplit
+from rmpsweep.data.transforms import TRANSFORMS, Transform
+
+__all__ = ["SOURCES", "TRANSFORMS", "ImageSplit", "Transform", "cache_dir", "open_split"]

@@ -1,0 +1,84 @@
+"""What every split of images offers, whatever it is stored in."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rmpsweep.data.transforms import Transform, data_fingerprint
+from rmpsweep.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+    from rmpsweep.data.transforms import Images
+
+
+class ImageSplit(ABC):
+    """Labelled images under stable numbers.
+
+    An image_id is the rank of the image's key among the sorted keys of the split, so it does not depend on the order or
+    the packing of storage. Attributes are known without decoding an image.
+
+    Attributes:
+        name: source and split, e.g. "digits/test".
+        num_images: images in the split.
+        num_classes: None where the storage does not say.
+        max_label: the largest label, a lower bound of num_classes - 1.
+        image_shape: [C, H, W] after the transform.
+        fingerprint: SHA-256 (hex) of keys, labels, image contents and transform.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        num_images: int,
+        num_classes: int | None,
+        max_label: int,
+        stored_shape: tuple[int, int, int],
+        content: str,
+        transform: Transform,
+        pixel_max: int = 255,
+    ) -> None:
+        if transform.mean and len(transform.mean) != stored_shape[0]:
+            raise DataError(
+                f"{name}: transform: got mean and std of {len(transform.mean)} channels, the images have "
+                f"{stored_shape[0]}; name one that fits, e.g. 'unit'"
+            )
+        self.name = name
+        self.num_images = num_images
+        self.num_classes = num_classes
+        self.max_label = max_label
+        self.image_shape = transform.output_shape(*stored_shape)
+        self.fingerprint = data_fingerprint(content, transform, pixel_max)
+        self._transform = transform
+        self._pixel_max = pixel_max
+
+    def load(self, image_ids: "Sequence[int] | np.ndarray") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Images and labels in the order asked for; an id may repeat.
+
+        Args:
+            image_ids: at least one integer in [0, num_images), [N].
+        Returns:
+            float32 [N, C, H, W], transformed, and labels int64 [N].
+        Raises:
+            DataError: no ids, ids out of range, or an image that cannot be decoded.
+        """
+        import torch
+
+        ids = np.asarray(image_ids)
+        if ids.ndim != 1 or len(ids) == 0 or ids.dtype.kind not in "iu":
+            raise DataError(
+                f"{self.name}: image_ids: got {ids.dtype} {list(ids.shape)}, expected integers, [N], N >= 1"
+            )
+        if ids.min() < 0 or ids.max() >= self.num_images:
+            outside = ids[(ids < 0) | (ids >= self.num_images)][0]
+            raise DataError(f"{self.name}: image_ids: got {outside}, expected 0 to {self.num_images - 1}")
+        images, labels = self._read(ids.astype(np.int64))
+        return self._transform(images, self._pixel_max), torch.from_numpy(labels.astype(np.int64))
+
+    @abstractmethod
+    def _read(self, ids: np.ndarray) -> "tuple[Images, np.ndarray]":
+        """Stored images (uint8 [N, H, W, C] or PIL) and labels [N]."""

@@ -1,0 +1,5 @@
+"""Networks that convert well, and how they are trained.
+
+``recipe`` says how to train (no torch needed); ``registry`` builds a network by name, from ``vgg`` and ``resnet`` or a
+user's own module; ``weights`` reads and writes them; ``training`` trains.
+"""

@@ -1,0 +1,155 @@
+"""Networks by name: the constrained ones that come with rmpsweep, and a user's own by "package.module:factory".
+
+Listing the names needs no torch.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rmpsweep.errors import NetworkError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    Builder = Callable[[int, int, tuple[int, int], float], nn.Module]
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """A network that can be built by name; build(num_classes, in_channels, (height, width), dropout)."""
+
+    build: "Builder"
+    description: str
+    source: str
+
+
+@dataclass(frozen=True)
+class NetworkSize:
+    """Trained values, and multiply-accumulate operations of one image's forward pass."""
+
+    parameters: int
+    macs_per_image: int
+
+
+def _vgg_small(num_classes: int, in_channels: int, image_size: tuple[int, int], dropout: float) -> "nn.Module":
+    from rmpsweep.models.vgg import VGG, VGG_SMALL
+
+    return VGG(VGG_SMALL, [64], num_classes, in_channels, image_size, dropout, dropout)
+
+
+def _vgg16(num_classes: int, in_channels: int, image_size: tuple[int, int], dropout: float) -> "nn.Module":
+    from rmpsweep.models.vgg import POOL, VGG, VGG16
+
+    features = VGG16 if max(image_size) <= 32 else (*VGG16, POOL)
+    hidden_dropout = 0.5 if dropout else 0.0
+    return VGG(features, [4096, 4096], num_classes, in_channels, image_size, dropout, hidden_dropout)
+
+
+def _resnet20(num_classes: int, in_channels: int, image_size: tuple[int, int], dropout: float) -> "nn.Module":
+    from rmpsweep.models.resnet import ResNet
+
+    del image_size
+    return ResNet([16, 32, 64], [3, 3, 3], num_classes, in_channels, dropout)
+
+
+_RMP = "Han, Srinivasan and Roy 2020 (RMP-SNN)"
+
+NETWORKS: dict[str, NetworkInfo] = {
+    "vgg-small": NetworkInfo(
+        _vgg_small, "4 convolutions (16, 16, 32, 32), 2 pools, FC 64; images of 8x8 to 32x32", _RMP
+    ),
+    "vgg16": NetworkInfo(_vgg16, "13 convolutions, FC 4096-4096; 4 pools up to 32x32, 5 for larger images", _RMP),
+    "resnet20": NetworkInfo(
+        _resnet20, "ResNet-20 (16, 32, 64 channels) with 1x1 convolution shortcuts", "He et al. 2016"
+    ),
+}
+
+
+def build(
+    name: str, num_classes: int, in_channels: int, image_size: int | tuple[int, int], dropout: float = 0.0
+) -> "nn.Module":
+    """A network with initial weights from torch's global random generator, in train mode.
+
+    Args:
+        name: a name in NETWORKS.
+        image_size: height and width in pixels; one number for squares.
+        dropout: probability after convolutions; vgg16 uses 0.5 after hidden fully connected layers unless it is 0.
+    Raises:
+        NetworkError: unknown name, or images too small for the network's pools.
+    """
+    if name not in NETWORKS:
+        raise NetworkError(f"network: got {name!r}, expected one of {', '.join(NETWORKS)}")
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    smallest = 16 if name == "vgg16" else 4
+    if min(size) < smallest:
+        raise NetworkError(f"network {name}: got images of {size[0]}x{size[1]}, expected {smallest}x{smallest} or more")
+    return NETWORKS[name].build(num_classes, in_channels, size, dropout)
+
+
+def build_from_module(spec: str) -> "nn.Module":
+    """Call a user's factory, e.g. "mynets.resnet:pretrained"; modules in the current directory are found.
+
+    Raises:
+        NetworkError: a malformed spec, a missing module or attribute, a factory that fails or returns no nn.Module.
+    """
+    from torch import nn
+
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise NetworkError(f"network.module: got {spec!r}, expected 'package.module:factory'")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise NetworkError(
+            f"network.module: {spec}: cannot import {module_name} ({error}); is it installed?"
+        ) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        found = ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_")
+        raise NetworkError(
+            f"network.module: {spec}: {module_name} has no function {attribute}; it has {found or 'none'}"
+        )
+    try:
+        network = factory()
+    except Exception as error:
+        raise NetworkError(f"network.module: {spec}: the factory failed: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise NetworkError(f"network.module: {spec}: returned {type(network).__name__}, expected torch.nn.Module")
+    return network
+
+
+def describe(name: str, num_classes: int, in_channels: int, image_size: int | tuple[int, int]) -> NetworkSize:
+    """Parameters and MACs per image of a network by name, without computing anything."""
+    import torch
+
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    with torch.device("meta"):
+        return measure(build(name, num_classes, in_channels, image_size), (in_channels, height, width))
+
+
+def measure(network: "nn.Module", image_shape: tuple[int, int, int]) -> NetworkSize:
+    """Parameters, and MACs of the convolutions and linear layers for one image [C, H, W]."""
+    import torch
+    from torch import Tensor, nn
+
+    macs = 0
+
+    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal macs
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            macs += output.numel() * module.weight[0].numel()
+
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    parameter = next(network.parameters())
+    with torch.no_grad():
+        network(torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype))
+    for handle in handles:
+        handle.remove()
+    return NetworkSize(sum(p.numel() for p in network.parameters()), macs)

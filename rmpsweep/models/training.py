@@ -1,0 +1,259 @@
+"""Constrained training of a network from a recipe: deterministic, resumable, and alert to divergence.
+
+N = images, C = channels, H, W = height and width in pixels. Epochs count from 1.
+"""
+
+import hashlib
+import io
+import json
+import math
+import pickle
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import rmpsweep
+from rmpsweep.data.split import ImageSplit
+from rmpsweep.errors import DataError, NetworkError
+from rmpsweep.files import write_atomic
+from rmpsweep.models.recipe import Card, Recipe, card_path, digest
+from rmpsweep.models.registry import build
+from rmpsweep.models.weights import file_sha256, save_weights
+
+CROP_PADDING = 4
+STEP_MILESTONES = (0.6, 0.8, 0.9)
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """Progress after an epoch.
+
+    Fields:
+        epoch, epochs: done (from 1), and planned.
+        loss, train_accuracy: mean over the epoch's batches, with dropout and augmentation; accuracy a fraction.
+        test_accuracy: fraction of the test images, eval mode.
+        learning_rate: of the last step.
+        seconds, eta_s: of this epoch, and until the end at this pace.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float
+    learning_rate: float
+    seconds: float
+    eta_s: float
+
+
+def train(
+    recipe: Recipe,
+    train_split: ImageSplit,
+    test_split: ImageSplit,
+    weights_path: Path,
+    on_epoch: Callable[[EpochReport], None],
+    device: str = "auto",
+) -> Card:
+    """Train, write the weights and, last, their card.
+
+    A checkpoint beside the weights is replaced after each epoch, before on_epoch, and removed at the end. Everything
+    random in epoch e is derived from (seed, e), so a run that was interrupted and started again ends with the very
+    weights of an undisturbed one (same machine, versions and thread count). A checkpoint of another recipe, other data
+    or a damaged one is ignored.
+
+    Args:
+        weights_path: a .safetensors file.
+        on_epoch: called after every epoch; an exception from it stops training and leaves the checkpoint.
+        device: "auto" (CUDA if there is any), or a torch device.
+    Raises:
+        DataError: splits that do not fit together. NetworkError: unknown network; training that diverges.
+        StorageError: the folder cannot be written.
+    """
+    if train_split.image_shape != test_split.image_shape:
+        raise DataError(
+            f"recipe {recipe.name}: {train_split.name} has images of shape {train_split.image_shape}, "
+            f"{test_split.name} of {test_split.image_shape}; expected the same"
+        )
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    run_digest = digest(recipe, train_split.fingerprint)
+    checkpoint = weights_path.with_name(weights_path.name + ".ckpt")
+    channels, height, width = train_split.image_shape
+    classes = train_split.num_classes or 1 + max(train_split.max_label, test_split.max_label)
+
+    cuda_devices = [where] if where.type == "cuda" else []
+    with torch.random.fork_rng(cuda_devices), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+        torch.manual_seed(_seed(recipe.seed, 0))
+        model = build(recipe.network, classes, channels, (height, width), recipe.dropout)
+        model.to(where).to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(
+            model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
+        )
+        done, duration_s = _resume(checkpoint, run_digest, model, optimizer)
+        train_images, train_labels = _load_all(train_split, where)
+        test_images, test_labels = _load_all(test_split, where)
+        for epoch in range(done + 1, recipe.epochs + 1):
+            start = time.perf_counter()
+            loss, accuracy = _train_epoch(recipe, model, optimizer, train_images, train_labels, epoch, classes)
+            correct = _count_correct(model, test_images, test_labels)
+            seconds = time.perf_counter() - start
+            duration_s += seconds
+            _save_checkpoint(checkpoint, run_digest, model, optimizer, epoch, duration_s)
+            on_epoch(
+                EpochReport(
+                    epoch=epoch,
+                    epochs=recipe.epochs,
+                    loss=loss,
+                    train_accuracy=accuracy,
+                    test_accuracy=correct / len(test_labels),
+                    learning_rate=optimizer.param_groups[0]["lr"],
+                    seconds=seconds,
+                    eta_s=seconds * (recipe.epochs - epoch),
+                )
+            )
+        correct = _count_correct(model, test_images, test_labels)
+
+    save_weights(model, weights_path)
+    card = Card(
+        recipe=asdict(recipe),
+        recipe_digest=run_digest,
+        data_fingerprint=train_split.fingerprint,
+        test_fingerprint=test_split.fingerprint,
+        test_accuracy={"correct": correct, "images": len(test_labels)},
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        weights_sha256=file_sha256(weights_path),
+        versions={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "rmpsweep": rmpsweep.__version__,
+        },
+        duration_s=round(duration_s, 3),
+        device=torch.cuda.get_device_name(where) if where.type == "cuda" else f"{where} ({platform.machine()})",
+        torch_threads=torch.get_num_threads(),
+    )
+    write_atomic(card_path(weights_path), (json.dumps(asdict(card), indent=2) + "\n").encode())
+    checkpoint.unlink(missing_ok=True)
+    return card
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of a step (0-based, over all epochs): linear warm-up, then the recipe's schedule."""
+    warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    if recipe.schedule == "step":
+        return recipe.learning_rate * 0.1 ** sum(step >= share * total for share in STEP_MILESTONES)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Crop each image [N, C, H, W], padded by 4 zeros, to its size at a random place; flip half of them left to right.
+
+    Source: He et al. 2016, section 4.2.
+    """
+    count, channels, height, width = images.shape
+    top, left = torch.randint(0, 2 * CROP_PADDING + 1, (2, count, 1), generator=generator)
+    flip = torch.rand(count, 1, generator=generator) < 0.5
+    rows = top + torch.arange(height)
+    columns = left + torch.where(flip, torch.arange(width).flip(0), torch.arange(width))
+    padded = nn.functional.pad(images, [CROP_PADDING] * 4)
+    n, c = torch.arange(count).view(-1, 1, 1, 1), torch.arange(channels).view(1, -1, 1, 1)
+    return padded[n, c, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _train_epoch(
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    epoch: int,
+    classes: int,
+) -> tuple[float, float]:
+    """One pass in random order over images [N, C, H, W]; mean loss and fraction correct."""
+    torch.manual_seed(_seed(recipe.seed, epoch))
+    generator = torch.Generator().manual_seed(_seed(recipe.seed, epoch))
+    model.train()
+    steps = math.ceil(len(labels) / recipe.batch_size)
+    batches = torch.randperm(len(labels), generator=generator).tensor_split(steps)
+    total_loss, correct = 0.0, 0
+    for index, batch in enumerate(batches):
+        rate = learning_rate(recipe, (epoch - 1) * steps + index, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        x, y = images[batch.to(images.device)], labels[batch.to(labels.device)]
+        if recipe.augment == "crop-flip":
+            x = crop_flip(x, generator)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
+            logits = model(x.contiguous(memory_format=torch.channels_last))
+            loss = nn.functional.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm or math.inf).item()
+        if not math.isfinite(loss.item()) or not math.isfinite(norm) or norm == 0:
+            raise _diverged(recipe, epoch, rate, f"loss {loss.item():.3g}, gradient norm {norm:.3g}")
+        optimizer.step()
+        total_loss += loss.item() * len(y)
+        correct += int((logits.argmax(1) == y).sum())
+    mean_loss = total_loss / len(labels)
+    if epoch > recipe.warmup_epochs and mean_loss > 2 * math.log(classes):
+        raise _diverged(recipe, epoch, rate, f"mean loss {mean_loss:.3g}, twice that of guessing")
+    return mean_loss, correct / len(labels)
+
+
+def _diverged(recipe: Recipe, epoch: int, rate: float, what: str) -> NetworkError:
+    return NetworkError(
+        f"recipe {recipe.name}: training diverged in epoch {epoch} of {recipe.epochs} at learning rate {rate:.3g} "
+        f"({what}); lower learning_rate or max_grad_norm, or raise warmup_epochs"
+    )
+
+
+@torch.no_grad()
+def _count_correct(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    model.eval()
+    batches = zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
+    return sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
+
+
+def _load_all(split: ImageSplit, device: torch.device) -> tuple[Tensor, Tensor]:
+    images, labels = split.load(range(split.num_images))
+    return images.to(device, memory_format=torch.channels_last), labels.to(device)
+
+
+def _seed(seed: int, epoch: int) -> int:
+    """Seed of one epoch; epoch 0 is the initial weights'."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8]) >> 1
+
+
+def _save_checkpoint(
+    path: Path, run_digest: str, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, duration_s: float
+) -> None:
+    buffer = io.BytesIO()
+    content = {
+        "digest": run_digest,
+        "epoch": epoch,
+        "duration_s": duration_s,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def _resume(path: Path, run_digest: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Restore a checkpoint of this very recipe and data; epochs done and seconds spent, 0 if there is none."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return 0, 0.0
+    if content.get("digest") != run_digest:
+        return 0, 0.0
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    return content["epoch"], content["duration_s"]

@@ -1,0 +1,183 @@
+"""Trials x images -> units of work, and which of them are still missing. Pure: no file is read or written here.
+
+Images are numbered by position in a fixed permutation, so that any limit is a fair sample and limits nest. Work is
+counted in cells (trial, position, time step): another grouping, a longer grid, one more T or a larger limit leaves
+finished cells finished.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from rmpsweep.schema import Setting, Sweep
+from rmpsweep.terms import ENGINE_VERSION, parse_threshold_method
+
+ANN = "ann"
+ANN_TIME_STEPS = (0,)
+TRIALS_PER_UNIT = 8
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the results depend on besides the sweep's settings.
+
+    weights: SHA-256 of the weights file, or the recipe's digest while untrained; data, calibration_data: fingerprints;
+    num_images: of the evaluated split.
+    """
+
+    weights: str
+    data: str
+    calibration_data: str
+    num_images: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting with its identity; calibration_id names the thresholds it uses."""
+
+    trial_id: str
+    calibration_id: str
+    setting: Setting
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Positions [start, stop) of the permutation under some trials, each at its time steps; ANN at time step 0."""
+
+    start: int
+    stop: int
+    work: tuple[tuple[str, tuple[int, ...]], ...]
+
+    def unit_id(self, context: str) -> str:
+        """The unit's name: 16 hex digits of what it computes."""
+        return _digest({"context": context, **asdict(self)})
+
+    @property
+    def num_cells(self) -> int:
+        """(trial, image, time step) combinations."""
+        return (self.stop - self.start) * sum(len(steps) for _, steps in self.work)
+
+    @property
+    def image_steps(self) -> int:
+        """Simulated images x time steps: what the unit costs."""
+        return (self.stop - self.start) * sum(max(steps) for _, steps in self.work)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything to be computed. context: identity of network, data and engine; limit: positions evaluated."""
+
+    context: str
+    facts: Facts
+    trials: tuple[Trial, ...]
+    time_steps: tuple[int, ...]
+    limit: int
+    shard_size: int
+
+    @property
+    def work(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Every trial, and the ANN first, with its time steps."""
+        return ((ANN, ANN_TIME_STEPS), *((trial.trial_id, self.time_steps) for trial in self.trials))
+
+    @property
+    def num_cells(self) -> int:
+        """(trial, image, time step) combinations of the whole plan, the ANN's included."""
+        return Unit(0, self.limit, self.work).num_cells
+
+
+def image_order(num_images: int) -> np.ndarray:
+    """The fixed permutation of a split: position -> image_id, int64 [num_images]."""
+    return np.random.RandomState(0).permutation(num_images).astype(np.int64)
+
+
+def calibration_ids(num_images: int, images: int, seed: int) -> np.ndarray:
+    """The image_ids that calibrate, in order, int64 [min(images, num_images)]."""
+    return np.random.RandomState(seed).permutation(num_images)[:images].astype(np.int64)
+
+
+def make_plan(sweep: Sweep, facts: Facts, limit: int | None = None) -> Plan:
+    """The plan of a sweep; limit: at most so many images."""
+    context = _digest({"weights": facts.weights, "data": facts.data, "engine": ENGINE_VERSION})
+    trials = []
+    for setting in sweep.settings():
+        calibration_id = _digest(calibration_recipe(sweep, setting, facts))
+        identity = {**setting.model_dump(), "calibration": calibration_id, "context": context}
+        trials.append(Trial(_digest(identity), calibration_id, setting))
+    num_images = facts.num_images if limit is None else min(limit, facts.num_images)
+    return Plan(context, facts, tuple(trials), sweep.time_steps, num_images, sweep.data.shard_size)
+
+
+def calibration_recipe(sweep: Sweep, setting: Setting, facts: Facts) -> dict[str, Any]:
+    """Everything the thresholds of a setting depend on, and nothing else."""
+    recipe: dict[str, Any] = {
+        "weights": facts.weights, "data": facts.calibration_data, "engine": ENGINE_VERSION,
+        "method": setting.threshold, "granularity": setting.granularity, "input_scale": setting.input_scale,
+        "images": sweep.calibration.images, "seed": sweep.calibration.seed,
+    }  # fmt: skip
+    if parse_threshold_method(setting.threshold)[0] == "vin":
+        recipe["encoding"] = sweep.calibration.encoding or setting.encoding
+        recipe["time_steps"] = sweep.calibration.time_steps
+        recipe["max_pool"] = setting.max_pool
+    return recipe
+
+
+def pending(plan: Plan, done: Iterable[Unit]) -> list[Unit]:
+    """The units that hold every missing cell once and no finished one, in order of position.
+
+    Cells of trials or time steps that are no longer planned do not matter.
+    """
+    planned = Unit(0, plan.limit, plan.work)
+    done = [unit for unit in done if unit.start < plan.limit]
+    cells = _Cells([planned, *done], range(0, plan.limit, plan.shard_size))
+    finished = cells.none()
+    for unit in done:
+        finished[cells.index(unit)] = True
+    units = []
+    for start, stop in itertools.pairwise(cells.bounds[: cells.column[plan.limit] + 1]):
+        column = cells.column[start]
+        missing = []
+        for trial, steps in plan.work:
+            if left := tuple(t for t in steps if not finished[cells.row[trial, t], column]):
+                missing.append((trial, left))
+        for low in range(0, len(missing), TRIALS_PER_UNIT):
+            units.append(Unit(start, stop, tuple(missing[low : low + TRIALS_PER_UNIT])))
+    return units
+
+
+def disjoint(units: Sequence[Unit]) -> list[bool]:
+    """Which units to count so that no cell counts twice: larger ones first, a unit with any cell seen before is out."""
+    cells = _Cells(units)
+    taken = cells.none()
+    keep = [False] * len(units)
+    for i in sorted(range(len(units)), key=lambda i: (-units[i].num_cells, units[i].start, units[i].work)):
+        index = cells.index(units[i])
+        if not taken[index].any():
+            keep[i] = taken[index] = True
+    return keep
+
+
+class _Cells:
+    """(trial, time step) rows x segments of positions between the units' edges."""
+
+    def __init__(self, units: Sequence[Unit], edges: Iterable[int] = ()) -> None:
+        self.bounds = sorted({*edges, *(edge for unit in units for edge in (unit.start, unit.stop))})
+        self.column = {edge: i for i, edge in enumerate(self.bounds)}
+        labels = dict.fromkeys((trial, t) for unit in units for trial, steps in unit.work for t in steps)
+        self.row = {label: i for i, label in enumerate(labels)}
+
+    def none(self) -> np.ndarray:
+        return np.zeros((len(self.row), len(self.bounds)), dtype=bool)
+
+    def index(self, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+        rows = [self.row[trial, t] for trial, steps in unit.work for t in steps]
+        return np.array(rows)[:, None], np.arange(self.column[unit.start], self.column[unit.stop])[None]
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,206 @@
+"""What a sweep file may say, as frozen models, and the settings of the trials it describes."""
+
+import itertools
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+
+from rmpsweep.data import SOURCES, TRANSFORMS
+from rmpsweep.models.recipe import Recipe
+from rmpsweep.models.registry import NETWORKS
+from rmpsweep.terms import (
+    THRESHOLD_METHODS,
+    AlphaScope,
+    Encoding,
+    Granularity,
+    MaxPool,
+    Numerics,
+    Reset,
+    parse_threshold_method,
+)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _threshold(value: str) -> str:
+    try:
+        parse_threshold_method(value)
+    except (ValueError, TypeError):
+        raise ValueError(f"expected one of {THRESHOLD_METHODS}") from None
+    return value
+
+
+Threshold = Annotated[str, BeforeValidator(_threshold)]
+Alpha = Annotated[float, Field(gt=0)]
+InputScale = Annotated[float, Field(gt=0)] | Literal["auto"]
+
+
+class Setting(_Model):
+    """The settings of one trial: everything but the time step.
+
+    Field order is the order of trials in a grid, slowest first: those that can share a batch come one after another.
+    """
+
+    encoding: Encoding = "constant"
+    max_pool: MaxPool = "count"
+    numerics: Numerics = "float32"
+    reset: Reset = "soft"
+    threshold: Threshold = "vin_max"
+    granularity: Granularity = "layer"
+    input_scale: InputScale = 1.0
+    alpha_scope: AlphaScope = "layer"
+    v_init: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    alpha: Alpha = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    def canonical(self) -> "Setting":
+        """The seed is left out where nothing is drawn."""
+        return self if self.encoding == "poisson" else self.model_copy(update={"seed": 0})
+
+
+def _axis(value: Any) -> Any:
+    """A list, a single value, {start, stop, num} or {logspace: {start, stop, num}} -> a list."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else [value]
+    log = set(value) == {"logspace"}
+    given = value["logspace"] if log else value
+    if not isinstance(given, dict) or set(given) != {"start", "stop", "num"}:
+        raise ValueError("expected a list, {start, stop, num} or {logspace: {start, stop, num}}")
+    start, stop, num = (given[key] for key in ("start", "stop", "num"))
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (start, stop))
+    if not numbers or not isinstance(num, int) or num < 1:
+        raise ValueError("expected numbers start and stop, and num an integer >= 1")
+    if log and not (start > 0 and stop > 0):
+        raise ValueError("expected start and stop > 0 for logspace")
+    fractions = [i / max(num - 1, 1) for i in range(num)]
+    points = [start * (stop / start) ** f if log else start + (stop - start) * f for f in fractions]
+    return [float(f"{point:.12g}") for point in points]
+
+
+def _unrepeated(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("expected values without repeats")
+    return values
+
+
+_HINTS = get_type_hints(Setting, include_extras=True)
+
+
+def _axis_field(name: str) -> Any:
+    kind: Any = tuple[_HINTS[name], ...]  # type: ignore[valid-type]
+    axis = Annotated[kind, BeforeValidator(_axis), Field(min_length=1), AfterValidator(_unrepeated)]
+    return axis, (Setting.model_fields[name].default,)
+
+
+Grid: Any = create_model("Grid", __base__=_Model, **{name: _axis_field(name) for name in Setting.model_fields})
+"""One axis for each field of Setting, every combination a trial."""
+
+
+class Network(_Model):
+    """`name` in the registry or `module` as package.module:factory; weights, or a recipe to make them."""
+
+    name: str | None = None
+    module: str | None = None
+    weights: Path | None = None
+    train: Recipe | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Network":
+        if (self.name is None) == (self.module is None):
+            raise ValueError("expected exactly one of name and module")
+        if self.name is not None and self.name not in NETWORKS:
+            raise ValueError(f"name: got {self.name!r}, expected one of {', '.join(NETWORKS)}")
+        if self.weights is None and self.train is None:
+            raise ValueError("expected weights (a file), or train (a recipe that makes them)")
+        if self.train is not None and self.train.network != self.name:
+            raise ValueError(f"train: the recipe trains {self.train.network!r}, not {self.name or self.module!r}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.name or str(self.module)
+
+
+class Data(_Model):
+    """The images evaluated, and the split whose images calibrate; a shard is `shard_size` images."""
+
+    source: str
+    path: str | None = None
+    split: str = "test"
+    transform: str | None = None
+    shard_size: Annotated[int, Field(ge=1)] = 128
+    calibration_split: str = "train"
+
+    @model_validator(mode="after")
+    def _known(self) -> "Data":
+        for key, value, known in (("source", self.source, SOURCES), ("transform", self.transform, TRANSFORMS)):
+            if value is not None and value not in known:
+                raise ValueError(f"{key}: got {value!r}, expected one of {', '.join(known)}")
+        return self
+
+
+class Calibration(_Model):
+    """The first `images` of a seeded permutation of the calibration split, for `time_steps`; encoding: the trial's."""
+
+    images: Annotated[int, Field(ge=1)] = 128
+    time_steps: Annotated[int, Field(ge=1)] = 64
+    encoding: Encoding | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+class Run(_Model):
+    """How it runs; changes no result. actors: default one per GPU, or two on a machine without.
+
+    batch_size: rows (image x trial) per forward pass, always padded to it; retries: per unit, after the first attempt.
+    """
+
+    actors: Annotated[int, Field(ge=1)] | None = None
+    gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
+    retries: Annotated[int, Field(ge=0)] = 2
+    batch_size: Annotated[int, Field(ge=1)] = 128
+
+
+class Mlflow(_Model):
+    """Where results are logged; default a database in the results directory, experiment named after the sweep."""
+
+    tracking_uri: str | None = None
+    experiment: str | None = None
+
+
+def _grids(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
+
+TimeStep = Annotated[int, Field(ge=1, le=2**24, strict=True)]
+
+
+def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
+    if any(a >= b for a, b in itertools.pairwise(values)):
+        raise ValueError("expected ascending time steps without repeats")
+    return values
+
+
+class Sweep(_Model):
+    """A sweep file, resolved."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    network: Network
+    data: Data
+    calibration: Calibration = Calibration()
+    grid: Annotated[tuple[Grid, ...], BeforeValidator(_grids), Field(min_length=1)]
+    time_steps: Annotated[tuple[TimeStep, ...], Field(min_length=1), AfterValidator(_ascending)]
+    run: Run = Run()
+    mlflow: Mlflow = Mlflow()
+
+    def settings(self) -> list[Setting]:
+        """The setting of every trial, in grid order, without repeats."""
+        found: dict[Setting, None] = {}
+        for grid in self.grid:
+            axes = grid.model_dump()
+            for values in itertools.product(*axes.values()):
+                found[Setting(**dict(zip(axes, values, strict=True))).canonical()] = None
+        return list(found)

@@ -1,0 +1,41 @@
+"""The field's words as types, shared by the sweep file and the engine. Imports nothing heavy."""
+
+import re
+from fractions import Fraction
+from typing import Literal, get_args
+
+Reset = Literal["soft", "hard"]
+Encoding = Literal["constant", "poisson"]
+MaxPool = Literal["count", "spike", "average"]
+AlphaScope = Literal["layer", "network"]
+Granularity = Literal["layer", "channel"]
+Numerics = Literal["float32", "float64"]
+
+INPUT = "input"
+"""The name that stands for the network's input among its layers."""
+
+ENGINE_VERSION = "1"
+"""Part of every trial's identity; raised by any change of the engine that alters a count."""
+
+THRESHOLD_METHODS = "vin_max, vin_p<percent> (e.g. vin_p99.7), activation_max, activation_p<percent>"
+_THRESHOLD_METHOD = re.compile(r"(vin|activation)_(max|p(\d{1,3}(?:\.\d+)?))")
+
+
+def check_choice(name: str, value: object, choices: object) -> None:
+    """Raises ValueError unless `value` is one of the words of a Literal type."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
+
+
+def parse_threshold_method(method: str) -> tuple[str, Fraction]:
+    """ "vin_p99.7" -> ("vin", 997/10); "…_max" is 100 percent.
+
+    Raises:
+        ValueError: unknown method, or a percentage outside (0, 100].
+    """
+    match = _THRESHOLD_METHOD.fullmatch(method)
+    percent = Fraction(match[3] or 100) if match else Fraction(0)
+    if not match or not 0 < percent <= 100:
+        raise ValueError(f"threshold: got {method!r}, expected one of {THRESHOLD_METHODS}")
+    return match[1], percent

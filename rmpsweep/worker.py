@@ -1,0 +1,233 @@
+"""One resident network, and the jobs it does: calibrate, and evaluate a unit into a committed file.
+
+A plain class: where it runs (this process, a Ray actor) is decided in `pools`.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from rmpsweep.data import ImageSplit, open_split
+from rmpsweep.engine import SpikingNetwork, calibrate, convert, simulate_many
+from rmpsweep.errors import NetworkError
+from rmpsweep.models.registry import build, build_from_module
+from rmpsweep.models.weights import load_weights
+from rmpsweep.plan import ANN, Unit, image_order
+from rmpsweep.results import UNIT_SCHEMA, LayerActivity, Layout, UnitResult, commit_unit, thresholds_digest
+from rmpsweep.schema import Setting, Sweep
+from rmpsweep.terms import INPUT
+
+Thresholds = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker needs to start. threads: of the CPU, None for torch's default; device: None for a GPU if any."""
+
+    sweep: Sweep
+    weights: Path
+    results: Path
+    threads: int | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationJob:
+    """Find the thresholds of a setting on the images of the calibration split with these ids."""
+
+    job_id: str
+    setting: Setting
+    image_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """Evaluate a unit; trials: trial_id -> its setting and thresholds."""
+
+    job_id: str
+    unit: Unit
+    context: str
+    trials: Mapping[str, tuple[Setting, Thresholds]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a finished job tells the driver; thresholds only from a calibration."""
+
+    seconds: float
+    thresholds: Thresholds | None = None
+
+
+class Worker:
+    """Holds a converted network and the evaluated split from `setup` on."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+
+    def setup(self) -> str:
+        """Load everything; returns the device's name. Raises NetworkError, DataError."""
+        if self.spec.threads is not None:
+            torch.set_num_threads(self.spec.threads)
+        self.device = torch.device(self.spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.split = open_evaluated(self.spec.sweep)
+        self.ann, self.net = load_network(self.spec.sweep, self.spec.weights, self.split)
+        self.ann, self.net = self.ann.to(self.device), self.net.to(self.device)
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+
+    def run(self, job: CalibrationJob | EvaluationJob) -> Report:
+        """Do one job."""
+        began = time.perf_counter()
+        thresholds = None
+        if isinstance(job, CalibrationJob):
+            thresholds = self.calibrate(job)
+        else:
+            commit_unit(Layout(self.spec.results), self.evaluate(job))
+        return Report(time.perf_counter() - began, thresholds)
+
+    def calibrate(self, job: CalibrationJob) -> dict[str, list[float]]:
+        """Thresholds by layer, one value or one per channel. Raises CalibrationError."""
+        data, calibration = self.spec.sweep.data, self.spec.sweep.calibration
+        split = open_split(data.source, data.path, data.calibration_split, data.transform)
+        images, _ = split.load(job.image_ids)
+        found = calibrate(
+            self.net,
+            images,
+            job.setting.threshold,
+            job.setting.granularity,
+            calibration.encoding or job.setting.encoding,
+            calibration.time_steps,
+            job.setting.input_scale,
+            calibration.seed,
+            max_pool=job.setting.max_pool,
+            image_ids=job.image_ids,
+        )
+        return {layer: value.reshape(-1).tolist() for layer, value in found.items()}
+
+    def evaluate(self, job: EvaluationJob) -> UnitResult:
+        """Compute every cell of a unit; the ANN sees the very tensors its conversions see."""
+        ids = image_order(self.split.num_images)[job.unit.start : job.unit.stop]
+        images, labels = self.split.load(ids)
+        rows: list[pa.Table] = []
+        activity: list[LayerActivity] = []
+        for time_steps, members in _together(job):
+            if members == [ANN]:
+                logits = torch.stack([self._ann_logits(images)])[None]
+            else:
+                logits, counts = self._simulate(images, ids, time_steps, [job.trials[m] for m in members])
+                activity += [
+                    LayerActivity(member, layer, neurons, time_steps, *(tuple(c.tolist()) for c in counted))
+                    for k, member in enumerate(members)
+                    for (layer, neurons), counted in counts[k].items()
+                ]
+            rows += [_prediction_rows(m, ids, labels, time_steps, logits[k]) for k, m in enumerate(members)]
+        provenance = {trial: thresholds_digest(thresholds) for trial, (_, thresholds) in job.trials.items()}
+        return UnitResult(job.unit, job.context, provenance, pa.concat_tables(rows).combine_chunks(), tuple(activity))
+
+    @torch.no_grad()
+    def _ann_logits(self, images: Tensor) -> Tensor:
+        """[N, classes], in batches padded to one shape."""
+        size = self.spec.sweep.run.batch_size
+        parts = []
+        for rows in torch.arange(len(images)).split(size):
+            padded = torch.cat([rows, rows[:1].expand(size - len(rows))])
+            parts.append(self.ann(images[padded].to(self.device))[: len(rows)].cpu())
+        return torch.cat(parts)
+
+    def _simulate(
+        self, images: Tensor, ids: np.ndarray, time_steps: tuple[int, ...], trials: Sequence[tuple[Setting, Thresholds]]
+    ) -> tuple[Tensor, list[dict[tuple[str, int], tuple[Tensor, Tensor]]]]:
+        """Logits [K, T, N, classes]; for each trial (layer, neurons) -> spikes [T], synops [T]."""
+        settings = [_engine_setting(setting, thresholds) for setting, thresholds in trials]
+        batch_size = self.spec.sweep.run.batch_size
+        logits: list[Tensor] = []
+        counts: list[dict[tuple[str, int], tuple[Tensor, Tensor]]] = [{} for _ in trials]
+        neurons = {node.name: int(np.prod(node.shape)) for node in self.net.nodes if node.op in ("input", "spike")}
+        for part in torch.arange(len(images)).split(max(1, batch_size // len(trials))):
+            sims = simulate_many(
+                self.net, images[part], settings, time_steps, image_ids=ids[part.numpy()], batch_size=batch_size
+            )
+            logits.append(torch.stack([sim.logits for sim in sims]))
+            for k, sim in enumerate(sims):
+                for layer in (INPUT, *self.net.layers):
+                    spikes = sim.input_spikes if layer == INPUT else sim.spike_counts[layer]
+                    key = (layer, neurons[layer])
+                    before = counts[k].get(key, (torch.zeros_like(spikes), torch.zeros_like(spikes)))
+                    counts[k][key] = (before[0] + spikes, before[1] + sim.synops[layer])
+        return torch.cat(logits, 2), counts
+
+
+def open_evaluated(sweep: Sweep) -> ImageSplit:
+    """The split a sweep evaluates. Raises DataError."""
+    return open_split(sweep.data.source, sweep.data.path, sweep.data.split, sweep.data.transform)
+
+
+def load_network(sweep: Sweep, weights: Path, split: ImageSplit) -> tuple[nn.Module, SpikingNetwork]:
+    """The trained ANN, in eval mode, and its conversion.
+
+    Raises:
+        NetworkError: it cannot be built or converted, its weights do not fit, or it has another number of classes than
+            the labels. DataError: the first image cannot be decoded.
+    """
+    image, _ = split.load([0])
+    num_classes = split.num_classes or split.max_label + 1
+    network = sweep.network
+    if network.module is not None:
+        ann = build_from_module(network.module)
+    else:
+        ann = build(str(network.name), num_classes, image.shape[1], (image.shape[2], image.shape[3]))
+    load_weights(ann, weights)
+    ann.eval()
+    net = convert(ann, image)
+    outputs = net.node(net.output).shape
+    if len(outputs) != 1 or outputs[0] < num_classes or (split.num_classes and outputs[0] != num_classes):
+        raise NetworkError(f"{network.label}: its output has shape {list(outputs)}, but {split.name} has "
+                           f"{num_classes} classes")  # fmt: skip
+    return ann, net
+
+
+def _engine_setting(setting: Setting, thresholds: Thresholds) -> dict[str, object]:
+    """What `simulate_many` takes; calibration settings are spent."""
+    tensors = {
+        layer: torch.tensor(values[0] if len(values) == 1 else list(values), dtype=torch.float64)
+        for layer, values in thresholds.items()
+    }
+    spent = {"threshold", "granularity", "input_scale"}
+    return {"thresholds": tensors, **setting.model_dump(exclude=spent)}
+
+
+def _together(job: EvaluationJob) -> list[tuple[tuple[int, ...], list[str]]]:
+    """Trials of a unit that can share a batch: same time steps, same kind; the ANN alone."""
+    groups: dict[tuple[object, ...], tuple[tuple[int, ...], list[str]]] = {}
+    for trial, steps in job.unit.work:
+        kind: tuple[object, ...] = (ANN,)
+        if trial != ANN:
+            setting = job.trials[trial][0]
+            kind = (steps, setting.reset, setting.encoding, setting.max_pool, setting.numerics)
+        groups.setdefault(kind, (steps, []))[1].append(trial)
+    return list(groups.values())
+
+
+def _prediction_rows(
+    trial: str, ids: np.ndarray, labels: Tensor, time_steps: Sequence[int], logits: Tensor
+) -> pa.Table:
+    """UNIT_SCHEMA rows of one trial. logits: [T, N, classes]; ties go to the lowest class."""
+    own = logits.gather(2, labels.expand(len(logits), -1)[..., None])
+    classes = torch.arange(logits.shape[2])
+    ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
+    num = len(ids)
+    columns = [
+        pa.array([trial] * (num * len(time_steps))),
+        np.tile(ids, len(time_steps)),
+        np.tile(labels.numpy(), len(time_steps)),
+        np.repeat(np.array(time_steps), num),
+        logits.argmax(2).flatten().numpy(),
+        ahead.sum(2).flatten().numpy(),
+    ]
+    arrays = [pa.array(column).cast(field.type) for column, field in zip(columns, UNIT_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=UNIT_SCHEMA)

@@ -1,0 +1,57 @@
+"""CIFAR-10 and CIFAR-100 in the original batch files, written here and read by torchvision."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+
+from rmpsweep.data import open_split
+from rmpsweep.errors import DataError
+
+
+def write_cifar(root: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, list[int]]:
+    """Test files in the original format, whose checksums torchvision is told to expect."""
+    dataset = torchvision.datasets.CIFAR10 if source == "cifar10" else torchvision.datasets.CIFAR100
+    random_state = np.random.RandomState(0)
+    pixels = random_state.randint(0, 256, (10_000, 3072), dtype=np.uint8)
+    labels = random_state.randint(0, 10, 10_000).tolist()
+    folder = root / dataset.base_folder
+    folder.mkdir()
+    name, meta = dataset.test_list[0][0], dataset.meta
+    (folder / name).write_bytes(
+        pickle.dumps({"data": pixels, "labels" if source == "cifar10" else "fine_labels": labels})
+    )
+    (folder / meta["filename"]).write_bytes(pickle.dumps({meta["key"]: [str(i) for i in range(10)]}))
+    md5 = torchvision.datasets.utils.calculate_md5
+    monkeypatch.setattr(dataset, "train_list", [])
+    monkeypatch.setattr(dataset, "test_list", [[name, md5(folder / name)]])
+    monkeypatch.setattr(dataset, "meta", {**meta, "md5": md5(folder / meta["filename"])})
+    return pixels.reshape(-1, 3, 32, 32), labels
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100"])
+def test_cifar_batch_files(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, labels = write_cifar(tmp_path, source, monkeypatch)
+    split = open_split(source, str(tmp_path), "test", "unit")
+    assert (split.name, split.num_images, split.image_shape) == (f"{source}/test", 10_000, (3, 32, 32))
+    assert split.num_classes == {"cifar10": 10, "cifar100": 100}[source]
+    images, loaded = split.load([9_999, 5])
+    np.testing.assert_array_equal(images.numpy(), pixels[[9_999, 5]].astype(np.float32) / 255)
+    assert loaded.tolist() == [labels[9_999], labels[5]]
+
+    (file,) = (file for file in (tmp_path).glob("*/test*"))
+    damaged = bytearray(file.read_bytes())
+    damaged[-1000] ^= 1
+    file.write_bytes(damaged)
+    other = open_split(source, str(tmp_path), "test", "unit")
+    assert other.fingerprint != split.fingerprint
+    with pytest.raises(DataError, match="missing or damaged"):
+        other.load([0])
+
+
+def test_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    with pytest.raises(DataError, match=r"the download failed .*; unpack https://"):
+        open_split("cifar10", str(tmp_path), "train", None, download=True)
