@@ -1,6 +1,6 @@
 """Unit files -> the tables people read. Counts are added; only here is anything divided."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +24,19 @@ class Tables:
 
 
 def merge(
-    plan: Plan, results: Sequence[UnitResult], network: str, dataset: str, *, allow_partial: bool = False
+    plan: Plan,
+    results: Sequence[UnitResult],
+    network: str,
+    dataset: str,
+    input_scales: Mapping[str, float],
+    *,
+    allow_partial: bool = False,
 ) -> Tables:
     """The tables of a plan from the units that hold its cells.
 
     Args:
         results: units that share no cell, as `results.scan` gives them; cells that are not planned are left out.
-        network, dataset: names for the summary.
+        network, dataset: names for the summary; input_scales: trial_id -> Λ_0.
         allow_partial: take what is there; coverage is in every row of the summary.
     Raises:
         ResultsError: cells are missing and allow_partial is not set, or an image is there twice or is not one of the
@@ -44,8 +50,12 @@ def merge(
             "--allow-partial"
         )
     activity = _activity(plan, results)
-    summary = _summary(plan, predictions, activity, network, dataset)
-    return Tables(predictions, summary, activity)
+    summary = _summary(plan, predictions, activity)
+    named = [
+        row | {"network": network, "dataset": dataset, "input_scale": input_scales[str(row["trial_id"])]}
+        for row in summary
+    ]
+    return Tables(predictions, pa.Table.from_pylist(named, schema=SUMMARY_SCHEMA), activity)
 
 
 def _predictions(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
@@ -84,12 +94,12 @@ def _activity(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
     rows = [
         (trial, layer, t, *counts) for (trial, t), layers in sorted(totals.items()) for layer, counts in layers.items()
     ]
-    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in ACTIVITY_SCHEMA]
+    columns: Sequence[Sequence[object]] = list(zip(*rows, strict=True)) if rows else [()] * len(ACTIVITY_SCHEMA)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, ACTIVITY_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=ACTIVITY_SCHEMA)
 
 
-def _summary(plan: Plan, predictions: pa.Table, activity: pa.Table, network: str, dataset: str) -> pa.Table:
+def _summary(plan: Plan, predictions: pa.Table, activity: pa.Table) -> list[dict[str, object]]:
     ann = predictions.filter(pc.equal(predictions["trial_id"], ANN))
     ann_correct = dict(zip(ann["image_id"].to_pylist(), ann["correct"].to_pylist(), strict=True))
     per_cell: dict[tuple[str, int], list[dict[str, int]]] = {}
@@ -109,8 +119,8 @@ def _summary(plan: Plan, predictions: pa.Table, activity: pa.Table, network: str
                 compared = [ann_correct[i] for i in cell["image_id_list"] if i in ann_correct]
                 accuracy = sum(compared) / len(compared) if compared else float("nan")
                 layers = per_cell.get((trial.trial_id, t), [])
-                rows.append(_row(plan, trial, t, cell, accuracy, layers) | {"network": network, "dataset": dataset})
-    return pa.Table.from_pylist(rows, schema=SUMMARY_SCHEMA)
+                rows.append(_row(plan, trial, t, cell, accuracy, layers))
+    return rows
 
 
 def _row(
@@ -121,11 +131,9 @@ def _row(
     spiking = [row for row in layers if row["layer"] != INPUT]
     spikes, observed = sum(row["spikes"] for row in spiking), max(row["images"] for row in layers)
     neurons = sum(row["neurons"] for row in spiking)
-    setting = trial.setting.model_dump()
     return {
-        **setting,
+        **trial.setting.model_dump(),
         "trial_id": trial.trial_id,
-        "input_scale": None if setting["input_scale"] == "auto" else setting["input_scale"],
         "time_steps": t,
         "images": images,
         "images_planned": plan.limit,

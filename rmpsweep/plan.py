@@ -27,13 +27,14 @@ class Facts:
     """What the results depend on besides the sweep's settings.
 
     weights: SHA-256 of the weights file, or the recipe's digest while untrained; data, calibration_data: fingerprints;
-    num_images: of the evaluated split.
+    num_images, num_calibration_images: of the two splits.
     """
 
     weights: str
     data: str
     calibration_data: str
     num_images: int
+    num_calibration_images: int
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from rmpsweep.driver import Outcome
 from rmpsweep.errors import ClusterError, RmpsweepError
 
 SETUP_DEADLINE_S = 600.0
+MakeWorker = Callable[[int | None], Any]
+"""Given the CPU threads it may use (None: torch's default), makes a worker with `setup` and `run`."""
 
 
 class InlinePool:
@@ -17,8 +19,8 @@ class InlinePool:
 
     num_workers = 1
 
-    def __init__(self, make_worker: Callable[[], Any]) -> None:
-        self.worker = make_worker()
+    def __init__(self, make_worker: MakeWorker) -> None:
+        self.worker = make_worker(None)
         self.devices = [self.worker.setup()]
         self.job: Any = None
 
@@ -57,17 +59,18 @@ class RayPool:
 
     def __init__(
         self,
-        make_worker: Callable[[], Any],
-        num_workers: int,
+        make_worker: MakeWorker,
+        num_workers: int | None = None,
         *,
         address: str | None = None,
-        cpus_per_worker: float = 1,
-        gpus_per_worker: float = 0,
+        gpus_per_worker: float | None = None,
         setup_deadline_s: float = SETUP_DEADLINE_S,
     ) -> None:
         """Start the workers; returns when at least one is ready.
 
         Args:
+            num_workers: default as many as GPUs allow, or two where there is no GPU.
+            gpus_per_worker: default 1 where there is a GPU; CPUs are shared out evenly.
             address: of a running cluster ("auto" or host:port); None starts Ray on this machine, and stops it at close.
         Raises:
             ClusterError: no cluster, or no worker ready within the deadline; RmpsweepError: what `setup` raised.
@@ -78,22 +81,24 @@ class RayPool:
 
         self.ray = ray
         self.make_worker = make_worker
-        self.num_workers = num_workers
         self.setup_deadline_s = setup_deadline_s
-        self.resources = _resources({"CPU": cpus_per_worker, "GPU": gpus_per_worker})
         self.owns_ray = not ray.is_initialized()
         self.devices: list[str] = []
         self.idle: list[Any] = []
         self.starting: dict[Any, Any] = {}
         self.running: dict[Any, tuple[Any, Any]] = {}
-        self.last_alive = time.monotonic()
         if self.owns_ray:
-            _start_ray(ray, address, max(num_workers * cpus_per_worker, os.cpu_count() or 1))
-        self.actor_class = ray.remote(
-            num_cpus=cpus_per_worker, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0
-        )(_Actor)
+            _start_ray(ray, address, num_workers or 1)
+        total = ray.cluster_resources()
+        gpus = total.get("GPU", 0.0)
+        each = gpus_per_worker if gpus_per_worker is not None else min(1.0, gpus)
+        self.num_workers = num_workers or (int(gpus / each) if each else min(2, int(total["CPU"]))) or 1
+        self.threads = max(1, int(total["CPU"] // self.num_workers))
+        self.resources = _resources({"CPU": self.threads, "GPU": each})
+        self.last_alive = time.monotonic()
+        self.actor_class = ray.remote(num_cpus=self.threads, num_gpus=each, max_restarts=0, max_task_retries=0)(_Actor)
         try:
-            for _ in range(num_workers):
+            for _ in range(self.num_workers):
                 self._start_worker()
             while not self.idle:
                 self._collect_ready(timeout_s=1.0)
@@ -152,7 +157,7 @@ class RayPool:
 
     def _start_worker(self) -> None:
         actor = self.actor_class.remote()
-        self.starting[actor.setup.remote(self.make_worker)] = actor
+        self.starting[actor.setup.remote(self.make_worker, self.threads)] = actor
 
     def _collect_ready(self, timeout_s: float) -> None:
         if self.idle or self.running:
@@ -181,8 +186,8 @@ class RayPool:
 class _Actor:
     """What Ray holds: a worker, made and set up after the actor has started."""
 
-    def setup(self, make_worker: Callable[[], Any]) -> str:
-        self.worker = make_worker()
+    def setup(self, make_worker: MakeWorker, threads: int) -> str:
+        self.worker = make_worker(threads)
         device: str = self.worker.setup()
         return device
 
@@ -190,8 +195,9 @@ class _Actor:
         return self.worker.run(job)
 
 
-def _start_ray(ray: Any, address: str | None, num_cpus: float) -> None:
-    local = {} if address else {"num_cpus": int(num_cpus), "include_dashboard": False}
+def _start_ray(ray: Any, address: str | None, num_workers: int) -> None:
+    cpus = max(num_workers, os.cpu_count() or 1)
+    local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     try:
         ray.init(
             address=address or "local", log_to_driver=False, logging_level="error", configure_logging=False, **local

@@ -193,8 +193,9 @@ def write_table(path: Path, table: pa.Table, schema: pa.Schema) -> None:
     """Write a result table atomically, unless it is there already with the same bytes."""
     sink = io.BytesIO()
     _write(sink, table.cast(schema), {})
-    if not path.is_file() or path.read_bytes() != sink.getvalue():
-        write_atomic(path, sink.getvalue())
+    content = sink.getvalue()
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomic(path, content)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
@@ -204,13 +205,13 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         StorageError: missing, unreadable, or of another schema version.
     """
     try:
-        table = pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"{path}: cannot be read: {error}") from error
-    version = (table.schema.metadata or {}).get(b"rmpsweep.schema_version", b"none").decode()
+        metadata, table = _read(path.read_bytes())
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise StorageError(f"{path}: cannot be read: {error}; run rmpsweep merge") from error
+    version = metadata.get("rmpsweep.schema_version")
     if version != SCHEMA_VERSION or not table.schema.equals(schema):
-        raise StorageError(f"{path}: got schema version {version}, expected {SCHEMA_VERSION}; run rmpsweep merge again")
-    return table.replace_schema_metadata(None)
+        raise StorageError(f"{path}: got schema version {version}, expected {SCHEMA_VERSION}; run rmpsweep merge")
+    return table
 
 
 def write_thresholds(path: Path, thresholds: Mapping[str, Sequence[float]]) -> None:
@@ -237,9 +238,16 @@ def thresholds_digest(thresholds: Mapping[str, Sequence[float]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, unless it is there already with the same text."""
+    content = text.encode()
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomic(path, content)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    """Write JSON atomically, unless it is there already."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -271,11 +279,10 @@ def _encode(result: UnitResult) -> bytes:
 
 
 def _decode(content: bytes) -> UnitResult:
-    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-    metadata = {k.decode(): v.decode() for k, v in (file.metadata.metadata or {}).items()}
+    metadata, predictions = _read(content)
     if metadata.get("rmpsweep.schema_version") != SCHEMA_VERSION:
         raise _Rejected(f"schema version {metadata.get('rmpsweep.schema_version')}, expected {SCHEMA_VERSION}")
-    predictions, footer = file.read().replace_schema_metadata(None), metadata["rmpsweep.unit"]
+    footer = metadata["rmpsweep.unit"]
     if not predictions.schema.equals(UNIT_SCHEMA) or _checksum(predictions, footer) != metadata["rmpsweep.checksum"]:
         raise _Rejected("its checksum does not match its contents")
     head = json.loads(footer)
@@ -301,5 +308,15 @@ def _checksum(table: pa.Table, footer: str) -> str:
 
 
 def _write(sink: io.BytesIO, table: pa.Table, metadata: Mapping[str, str]) -> None:
-    marked = table.replace_schema_metadata({"rmpsweep.schema_version": SCHEMA_VERSION, **metadata})
-    pq.write_table(marked, sink, compression="zstd", write_page_checksum=True, store_schema=False)
+    with pq.ParquetWriter(
+        sink, table.schema, compression="zstd", write_page_checksum=True, store_schema=False
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"rmpsweep.schema_version": SCHEMA_VERSION, **metadata})
+
+
+def _read(content: bytes) -> tuple[dict[str, str], pa.Table]:
+    """Footer metadata and rows; pages are checked against their checksums."""
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    metadata = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
+    return metadata, file.read().replace_schema_metadata(None)

@@ -4,9 +4,8 @@ Logging again is safe: runs are found by tag before any is made, nothing is deri
 carries a digest of what it holds, so that an unchanged run is not written to.
 
 MLflow shows, of the values of a metric at one step, the one with the largest time stamp. Time stamps are therefore
-counts, in ms after the sweep was first launched: of the images behind the value, or, for a value drawn from several
-(trial, T), of the images of all these. More images or more T give a later time stamp. A run ends at its last one, so
-its duration says nothing.
+counts, in ms after the sweep was first launched: of the images behind a value, summed where it is drawn from several
+(trial, T), so that more images or more T give a later one. Durations of runs mean nothing.
 """
 
 import hashlib
@@ -26,13 +25,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_SWEEP_ID = "rmpsweep.sweep_id"
-_TRIAL_ID = "rmpsweep.trial_id"
-_DIGEST = "rmpsweep.digest"
-_ARTIFACTS = "rmpsweep.artifacts_digest"
-_COMPLETE = "rmpsweep.complete"
+_SWEEP_ID, _TRIAL_ID = "rmpsweep.sweep_id", "rmpsweep.trial_id"
+_DIGEST, _ARTIFACTS, _COMPLETE = "rmpsweep.digest", "rmpsweep.artifacts_digest", "rmpsweep.complete"
 _WITHIN_1PT = "time_steps_within_1pt"
-
 _NAME_LENGTH, _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 250, 6000, 8000, 36
 _CONNECT_TIMEOUT_S = 10
 _ENVIRONMENT = {
@@ -52,7 +47,12 @@ _SERVER = r"https?://([^/@\s]*@)?([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?(/\S*)?|datab
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """What MLflow is told of a sweep besides its summary table."""
+    """What MLflow is told of a sweep besides its summary table.
+
+    `created_ms`: when the sweep was first launched, ms since the epoch; like `params`, never another for this sweep_id
+    (MLflow keeps the first value of a param). `tags`: what may change, such as versions, devices, coverage.
+    `artifacts`: files with different names, kept on the sweep's run.
+    """
 
     sweep_id: str
     name: str
@@ -60,29 +60,21 @@ class SweepRecord:
     network: str
     dataset: str
     dataset_digest: str
-    """Fingerprint of the images; MLflow keeps 36 characters."""
     created_ms: int
-    """When the sweep was first launched, ms since the epoch; the same at every later call."""
     params: dict[str, str]
-    """What can never change for this sweep_id: MLflow keeps the first value of a param."""
     tags: dict[str, str]
-    """Everything else worth a look: versions, devices, coverage; the last value stays."""
     artifacts: tuple[Path, ...]
-    """Files with different names; kept on the sweep's run."""
 
 
 @dataclass(frozen=True)
 class LoggedSweep:
-    """Where a sweep has been logged."""
+    """Where a sweep has been logged (the URI without its password), and how many runs it has and has just gained."""
 
     tracking_uri: str
-    """Without its password."""
     experiment_id: str
     parent_run_id: str
     runs_created: int
-    """Runs this call made; 0 when all existed."""
     runs_total: int
-    """Runs of this sweep in the experiment: trials and the sweep's own."""
 
 
 def check_uri(tracking_uri: str) -> None:
@@ -106,12 +98,10 @@ def log_sweep(tracking_uri: str, record: SweepRecord, summary: "pa.Table") -> Lo
     """Log a sweep and its trials; with tables already logged, change nothing.
 
     A trial's run has accuracy, top5, firing_rate, spikes_per_image and synops_per_image with step = T, accuracy_T<T>,
-    and images, images_planned, ann_accuracy and time_steps_within_1pt (where reached). The sweep's run has trials,
-    images, ann_accuracy, the accuracy at the largest T of the best trial of each reset (`stats.best_trials`) and its
-    time_steps_within_1pt, and the artifacts. The tag rmpsweep.complete is set last: "true" if every row of the table
-    counts all planned images.
-
-    Artifacts of a database without a server go to `mlartifacts`, beside an SQLite file, else beside the artifacts.
+    images, images_planned, ann_accuracy and, where reached, time_steps_within_1pt. The sweep's run has trials, images,
+    images_planned, ann_accuracy, best_<reset>_accuracy and best_<reset>_time_steps_within_1pt (`stats.best_trials`),
+    and the artifacts; without a server these go to `mlartifacts` beside the SQLite file, or else beside themselves.
+    The tag rmpsweep.complete comes last: "true" if every row of the table counts all planned images.
 
     Args:
         summary: one row per (trial, T).
@@ -128,7 +118,7 @@ def log_sweep(tracking_uri: str, record: SweepRecord, summary: "pa.Table") -> Lo
 
     try:
         location = _reach_database(tracking_uri, record.artifacts) if re.fullmatch(_DATABASE, tracking_uri) else None
-        return _log(MlflowClient(tracking_uri=tracking_uri), tracking_uri, location, record, summary)
+        return _log(MlflowClient(tracking_uri=tracking_uri), location, record, summary)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = _without_password(str(error).strip().partition("\n")[0])
         raise TrackingError(
@@ -137,9 +127,7 @@ def log_sweep(tracking_uri: str, record: SweepRecord, summary: "pa.Table") -> Lo
         ) from error
 
 
-class _Point(NamedTuple):
-    """One value of a metric, in the order of mlflow.entities.Metric."""
-
+class _Point(NamedTuple):  # fields in the order of mlflow.entities.Metric
     key: str
     value: float
     timestamp_ms: int
@@ -147,7 +135,7 @@ class _Point(NamedTuple):
 
 
 class _Content(NamedTuple):
-    """All that one run should hold."""
+    """All that one run should hold; it ends at its last time stamp."""
 
     name: str
     tags: dict[str, str]
@@ -159,16 +147,16 @@ class _Content(NamedTuple):
         return hashlib.sha256(json.dumps(self, sort_keys=True).encode()).hexdigest()
 
 
-def _log(
-    client: "MlflowClient", tracking_uri: str, location: str | None, record: SweepRecord, summary: "pa.Table"
-) -> LoggedSweep:
-    experiment_id = _experiment_id(client, record.experiment, location)
+def _log(client: "MlflowClient", location: str | None, record: SweepRecord, summary: "pa.Table") -> LoggedSweep:
+    experiment = client.get_experiment_by_name(record.experiment)
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(record.experiment, location)
     runs = _find_runs(client, experiment_id, record.sweep_id)
     found = len(runs)
 
     def run_of(trial_id: str, content: _Content) -> "Run":
         if trial_id not in runs:
-            runs[trial_id] = client.create_run(experiment_id, record.created_ms, content.tags, content.name)
+            tags = {key: value[:_TAG_LENGTH] for key, value in content.tags.items()}
+            runs[trial_id] = client.create_run(experiment_id, record.created_ms, tags, content.name[:_NAME_LENGTH])
         return runs[trial_id]
 
     sweep = _sweep_content(record, summary)
@@ -181,54 +169,38 @@ def _log(
         _write(client, run_of(trial_id, trial), trial, record)
     _write(client, parent, sweep, record)
     _upload(client, parent, record.artifacts)
-    complete = bool(rows) and all(row["images"] == row["images_planned"] for row in rows)
-    _set_tag(client, parent, _COMPLETE, str(complete).lower())
-    return LoggedSweep(
-        _without_password(tracking_uri), experiment_id, parent.info.run_id, len(runs) - found, runs_total=len(runs)
-    )
+    complete = all(row["images"] == row["images_planned"] for row in rows)
+    _set_tag(client, parent, _COMPLETE, "true" if complete else "false")
+    uri = _without_password(client.tracking_uri)
+    return LoggedSweep(uri, experiment_id, parent.info.run_id, runs_created=len(runs) - found, runs_total=len(runs))
 
 
 def _reach_database(tracking_uri: str, artifacts: Sequence[Path]) -> str | None:
-    """Connect once (MLflow by itself would try for minutes), and say where artifacts go, as a file URI."""
+    """Connect once (MLflow by itself would try for minutes); where artifacts go, as a URI: beside the file."""
     from sqlalchemy import create_engine, inspect, make_url
 
     url = make_url(tracking_uri)
     is_file = url.get_backend_name() == "sqlite"
-    neighbours = [Path(str(url.database))] if is_file else artifacts
     if is_file:
-        neighbours[0].parent.mkdir(parents=True, exist_ok=True)
+        artifacts = [Path(str(url.database))]
+        artifacts[0].parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout" if is_file else "connect_timeout": _CONNECT_TIMEOUT_S})
     try:
         inspect(engine).get_table_names()
     finally:
         engine.dispose()
-    return (neighbours[0].resolve().parent / "mlartifacts").as_uri() if neighbours else None
-
-
-def _experiment_id(client: "MlflowClient", name: str, location: str | None) -> str:
-    experiment = client.get_experiment_by_name(name[:_NAME_LENGTH])
-    if experiment is None:
-        return str(client.create_experiment(name[:_NAME_LENGTH], artifact_location=location))
-    if experiment.lifecycle_stage == "deleted":
-        raise TrackingError(
-            f"MLflow experiment {name!r} has been deleted: restore it (`mlflow experiments restore "
-            f"--experiment-id {experiment.experiment_id}`) or set another name in mlflow.experiment"
-        )
-    return str(experiment.experiment_id)
+    return (artifacts[0].resolve().parent / "mlartifacts").as_uri() if artifacts else None
 
 
 def _find_runs(client: "MlflowClient", experiment_id: str, sweep_id: str) -> dict[str, "Run"]:
     """Trial id -> run, and "" -> the sweep's own; the smallest run id, should a retried request have made two."""
-    runs: dict[str, Run] = {}
-    token = None
-    while True:
+    found, token = [], None
+    while token != "":
         page = client.search_runs([experiment_id], f"tags.`{_SWEEP_ID}` = '{sweep_id}'", page_token=token)
-        for run in page:
-            trial_id = run.data.tags.get(_TRIAL_ID, "")
-            runs[trial_id] = min(run, runs.get(trial_id, run), key=lambda run: run.info.run_id)
-        token = page.token
-        if not token:
-            return runs
+        found += page
+        token = page.token or ""
+    found.sort(key=lambda run: run.info.run_id, reverse=True)
+    return {run.data.tags.get(_TRIAL_ID, ""): run for run in found}
 
 
 def _trial_content(record: SweepRecord, parent_run_id: str, rows: Sequence[dict[str, Any]]) -> _Content:
@@ -236,7 +208,6 @@ def _trial_content(record: SweepRecord, parent_run_id: str, rows: Sequence[dict[
     from rmpsweep.stats import SETTINGS, time_steps_within
 
     end_ms, points = _totals(record, rows)
-    points.append(_Point("images_planned", rows[-1]["images_planned"], end_ms))
     for row in rows:
         timestamp_ms, step = record.created_ms + row["images"], row["time_steps"]
         keys = ("accuracy", "top5", "firing_rate", "spikes_per_image", "synops_per_image")
@@ -247,13 +218,13 @@ def _trial_content(record: SweepRecord, parent_run_id: str, rows: Sequence[dict[
     if within is not None:
         points.append(_Point(_WITHIN_1PT, within, end_ms))
     tags = {_SWEEP_ID: record.sweep_id, _TRIAL_ID: rows[0]["trial_id"], "mlflow.parentRunId": parent_run_id}
-    params = {key: str(rows[0][key])[:_PARAM_LENGTH] for key in (*SETTINGS, "network", "dataset")}
-    return _Content(_trial_name(rows[0])[:_NAME_LENGTH], tags, params, points, end_ms)
+    params = {key: str(rows[0][key]) for key in (*SETTINGS, "network", "dataset")}
+    return _Content(_trial_name(rows[0]), tags, params, points, end_ms)
 
 
 def _trial_name(setting: dict[str, Any]) -> str:
     """ "soft α=0.8 vin_max", then whatever else differs from the defaults of a sweep file."""
-    from rmpsweep.sweep import Setting
+    from rmpsweep.schema import Setting
 
     defaults = Setting().model_dump(exclude={"reset", "alpha", "threshold"})
     unusual = [f"{key}={setting[key]}" for key, default in defaults.items() if setting[key] != default]
@@ -267,41 +238,35 @@ def _sweep_content(record: SweepRecord, summary: "pa.Table") -> _Content:
     end_ms, points = _totals(record, rows)
     points.append(_Point("trials", len({row["trial_id"] for row in rows}), end_ms))
     for reset, best in best_trials(summary).items():
-        points.append(_Point(f"best_{reset}_accuracy", best.final_accuracy, end_ms))
-        if best.time_steps_within_1pt is not None:
-            points.append(_Point(f"best_{reset}_{_WITHIN_1PT}", best.time_steps_within_1pt, end_ms))
+        values = {"accuracy": best.final_accuracy, _WITHIN_1PT: best.time_steps_within_1pt}
+        points += [_Point(f"best_{reset}_{key}", value, end_ms) for key, value in values.items() if value is not None]
     params = {"network": record.network, "dataset": record.dataset, **record.params}
     tags = {_SWEEP_ID: record.sweep_id, **record.tags}
-    return _Content(
-        record.name[:_NAME_LENGTH],
-        {key: value[:_TAG_LENGTH] for key, value in tags.items()},
-        {key: value[:_PARAM_LENGTH] for key, value in params.items()},
-        points,
-        end_ms,
-    )
+    return _Content(record.name, tags, params, points, end_ms)
 
 
 def _totals(record: SweepRecord, rows: Sequence[dict[str, Any]]) -> tuple[int, list[_Point]]:
-    """The time stamp of what all these rows decide, and images and ann_accuracy of the row with most images."""
+    """The time stamp of what all these rows decide, and what the row with most images says of images and the ANN."""
     end_ms = record.created_ms + sum(row["images"] for row in rows)
     widest = max(rows, key=lambda row: (row["images"], row["time_steps"], row["trial_id"]), default={})
-    return end_ms, [_Point(key, widest[key], end_ms) for key in ("images", "ann_accuracy") if key in widest]
+    return end_ms, [_Point(key, widest[key], end_ms) for key in ("images", "images_planned", "ann_accuracy") if widest]
 
 
 def _write(client: "MlflowClient", run: "Run", content: _Content, record: SweepRecord) -> None:
-    """Bring a run up to its content; the digest goes last, so an interrupted write is taken up again."""
+    """Bring a run up to its content. The digest goes last: an interrupted write is taken up again."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     if run.data.tags.get(_DIGEST) == content.digest():
         return
-    held = {point.key for point in content.points}
-    no_longer = [key for key in run.data.metrics if key.endswith(_WITHIN_1PT) and key not in held]
-    points = content.points + [_Point(key, float("nan"), content.end_ms) for key in no_longer]
+    no_longer = {key for key in run.data.metrics if key.endswith(_WITHIN_1PT)} - {point.key for point in content.points}
+    points = content.points + [_Point(key, float("nan"), content.end_ms) for key in sorted(no_longer)]
     client.log_batch(  # splits by itself into requests within MLflow's limits
         run.info.run_id,
         metrics=[Metric(*point) for point in points],
-        params=[Param(key, value) for key, value in content.params.items() if key not in run.data.params],
-        tags=[RunTag(key, value) for key, value in content.tags.items()],
+        params=[
+            Param(key, content.params[key][:_PARAM_LENGTH]) for key in content.params if key not in run.data.params
+        ],
+        tags=[RunTag(key, value[:_TAG_LENGTH]) for key, value in content.tags.items()],
         synchronous=True,
     )
     if not run.inputs.dataset_inputs:
@@ -326,6 +291,7 @@ def _upload(client: "MlflowClient", run: "Run", artifacts: Sequence[Path]) -> No
 def _set_tag(client: "MlflowClient", run: "Run", key: str, value: str) -> None:
     if run.data.tags.get(key) != value:
         client.set_tag(run.info.run_id, key, value)
+        run.data.tags[key] = value
 
 
 def _without_password(text: str) -> str:

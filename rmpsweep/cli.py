@@ -1,0 +1,353 @@
+"""The commands. Arguments in, verbs of `pipeline` and `publish` called, text and exit codes out."""
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rmpsweep import __version__, overview, pipeline, publish
+from rmpsweep.display import Display, duration, error, plan_rows, quantity
+from rmpsweep.errors import IncompleteError, ResultsError, RmpsweepError, SweepError
+from rmpsweep.pipeline import Prepared, Progress
+from rmpsweep.sweep import RECIPES, SWEEPS, load_recipe, load_sweep, names
+from rmpsweep.tracking import check_uri
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Accuracy against latency of converted spiking networks, over thresholds, resets and time steps.",
+)  # fmt: skip
+
+SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of one in sweeps/.")]
+TargetArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep, or a results directory.")]
+ResultsOption = Annotated[Path | None, typer.Option("--results", help="Results directory; default results/<name>.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Evaluate at most so many images.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="key.path=value over the sweep file; repeatable.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+ActorsOption = Annotated[int | None, typer.Option("--actors", min=1, help="Ray actors, one network each.")]
+InlineOption = Annotated[bool, typer.Option("--inline", help="In this process, without Ray.")]
+AddressOption = Annotated[str | None, typer.Option("--address", help="Ray cluster: auto, or host:port.")]
+MlflowOption = Annotated[str | None, typer.Option("--mlflow", help="Tracking URI, or none; default in the results.")]
+
+
+@app.command()
+def launch(
+    sweep: SweepArgument, results: ResultsOption = None, limit: LimitOption = None, actors: ActorsOption = None,
+    inline: InlineOption = False, address: AddressOption = None, mlflow: MlflowOption = None, set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:  # fmt: skip
+    """Run what is missing of a sweep, then merge, report and log.
+
+    Usage: rmpsweep launch quickstart
+
+    The same command continues an interrupted sweep; a changed grid, one more T or a larger --limit computes only what
+    is new. Ctrl-C lets units in flight finish; a second Ctrl-C drops them.
+    """
+    display = Display(json_)
+    began = time.time()
+    prepared = pipeline.prepare(load_sweep(sweep, set_ or ()), results, limit)
+    uri = publish.mlflow_uri(prepared, mlflow)
+    if uri is not None:
+        check_uri(uri)
+    progress = pipeline.inspect(prepared)
+    execution = None
+    if progress.todo:
+        prepared = _trained(prepared, display)
+        pipeline.check_network(prepared)
+        with _interruptible(display) as stop, contextlib.closing(
+            pipeline.open_pool(prepared, inline=inline, actors=actors, address=address)
+        ) as pool:  # fmt: skip
+            thresholds = pipeline.calibrate(prepared, pipeline.inspect(prepared).thresholds, pool, stop)
+            pipeline.save(prepared, thresholds)
+            progress = pipeline.inspect(prepared)
+            with display.units(progress.todo, pool.num_workers) as units:
+                execution = pipeline.evaluate(prepared, progress, pool, units.event, stop)
+            devices = pool.devices
+        publish.record(prepared, execution, devices, began)
+        progress = pipeline.inspect(prepared)
+    else:
+        pipeline.save(prepared, progress.thresholds)
+    if execution is not None and execution.interrupted:
+        display.line(f"interrupted: {len(progress.todo)} units left; the same command continues")
+        raise typer.Exit(INTERRUPTED)
+    tables = publish.publish(prepared, progress, uri, allow_partial=bool(progress.todo))
+    if tables is None:
+        display.line("nothing to do: every result is there, merged, reported and logged")
+    summary = publish.read_tables(prepared.layout).summary
+    display.summary(summary)
+    layout = prepared.layout
+    for what, where in (("report", layout.report), ("mlflow", uri or "none"), ("results", layout.root)):
+        display.line(f"{what:8} {where}")
+    display.line(f"{'time':8} {duration(time.time() - began)}")
+    display.document(
+        {
+            "results": str(layout.root),
+            "report": str(layout.report),
+            "mlflow": uri,
+            "units_run": len(execution.outcomes) if execution else 0,
+            "units_left": len(progress.todo),
+            "summary": summary.to_pylist(),
+        }
+    )
+    if progress.todo:
+        raise IncompleteError(_quarantine_message(prepared, progress))
+
+
+@app.command()
+def plan(
+    sweep: SweepArgument, results: ResultsOption = None, limit: LimitOption = None, set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:  # fmt: skip
+    """Show what launch would do; changes nothing.
+
+    Usage: rmpsweep plan quickstart --set 'grid.alpha={start: 0.1, stop: 1, num: 10}'
+    """
+    display = Display(json_)
+    prepared = pipeline.prepare(load_sweep(sweep, set_ or ()), results, limit)
+    progress = pipeline.inspect(prepared)
+    figures, trials = overview.plan_figures(prepared, progress), overview.trial_rows(prepared)
+    display.table(f"Plan of {prepared.sweep.name}", ("", ""), plan_rows(figures))
+    display.trials(trials)
+    display.document(figures | {"trials": trials})
+
+
+@app.command()
+def status(target: TargetArgument, results: ResultsOption = None, json_: JsonOption = False) -> None:
+    """Show what is done and what is left of a sweep, from its results directory alone.
+
+    Usage: rmpsweep status quickstart
+    """
+    display = Display(json_)
+    prepared = pipeline.reopen(_directory(target, results))
+    progress = pipeline.inspect(prepared)
+    standing = overview.status_document(prepared, progress)
+    shown = ("trial_id", "done", "cells", "threshold", "reset", "alpha")
+    display.table(f"Sweep {standing['name']}", shown, [[row.get(key) for key in shown] for row in standing["trials"]])
+    for name, why in standing["rejected"].items():
+        display.line(f"unit file {name} does not count: {why}")
+    for bad in standing["quarantined"]:
+        display.line(f"unit {bad['unit']} is quarantined after {bad['attempts']} attempts: {bad['message']}")
+    eta = "" if standing["eta_s"] is None else f", about {duration(standing['eta_s'])} at the last launch's rate"
+    steps = quantity(standing["image_steps_left"])
+    display.line(f"{standing['units_left']} units left ({steps}image-steps){eta}")
+    display.document(standing)
+
+
+@app.command()
+def merge(
+    target: TargetArgument, results: ResultsOption = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Merge what is there.")] = False,
+    json_: JsonOption = False,
+) -> None:  # fmt: skip
+    """Make the result tables from the committed units; refuses gaps.
+
+    Usage: rmpsweep merge quickstart --allow-partial
+    """
+    display = Display(json_)
+    prepared = pipeline.reopen(_directory(target, results))
+    progress = pipeline.inspect(prepared)
+    tables = publish.merge_tables(prepared, progress, allow_partial=allow_partial)
+    display.line(f"{tables.predictions.num_rows} of {prepared.plan.num_cells} predictions in {prepared.layout.root}")
+    display.document({"predictions": tables.predictions.num_rows, "cells": prepared.plan.num_cells})
+
+
+@app.command()
+def log(
+    target: TargetArgument, results: ResultsOption = None, mlflow: MlflowOption = None, json_: JsonOption = False
+) -> None:
+    """Log merged results to MLflow; logging again changes nothing.
+
+    Usage: rmpsweep log quickstart --mlflow http://127.0.0.1:5000
+    """
+    display = Display(json_)
+    prepared = pipeline.reopen(_directory(target, results))
+    uri = publish.mlflow_uri(prepared, mlflow)
+    if uri is None:
+        raise SweepError("--mlflow: got 'none', expected a tracking URI")
+    check_uri(uri)
+    logged = publish.log(prepared, publish.read_tables(prepared.layout), uri)
+    display.line(f"{logged.runs_total} runs at {logged.tracking_uri}, {logged.runs_created} of them new")
+    display.document(asdict(logged))
+
+
+@app.command()
+def report(target: TargetArgument, results: ResultsOption = None) -> None:
+    """Write report.html again from the merged tables.
+
+    Usage: rmpsweep report quickstart
+    """
+    prepared = pipeline.reopen(_directory(target, results))
+    publish.write_report(prepared, publish.read_tables(prepared.layout))
+    Display(False).line(str(prepared.layout.report))
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Weights file; default in the cache.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Train a constrained network; the same command continues an interrupted training.
+
+    Usage: rmpsweep train digits-vgg-small --out digits.safetensors
+    """
+    display = Display(json_)
+    loaded = load_recipe(recipe)
+    weights = pipeline.trained_weights(loaded, out)
+    if weights.recipe is None:
+        display.line("nothing to do: these weights are the recipe's")
+    else:
+        pipeline.train_recipe(loaded, weights.path, display.epoch)
+    card = pipeline.read_card(weights.path)
+    assert card is not None
+    accuracy = card.test_accuracy
+    display.line(f"{weights.path}: {accuracy['correct']} of {accuracy['images']} test images correct, "
+                 f"{card.parameters} parameters, {duration(card.duration_s)}")  # fmt: skip
+    display.document({"weights": str(weights.path), **asdict(card)})
+
+
+@app.command()
+def calibrate(
+    sweep: SweepArgument, results: ResultsOption = None, set_: SetOption = None, json_: JsonOption = False
+) -> None:
+    """Find the thresholds of a sweep's trials, in this process, and keep them in its results.
+
+    Usage: rmpsweep calibrate quickstart
+    """
+    display = Display(json_)
+    prepared = _trained(pipeline.prepare(load_sweep(sweep, set_ or ()), results), display)
+    known = pipeline.inspect(prepared).thresholds
+    pool = pipeline.open_pool(prepared, inline=True)
+    thresholds = pipeline.calibrate(prepared, known, pool)
+    pipeline.save(prepared, thresholds)
+    rules = {t.calibration_id: f"{t.setting.threshold} by {t.setting.granularity}" for t in prepared.plan.trials}
+    for key, rule in rules.items():
+        rows = [(layer, len(v), f"{min(v):.6g}", f"{max(v):.6g}") for layer, v in thresholds[key].items()]
+        display.table(f"{rule}  ({key})", ("layer", "values", "smallest", "largest"), rows)
+    display.document({rule: thresholds[key] for key, rule in rules.items()})
+
+
+@app.command(name="list")
+def list_(what: Annotated[str, typer.Argument(help="sweeps, recipes, networks, sources, transforms, thresholds.")] = "",
+          json_: JsonOption = False) -> None:  # fmt: skip
+    """List the names a sweep file can use.
+
+    Usage: rmpsweep list networks
+    """
+    from rmpsweep.data import SOURCES, TRANSFORMS
+    from rmpsweep.models.registry import NETWORKS
+    from rmpsweep.terms import THRESHOLD_METHODS
+
+    catalogue: dict[str, dict[str, str]] = {
+        "sweeps": {name: _headline(SWEEPS / f"{name}.yaml") for name in names(SWEEPS)},
+        "recipes": {name: _headline(RECIPES / f"{name}.yaml") for name in names(RECIPES)},
+        "networks": {name: info.description for name, info in NETWORKS.items()},
+        "sources": SOURCES,
+        "transforms": {name: str(transform) for name, transform in TRANSFORMS.items()},
+        "thresholds": {method.split()[0]: "" for method in THRESHOLD_METHODS.split(", ")},
+    }
+    if what and what not in catalogue:
+        raise SweepError(f"list: got {what!r}, expected one of {', '.join(catalogue)}")
+    display = Display(json_)
+    chosen = {what: catalogue[what]} if what else catalogue
+    for title, entries in chosen.items():
+        display.table(title, ("name", ""), entries.items())
+    display.document(chosen)
+
+
+@app.command()
+def doctor(results: ResultsOption = None, mlflow: MlflowOption = None, json_: JsonOption = False) -> None:
+    """Check that this machine can run a sweep: packages, device, Ray, storage, MLflow.
+
+    Usage: rmpsweep doctor
+    """
+    from rmpsweep.doctor import examine
+
+    display = Display(json_)
+    findings = examine(results or Path("results"), mlflow)
+    rows = [(f.check, "ok" if f.ok else "PROBLEM", f.detail, f.remedy) for f in findings]
+    display.table("Doctor", ("check", "", "", "remedy"), rows)
+    display.document([asdict(finding) for finding in findings])
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(4)
+
+
+def main() -> None:
+    """Entry point: errors to standard error, exit codes of `errors`."""
+    try:
+        app()
+    except RmpsweepError as problem:
+        error(str(problem))
+        sys.exit(problem.exit_code)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def _trained(prepared: Prepared, display: Display) -> Prepared:
+    if prepared.weights.recipe is not None:
+        display.line(f"training {prepared.weights.recipe.name} (kept in {prepared.weights.path})")
+    return pipeline.train(prepared, display.epoch)
+
+
+@contextlib.contextmanager
+def _interruptible(display: Display) -> Iterator[Callable[[], bool]]:
+    """The first SIGINT or SIGTERM asks for a stop, the second one interrupts."""
+    asked = False
+
+    def ask(signum: int, frame: Any) -> None:
+        del signum, frame
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        display.line("stopping: units in flight are finished first; again to drop them")
+
+    before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    except KeyboardInterrupt:
+        display.line("interrupted: committed units are kept; the same command continues")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _directory(target: str, results: Path | None) -> Path:
+    if results is not None:
+        return results
+    if Path(target).is_dir():
+        return Path(target)
+    directory = Path("results") / load_sweep(target).name
+    if not directory.is_dir():
+        raise ResultsError(f"{directory}: no sweep has been launched here; give its --results directory")
+    return directory
+
+
+def _headline(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("# ") if first.startswith("#") else ""
+
+
+def _quarantine_message(prepared: Prepared, progress: Progress) -> str:
+    bad = publish.read_run(prepared.layout).get("quarantined", [])
+    lines = [f"  {each['unit']} after {each['attempts']} attempts: {each['message']}" for each in bad]
+    return "\n".join([f"{len(progress.todo)} units are missing; the same command tries them again", *lines])

@@ -1,0 +1,160 @@
+"""What the commands show: progress while they run, tables at the end. Only this file and `cli` print.
+
+On a terminal progress is a bar; elsewhere it is a line now and then. With --json everything but the one JSON document
+goes to standard error.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rmpsweep.plan import Unit
+from rmpsweep.stats import best_trials
+
+LINE_EVERY_S = 5.0
+PLAIN_WIDTH = 120
+
+
+class Display:
+    """One command's output."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = PLAIN_WIDTH
+
+    def line(self, text: str) -> None:
+        """One line of text."""
+        self.console.print(text, markup=False)
+
+    def document(self, value: Any) -> None:
+        """The JSON document, if it was asked for."""
+        if self.as_json:
+            print(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """A table; numbers to the right."""
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        body = [[_cell(value) for value in row] for row in rows]
+        for i, column in enumerate(columns):
+            numeric = all(row[i][:1].isdigit() or row[i] in ("–", "") for row in body)
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        for row in body:
+            table.add_row(*row)
+        self.console.print(table, markup=False)
+
+    def trials(self, trials: Sequence[Mapping[str, Any]]) -> None:
+        """Every trial with the settings that vary; the others once."""
+        fixed = {k: v for k, v in trials[0].items() if all(trial[k] == v for trial in trials)}
+        if len(trials) == 1:
+            fixed.pop("trial_id")
+        columns = [k for k in trials[0] if k not in fixed]
+        self.table("Trials", columns, [[trial[k] for k in columns] for trial in trials])
+        self.line("  in every trial: " + ", ".join(f"{k} {v}" for k, v in fixed.items()))
+
+    def epoch(self, report: Any) -> None:
+        """A training epoch."""
+        self.line(
+            f"epoch {report.epoch}/{report.epochs}  loss {report.loss:.3f}  train {report.train_accuracy:.2%}  "
+            f"test {report.test_accuracy:.2%}  {report.seconds:.1f} s  ETA {duration(report.eta_s)}"
+        )
+
+    def units(self, todo: Sequence[Unit], num_workers: int) -> "UnitProgress":
+        """Progress over units."""
+        return UnitProgress(self, todo, num_workers)
+
+    def summary(self, summary: Any) -> None:
+        """The best trial of each reset."""
+        columns = ("reset", "best α", "threshold", "T within 1 point", "accuracy", "ANN", "firing rate", "images")
+        rows = []
+        for b in best_trials(summary).values():
+            accuracy = f"{b.final_accuracy:.2%} at T = {b.time_steps}"
+            rate = f"{b.firing_rate:.4f}"
+            ann = f"{b.ann_accuracy:.2%}"
+            rows.append((b.reset, f"{b.alpha:g}", b.threshold, b.time_steps_within_1pt, accuracy, ann, rate, b.images))
+        self.table("Best trial of each reset", columns, rows)
+
+
+class UnitProgress:
+    """Images x time steps done, rate and ETA; failures as they happen. A context manager."""
+
+    def __init__(self, display: Display, todo: Sequence[Unit], num_workers: int) -> None:
+        self.display, self.num_units = display, len(todo)
+        self.total = sum(unit.image_steps for unit in todo)
+        self.done = self.units = self.failures = 0
+        self.began = self.shown = time.monotonic()
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+            console=display.console, disable=not display.console.is_terminal,
+        )  # fmt: skip
+        self.task = self.bar.add_task(f"{self.num_units} units, {num_workers} workers", total=self.total, rate="")
+
+    def __enter__(self) -> "UnitProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def event(self, kind: str, value: Any) -> None:
+        """What `driver.execute` reports."""
+        if kind == "done":
+            self.units += 1
+            self.done += value.job.unit.image_steps
+        else:
+            outcome = value.outcome if kind == "quarantined" else value
+            self.failures += kind != "retry"
+            self.display.line(f"unit {outcome.job.job_id}: {kind}: {outcome.message}")
+        elapsed = time.monotonic() - self.began
+        rate = self.done / elapsed if elapsed else 0.0
+        shown_rate = f"{quantity(rate)} image-steps/s" + (f", {self.failures} failed" if self.failures else "")
+        self.bar.update(self.task, completed=self.done, rate=shown_rate)
+        due = time.monotonic() > self.shown + LINE_EVERY_S or self.units == self.num_units
+        if self.bar.disable and due and rate:
+            self.shown = time.monotonic()
+            eta = duration((self.total - self.done) / rate)
+            self.display.line(f"{self.units}/{self.num_units} units  {shown_rate}  ETA {eta}")
+
+
+def plan_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The plan's figures as (name, value)."""
+    return [(key.replace("_", " "), _cell(value)) for key, value in estimate.items()]
+
+
+def quantity(value: float) -> str:
+    """1234567 -> "1.23 M"."""
+    for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g} {suffix}"
+    return f"{value:.3g} "
+
+
+def duration(seconds: float) -> str:
+    """3725 -> "1 h 2 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def error(message: str) -> None:
+    """An error, on standard error."""
+    print(f"error: {message}", file=sys.stderr)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,261 @@
+"""The verbs of the main command, in order: prepare, inspect, train, calibrate, save, evaluate; then `publish`.
+
+Each takes what the one before returned; none prints. torch and ray are imported by the verbs that need them.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rmpsweep import results as files
+from rmpsweep.data import cache_dir, open_split
+from rmpsweep.driver import Event, Execution, Pool, execute
+from rmpsweep.errors import CalibrationError, InputError, NetworkError, ResultsError, StorageError
+from rmpsweep.models.recipe import Recipe, digest, read_card
+from rmpsweep.models.weights import file_sha256
+from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_plan, pending
+from rmpsweep.results import Journal, Layout, scan
+from rmpsweep.schema import Setting, Sweep
+from rmpsweep.sweep import dump_sweep, parse_sweep
+
+Thresholds = Mapping[str, Mapping[str, Sequence[float]]]
+"""calibration_id -> layer -> thresholds."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights are or will be; recipe: how to make them, None where they exist."""
+
+    path: Path
+    identity: str
+    recipe: Recipe | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep with everything it depends on found, and its plan."""
+
+    sweep: Sweep
+    layout: Layout
+    weights: Weights
+    plan: Plan
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a sweep stands on disk: thresholds known, unit files that count, units to do."""
+
+    thresholds: Thresholds
+    journal: Journal
+    todo: tuple[Unit, ...]
+
+
+def prepare(sweep: Sweep, results: Path | None = None, limit: int | None = None) -> Prepared:
+    """Open the data, find the weights, make the plan. Writes nothing but the data's index in the cache.
+
+    Raises:
+        DataError, NetworkError: data or weights are missing or unusable. ResultsError, StorageError: the
+            directory is another sweep's, or cannot be written.
+    """
+    layout = Layout(results or Path("results") / sweep.name)
+    check_directory(layout, sweep)
+    data = sweep.data
+    split = open_split(data.source, data.path, data.split, data.transform, download=True)
+    calibration = open_split(data.source, data.path, data.calibration_split, data.transform)
+    weights = find_weights(sweep)
+    facts = Facts(
+        weights.identity, split.fingerprint, calibration.fingerprint, split.num_images, calibration.num_images
+    )
+    return Prepared(sweep, layout, weights, make_plan(sweep, facts, limit), split.name)
+
+
+def reopen(results: Path) -> Prepared:
+    """What was launched in a results directory, from the directory alone. Raises ResultsError, StorageError."""
+    layout = Layout(results)
+    saved = files.read_json(layout.plan)
+    if saved is None or not layout.sweep.is_file():
+        raise ResultsError(f"{results}: no sweep has been launched here; give a sweep's name or its results directory")
+    sweep = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))
+    trials = tuple(Trial(t["trial_id"], t["calibration_id"], Setting(**t["setting"])) for t in saved["trials"])
+    plan = Plan(
+        saved["context"], Facts(**saved["facts"]), trials, tuple(saved["time_steps"]), saved["limit"],
+        saved["shard_size"],
+    )  # fmt: skip
+    return Prepared(sweep, layout, Weights(Path(), plan.facts.weights, None), plan, saved["dataset"])
+
+
+def check_directory(layout: Layout, sweep: Sweep) -> None:
+    """Refuse a directory that holds another sweep or something else, or cannot be written."""
+    root = layout.root
+    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise StorageError(f"{root}: {existing} is not a directory that can be written; name another with --results")
+    if not root.is_dir() or not any(root.iterdir()):
+        return
+    if not layout.sweep.is_file():
+        raise ResultsError(f"{root}: is not empty and holds no sweep; name another with --results")
+    other = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))
+    for key in ("name", "network.label", "data.source", "data.split", "data.transform"):
+        ours, theirs = (functools.reduce(getattr, key.split("."), each) for each in (sweep, other))
+        if ours != theirs:
+            raise ResultsError(
+                f"{root}: holds the results of another sweep ({key.removesuffix('.label')} {theirs!r}, here {ours!r}); "
+                "name another with --results"
+            )
+
+
+def find_weights(sweep: Sweep) -> Weights:
+    """The weights file, or the recipe and where it will put its weights. Raises NetworkError, DataError."""
+    network = sweep.network
+    if network.weights is not None and network.weights.exists():
+        return Weights(network.weights, file_sha256(network.weights), None)
+    if network.train is None:
+        raise NetworkError(f"network.weights: {network.weights}: no such file; train names a recipe that makes them")
+    return trained_weights(network.train, network.weights)
+
+
+def trained_weights(recipe: Recipe, path: Path | None = None) -> Weights:
+    """What a recipe has made, if it has; kept in the cache unless a path is given. Raises DataError."""
+    split = open_split(recipe.source, recipe.path, recipe.split, recipe.transform, download=True)
+    recipe_digest = digest(recipe, split.fingerprint)
+    path = path or cache_dir() / "weights" / f"{recipe.name}-{recipe_digest[:16]}.safetensors"
+    card = read_card(path)
+    if card is not None and card.recipe_digest == recipe_digest and path.is_file():
+        found = file_sha256(path)
+        if found == card.weights_sha256:
+            return Weights(path, found, None)
+    return Weights(path, recipe_digest, recipe)
+
+
+def train(prepared: Prepared, on_epoch: Callable[[Any], None]) -> Prepared:
+    """Make the weights if they are missing, and plan again with their identity. Raises NetworkError, StorageError."""
+    if prepared.weights.recipe is None:
+        return prepared
+    train_recipe(prepared.weights.recipe, prepared.weights.path, on_epoch)
+    weights = find_weights(prepared.sweep)
+    facts = replace(prepared.plan.facts, weights=weights.identity)
+    return replace(prepared, weights=weights, plan=make_plan(prepared.sweep, facts, prepared.plan.limit))
+
+
+def train_recipe(recipe: Recipe, path: Path, on_epoch: Callable[[Any], None]) -> Any:
+    """Train and save; returns the card."""
+    from rmpsweep.models.training import train
+
+    splits = [open_split(recipe.source, recipe.path, s, recipe.transform) for s in (recipe.split, recipe.test_split)]
+    return train(recipe, splits[0], splits[1], path, on_epoch)
+
+
+def inspect(prepared: Prepared) -> Progress:
+    """Read thresholds and unit files from disk; changes nothing."""
+    thresholds = {}
+    for trial in prepared.plan.trials:
+        path = prepared.layout.thresholds(trial.calibration_id)
+        if trial.calibration_id not in thresholds and path.is_file():
+            thresholds[trial.calibration_id] = files.read_thresholds(path)
+    journal = scan(prepared.layout, prepared.plan.context, _provenance(prepared.plan, thresholds))
+    return Progress(thresholds, journal, tuple(pending(prepared.plan, journal.done)))
+
+
+def check_network(prepared: Prepared) -> None:
+    """Build, load and convert the network once, before any cluster time is spent. Raises NetworkError, DataError."""
+    from rmpsweep.worker import load_network, open_evaluated
+
+    load_network(prepared.sweep, prepared.weights.path, open_evaluated(prepared.sweep))
+
+
+def open_pool(
+    prepared: Prepared, *, inline: bool = False, actors: int | None = None, address: str | None = None
+) -> Any:
+    """Start the workers. Raises ClusterError, or what a worker's setup raises."""
+    from rmpsweep.pools import InlinePool, RayPool
+
+    make_worker = functools.partial(
+        _make_worker, prepared.sweep, prepared.weights.path.absolute(), prepared.layout.root.absolute()
+    )
+    if inline:
+        return InlinePool(make_worker)
+    run = prepared.sweep.run
+    return RayPool(make_worker, actors or run.actors, address=address, gpus_per_worker=run.gpus_per_actor)
+
+
+def calibrate(
+    prepared: Prepared, known: Thresholds, pool: Pool, stop: Callable[[], bool] = lambda: False
+) -> Thresholds:
+    """Find the thresholds that are not known yet; nothing is written.
+
+    Raises:
+        CalibrationError, or another InputError: what a worker found. KeyboardInterrupt: stopped before the end.
+    """
+    from rmpsweep.worker import CalibrationJob
+
+    missing = {t.calibration_id: t.setting for t in prepared.plan.trials if t.calibration_id not in known}
+    calibration = prepared.sweep.calibration
+    ids = calibration_ids(prepared.plan.facts.num_calibration_images, calibration.images, calibration.seed)
+    jobs = [CalibrationJob(key, setting, tuple(ids.tolist())) for key, setting in missing.items()]
+    execution = execute(jobs, pool, prepared.sweep.run.retries, stop=stop)
+    if execution.interrupted:
+        raise KeyboardInterrupt
+    for bad in execution.quarantined:
+        rule = f"{bad.outcome.job.setting.threshold} by {bad.outcome.job.setting.granularity}"
+        if isinstance(bad.outcome.error, InputError):
+            raise type(bad.outcome.error)(f"calibration {rule}: {bad.outcome.error}")
+        raise CalibrationError(f"calibration {rule} failed {bad.attempts} times: {bad.outcome.message}")
+    return {**known, **{outcome.job.job_id: outcome.report.thresholds for outcome in execution.outcomes}}
+
+
+def save(prepared: Prepared, thresholds: Thresholds) -> None:
+    """Write what was launched, where it changed: resolved sweep, plan, thresholds. The first write of a launch."""
+    layout, plan = prepared.layout, prepared.plan
+    files.write_text(layout.sweep, dump_sweep(prepared.sweep))
+    files.write_json(layout.plan, plan_json(prepared))
+    for calibration_id, values in thresholds.items():
+        path = layout.thresholds(calibration_id)
+        if not path.is_file() and any(t.calibration_id == calibration_id for t in plan.trials):
+            files.write_thresholds(path, values)
+
+
+def evaluate(
+    prepared: Prepared, progress: Progress, pool: Pool, on_event: Event, stop: Callable[[], bool]
+) -> Execution:
+    """Compute the missing units."""
+    from rmpsweep.worker import EvaluationJob
+
+    trials = {t.trial_id: (t.setting, progress.thresholds[t.calibration_id]) for t in prepared.plan.trials}
+    context = prepared.plan.context
+    jobs = [
+        EvaluationJob(unit.unit_id(context), unit, context, {t: trials[t] for t, _ in unit.work if t != ANN})
+        for unit in progress.todo
+    ]
+    return execute(jobs, pool, prepared.sweep.run.retries, on_event, stop)
+
+
+def _make_worker(sweep: Sweep, weights: Path, results: Path, threads: int | None) -> Any:
+    from rmpsweep.worker import Worker, WorkerSpec
+
+    return Worker(WorkerSpec(sweep, weights, results, threads))
+
+
+def _provenance(plan: Plan, thresholds: Thresholds) -> dict[str, str]:
+    digests = {key: files.thresholds_digest(values) for key, values in thresholds.items()}
+    return {t.trial_id: digests.get(t.calibration_id, "unknown") for t in plan.trials}
+
+
+def plan_json(prepared: Prepared) -> dict[str, Any]:
+    """What plan.json holds; `reopen` reads it."""
+    plan = prepared.plan
+    return {
+        "context": plan.context,
+        "dataset": prepared.dataset,
+        "facts": asdict(plan.facts),
+        "limit": plan.limit,
+        "shard_size": plan.shard_size,
+        "time_steps": list(plan.time_steps),
+        "trials": [
+            {"trial_id": t.trial_id, "calibration_id": t.calibration_id, "setting": t.setting.model_dump()}
+            for t in plan.trials
+        ],
+    }

@@ -1,0 +1,170 @@
+"""From unit files to what people read: tables, report, MLflow, and run.json. The last verbs of the main command."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+
+from rmpsweep import environment
+from rmpsweep import results as files
+from rmpsweep.driver import Execution, Quarantined
+from rmpsweep.merge import Tables, merge
+from rmpsweep.pipeline import Prepared, Progress, plan_json
+from rmpsweep.plan import ANN
+from rmpsweep.results import Layout
+from rmpsweep.sweep import dump_sweep
+
+
+def record(prepared: Prepared, execution: Execution, devices: Sequence[str], began: float) -> None:
+    """Add this launch to run.json."""
+    run = files.read_json(prepared.layout.run) or {"created_ms": int(time.time() * 1000), "launches": []}
+    units = [outcome.job.unit for outcome in execution.outcomes]
+    seconds = sum(outcome.report.seconds for outcome in execution.outcomes)
+    run |= {
+        "versions": environment.versions(),
+        "git": environment.git(),
+        "hardware": environment.hardware(),
+        "devices": sorted(set(devices)),
+    }
+    run["quarantined"] = [_quarantined_json(bad) for bad in execution.quarantined]
+    run["launches"].append(
+        {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+            "wall_s": round(time.time() - began, 3),
+            "workers": len(devices),
+            "units": len(units),
+            "image_steps": sum(unit.image_steps for unit in units),
+            "worker_s": round(seconds, 3),
+            "interrupted": execution.interrupted,
+        }
+    )
+    files.write_json(prepared.layout.run, run)
+
+
+def publish(
+    prepared: Prepared, progress: Progress, mlflow_uri: str | None, *, allow_partial: bool = False
+) -> Tables | None:
+    """Merge, report and log; None when all that has been done for exactly these results.
+
+    Raises:
+        ResultsError: results are missing and allow_partial is not set. TrackingError: MLflow cannot be used.
+    """
+    run = files.read_json(prepared.layout.run) or {}
+    state = _state(prepared, progress, mlflow_uri)
+    outputs = (prepared.layout.predictions, prepared.layout.summary, prepared.layout.activity, prepared.layout.report)
+    if run.get("published") == state and all(path.is_file() for path in outputs):
+        return None
+    tables = merge_tables(prepared, progress, allow_partial=allow_partial)
+    write_report(prepared, tables)
+    if mlflow_uri is not None:
+        log(prepared, tables, mlflow_uri)
+    files.write_json(prepared.layout.run, run | {"published": state})
+    return tables
+
+
+def merge_tables(prepared: Prepared, progress: Progress, *, allow_partial: bool = False) -> Tables:
+    """Make and write the three tables."""
+    scales = {
+        t.trial_id: progress.thresholds[t.calibration_id]["input"][0]
+        for t in prepared.plan.trials
+        if t.calibration_id in progress.thresholds
+    }
+    tables = merge(
+        prepared.plan, progress.journal.results, prepared.sweep.network.label, prepared.dataset, scales,
+        allow_partial=allow_partial,
+    )  # fmt: skip
+    layout = prepared.layout
+    files.write_table(layout.predictions, tables.predictions, files.PREDICTIONS_SCHEMA)
+    files.write_table(layout.summary, tables.summary, files.SUMMARY_SCHEMA)
+    files.write_table(layout.activity, tables.activity, files.ACTIVITY_SCHEMA)
+    return tables
+
+
+def read_tables(layout: Layout) -> Tables:
+    """The tables as they were merged last. Raises StorageError."""
+    return Tables(
+        files.read_table(layout.predictions, files.PREDICTIONS_SCHEMA),
+        files.read_table(layout.summary, files.SUMMARY_SCHEMA),
+        files.read_table(layout.activity, files.ACTIVITY_SCHEMA),
+    )
+
+
+def write_report(prepared: Prepared, tables: Tables) -> None:
+    """Write report.html."""
+    from rmpsweep.report import ReportInfo, render
+
+    run = files.read_json(prepared.layout.run) or {}
+    ann = tables.predictions.filter(pc.equal(tables.predictions["trial_id"], ANN))
+    info = ReportInfo(
+        name=prepared.sweep.name,
+        network=prepared.sweep.network.label,
+        dataset=prepared.dataset,
+        ann_correct=int(pc.sum(ann["correct"]).as_py() or 0),
+        ann_images=ann.num_rows,
+        images_planned=prepared.plan.limit,
+        versions=run.get("versions", {}),
+        hardware=run.get("hardware", ""),
+        sweep_yaml=dump_sweep(prepared.sweep),
+        quarantined=[(bad["unit"], bad["message"]) for bad in run.get("quarantined", [])],
+    )
+    page = render(tables.summary, tables.activity, tables.predictions, info)
+    files.write_text(prepared.layout.report, page)
+
+
+def log(prepared: Prepared, tables: Tables, mlflow_uri: str) -> Any:
+    """Log to MLflow; logging the same again changes nothing. Raises TrackingError."""
+    from rmpsweep.tracking import SweepRecord, log_sweep
+
+    run = files.read_json(prepared.layout.run) or {}
+    sweep, plan, layout = prepared.sweep, prepared.plan, prepared.layout
+    written = (layout.sweep, layout.plan, layout.summary, layout.activity, layout.predictions, layout.report)
+    entry = SweepRecord(
+        sweep_id=plan.context,
+        name=sweep.name,
+        experiment=sweep.mlflow.experiment or sweep.name,
+        network=sweep.network.label,
+        dataset=prepared.dataset,
+        dataset_digest=plan.facts.data,
+        created_ms=run.get("created_ms", 0),
+        params={"weights_sha256": plan.facts.weights, "data_fingerprint": plan.facts.data},
+        tags={"hardware": run.get("hardware", ""), **{f"version.{k}": v for k, v in run.get("versions", {}).items()}},
+        artifacts=tuple(path for path in written if path.is_file()),
+    )
+    return log_sweep(mlflow_uri, entry, tables.summary)
+
+
+def mlflow_uri(prepared: Prepared, option: str | None) -> str | None:
+    """Where to log: the option, else the sweep file's, else a database in the results; None for "none"."""
+    uri = option or prepared.sweep.mlflow.tracking_uri or f"sqlite:///{prepared.layout.database.absolute()}"
+    return None if uri == "none" else uri
+
+
+def _state(prepared: Prepared, progress: Progress, mlflow_uri: str | None) -> str:
+    units = sorted(result.unit.unit_id(result.context) for result in progress.journal.results)
+    text = repr((plan_json(prepared), dump_sweep(prepared.sweep), units, mlflow_uri))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _quarantined_json(bad: Quarantined) -> dict[str, Any]:
+    return {
+        "unit": bad.outcome.job.job_id,
+        "positions": [bad.outcome.job.unit.start, bad.outcome.job.unit.stop],
+        "attempts": bad.attempts,
+        "message": bad.outcome.message,
+        "detail": bad.outcome.detail,
+    }
+
+
+def read_run(layout: Layout) -> dict[str, Any]:
+    """What run.json holds; empty before the first launch has ended."""
+    return files.read_json(layout.run) or {}
+
+
+def measured_rate(layout: Layout) -> float | None:
+    """Image-steps per second of the last launch that computed something; None before."""
+    rates = [
+        each["image_steps"] / each["wall_s"] for each in read_run(layout).get("launches", []) if each["image_steps"]
+    ]
+    return rates[-1] if rates else None
