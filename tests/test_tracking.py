@@ -35,19 +35,11 @@ HARD = [row("bb", 32, 30, reset="hard"), row("bb", 64, 80, reset="hard"), row("b
 
 
 def record_in(directory):
-    (directory / "report.html").write_text("first")
-    return SweepRecord(
-        sweep_id=os.urandom(8).hex(),
-        name="cifar10-resnet20",
-        experiment=f"cifar10 {directory.name}",
-        network="resnet20",
-        dataset="cifar10",
-        dataset_digest="d" * 64,
-        created_ms=CREATED_MS,
-        params={"calibration": "512 images"},
-        tags={"git": "abc"},
-        artifacts=(directory / "report.html",),
-    )
+    report = directory / "report.html"
+    report.write_text("first")
+    sweep_id, experiment, digest = os.urandom(8).hex(), f"cifar10 {directory.name}", "d" * 64
+    named = ("cifar10-resnet20", experiment, "resnet20", "cifar10", digest)
+    return SweepRecord(sweep_id, *named, CREATED_MS, {"calibration": "512 images"}, {"git": "abc"}, (report,))
 
 
 @pytest.fixture
@@ -74,7 +66,7 @@ def server_uri(tmp_path_factory):
     try:
         deadline = time.monotonic() + 120
         while not answers(port):
-            assert server.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
+            assert (server.poll(), time.monotonic() < deadline) == (None, True), (home / "log").read_text()
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -192,12 +184,10 @@ def test_a_new_trial_and_a_new_time_step_only_add(uri, record):
     logged = log(uri, record, SOFT + HARD + [added])
     assert (logged.runs_created, logged.runs_total) == (1, 3)
     after = everything(uri, record)["aa"]
-    assert after[0]["_run_id"] == before[0]["_run_id"]
-    assert after[2] == before[2]
-    for key in (*STEP_METRICS, "accuracy_T48"):
-        new = [point for point in after[3][key] if point not in before[3].get(key, [])]
-        assert [point[2] for point in new] == [added["accuracy" if key == "accuracy_T48" else key]]
-        assert len(after[3][key]) == len(before[3].get(key, [])) + 1
+    assert (after[0]["_run_id"], after[2]) == (before[0]["_run_id"], before[2])
+    for key in STEP_METRICS:
+        assert sorted([*before[3][key], (48, 100, added[key])]) == after[3][key]
+    assert after[3]["accuracy_T32"] == before[3]["accuracy_T32"]
     assert runs_of(uri, record)["aa"].data.metrics["time_steps_within_1pt"] == 48
     assert runs_of(uri, record)[""].data.metrics["trials"] == 2
 
@@ -222,8 +212,8 @@ def test_files_are_uploaded_only_when_they_change(sqlite_uri, record):
     plan.write_text("plan")
     record = replace(record, artifacts=(*record.artifacts, plan))
     logged = log(sqlite_uri, record, SOFT)
-    database = Path(sqlite_uri.removeprefix("sqlite:///"))
-    stored = database.parent / "mlartifacts" / logged.parent_run_id / "artifacts"
+    home = Path(sqlite_uri.removeprefix("sqlite:///")).parent
+    stored = home / "mlartifacts" / logged.parent_run_id / "artifacts"
     for file in stored.iterdir():
         os.utime(file, ns=(0, 0))
     plan.write_text("another plan")
@@ -243,18 +233,15 @@ def test_changed_tags_replace_and_params_of_any_length_and_number_fit(sqlite_uri
     assert len(history(sqlite_uri, runs["aa"], "accuracy")) == 250
 
 
-NAMES = [
-    ({"alpha": 1.0}, "soft α=1 vin_max"),
-    ({"threshold": "vin_p99.7", "granularity": "channel"}, "soft α=0.8 vin_p99.7 granularity=channel"),
-    ({"encoding": "poisson", "seed": 3, "reset": "hard"}, "hard α=0.8 vin_max encoding=poisson seed=3"),
-]
-
-
 def test_run_names_say_what_is_unusual(sqlite_uri, record):
-    rows = [row(str(i), 32, 50, **setting) for i, (setting, _) in enumerate(NAMES)]
-    log(sqlite_uri, record, rows)
-    runs = runs_of(sqlite_uri, record)
-    assert [runs[str(i)].info.run_name for i in range(len(NAMES))] == [name for _, name in NAMES]
+    settings = {
+        "soft α=1 vin_max": {"alpha": 1.0},
+        "soft α=0.8 vin_p99.7 granularity=channel": {"threshold": "vin_p99.7", "granularity": "channel"},
+        "hard α=0.8 vin_max encoding=poisson seed=3": {"encoding": "poisson", "seed": 3, "reset": "hard"},
+    }
+    log(sqlite_uri, record, [row(name, 32, 50, **setting) for name, setting in settings.items()])
+    names = {trial_id: run.info.run_name for trial_id, run in runs_of(sqlite_uri, record).items() if trial_id}
+    assert names == {name: name for name in settings}
 
 
 def test_the_current_directory_is_ignored_and_nothing_is_printed(tmp_path):
@@ -276,13 +263,6 @@ def test_a_deleted_run_is_made_again(sqlite_uri, record):
     second = log(sqlite_uri, record, SOFT)
     assert (second.runs_created, second.runs_total) == (1, 2)
     assert runs_of(sqlite_uri, record)["aa"].data.tags["mlflow.parentRunId"] == second.parent_run_id
-
-
-def test_a_deleted_experiment_is_an_error(sqlite_uri, record):
-    logged = log(sqlite_uri, record, SOFT)
-    client_of(sqlite_uri).delete_experiment(logged.experiment_id)
-    with pytest.raises(TrackingError, match="deleted"):
-        log(sqlite_uri, record, SOFT)
 
 
 def test_a_server_that_is_not_there_is_an_error_soon_and_keeps_the_password(record):
@@ -317,9 +297,9 @@ BAD_URIS = """
 """
 
 
-@pytest.mark.parametrize("good", GOOD_URIS.split())
-def test_good_uris(good):
-    check_uri(good)
+def test_good_uris():
+    for uri in GOOD_URIS.split():
+        check_uri(uri)
 
 
 @pytest.mark.parametrize("bad", ["", *BAD_URIS.split()])

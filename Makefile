@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+demo: .venv/.installed  ## install, then run the quickstart sweep: one small network on this machine
+	$(BIN)/rmpsweep launch quickstart
+
+test: lint  ## lint, then all tests
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-test  ## style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:  ## remove the environment and the caches; results stay
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install -q -e .
+	touch $@
+
+.venv/.installed-test: pyproject.toml | .venv/bin/pip
+	$(BIN)/pip install -q -e '.[test]'
+	touch .venv/.installed $@
