@@ -61,9 +61,9 @@ def launch(
     if progress.todo:
         prepared = _trained(prepared, display)
         pipeline.check_network(prepared)
-        with _interruptible(display) as stop, contextlib.closing(
-            pipeline.open_pool(prepared, inline=inline, actors=actors, address=address)
-        ) as pool:  # fmt: skip
+        opened = pipeline.open_pool(prepared, inline=inline, actors=actors, address=address)
+        # Ray takes over the signal handlers when it starts: ours are set after that
+        with contextlib.closing(opened) as pool, _interruptible(display) as stop:
             thresholds = pipeline.calibrate(prepared, pipeline.inspect(prepared).thresholds, pool, stop)
             pipeline.save(prepared, thresholds)
             progress = pipeline.inspect(prepared)
@@ -102,17 +102,23 @@ def launch(
 
 @app.command()
 def plan(
-    sweep: SweepArgument, results: ResultsOption = None, limit: LimitOption = None, set_: SetOption = None,
+    sweep: SweepArgument, results: ResultsOption = None, limit: LimitOption = None, actors: ActorsOption = None,
+    inline: InlineOption = False, address: AddressOption = None, mlflow: MlflowOption = None, set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Show what launch would do; changes nothing.
+    """Show what launch would do with the same options; changes nothing.
 
     Usage: rmpsweep plan quickstart --set 'grid.alpha={start: 0.1, stop: 1, num: 10}'
     """
     display = Display(json_)
     prepared = pipeline.prepare(load_sweep(sweep, set_ or ()), results, limit)
+    uri = publish.mlflow_uri(prepared, mlflow)
+    if uri is not None:
+        check_uri(uri)
     progress = pipeline.inspect(prepared)
-    figures, trials = overview.plan_figures(prepared, progress), overview.trial_rows(prepared)
+    workers = 1 if inline else actors or prepared.sweep.run.actors
+    figures, trials = overview.plan_figures(prepared, progress, workers), overview.trial_rows(prepared)
+    figures |= {"where": "this process" if inline else f"Ray, {address or 'started here'}", "mlflow": uri}
     display.table(f"Plan of {prepared.sweep.name}", ("", ""), plan_rows(figures))
     display.trials(trials)
     display.document(figures | {"trials": trials})
@@ -178,14 +184,16 @@ def log(
 
 
 @app.command()
-def report(target: TargetArgument, results: ResultsOption = None) -> None:
+def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOption = False) -> None:
     """Write report.html again from the merged tables.
 
     Usage: rmpsweep report quickstart
     """
     prepared = pipeline.reopen(_directory(target, results))
     publish.write_report(prepared, publish.read_tables(prepared.layout))
-    Display(False).line(str(prepared.layout.report))
+    display = Display(json_)
+    display.line(str(prepared.layout.report))
+    display.document({"report": str(prepared.layout.report)})
 
 
 @app.command()

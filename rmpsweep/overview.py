@@ -6,9 +6,8 @@ from rmpsweep.pipeline import Prepared, Progress
 from rmpsweep.publish import measured_rate, read_run
 
 
-def plan_figures(prepared: Prepared, progress: Progress) -> dict[str, Any]:
-    """What a launch would do; eta_s from the last launch's rate, None before there was one."""
-    rate = measured_rate(prepared.layout)
+def plan_figures(prepared: Prepared, progress: Progress, workers: int | None) -> dict[str, Any]:
+    """What a launch would do; workers: None where the cluster decides."""
     left = image_steps_left(progress)
     return {
         "trials": len(prepared.plan.trials),
@@ -19,7 +18,8 @@ def plan_figures(prepared: Prepared, progress: Progress) -> dict[str, Any]:
         "units_missing": len(progress.todo),
         "image_steps_missing": left,
         "weights": "to be trained" if prepared.weights.recipe else str(prepared.weights.path),
-        "eta_s": None if rate is None else round(left / rate),
+        "workers": workers,
+        "eta_s": _eta_s(prepared, left, workers),
     }
 
 
@@ -39,13 +39,12 @@ def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
     for trial, steps in prepared.plan.work:
         cells = prepared.plan.limit * len(steps)
         trials.append({"trial_id": trial, "done": cells - missing[trial], "cells": cells, **settings.get(trial, {})})
-    rate = measured_rate(prepared.layout)
     return {
         "name": prepared.sweep.name,
         "trials": trials,
         "units_left": len(progress.todo),
         "image_steps_left": image_steps_left(progress),
-        "eta_s": None if rate is None else round(image_steps_left(progress) / rate),
+        "eta_s": _eta_s(prepared, image_steps_left(progress), None),
         "rejected": dict(progress.journal.rejected),
         "quarantined": read_run(prepared.layout).get("quarantined", []) if progress.todo else [],
     }
@@ -54,3 +53,12 @@ def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
 def image_steps_left(progress: Progress) -> int:
     """Images x time steps still to be simulated."""
     return sum(unit.image_steps for unit in progress.todo)
+
+
+def _eta_s(prepared: Prepared, image_steps: int, workers: int | None) -> int | None:
+    """Seconds at the last launch's rate per worker, with as many workers or so many; None before there was one."""
+    measured = measured_rate(prepared.layout)
+    if measured is None:
+        return None
+    rate, measured_workers = measured
+    return round(image_steps / (rate * (workers or measured_workers)))

@@ -80,12 +80,17 @@ def reopen(results: Path) -> Prepared:
     if saved is None or not layout.sweep.is_file():
         raise ResultsError(f"{results}: no sweep has been launched here; give a sweep's name or its results directory")
     sweep = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))
-    trials = tuple(Trial(t["trial_id"], t["calibration_id"], Setting(**t["setting"])) for t in saved["trials"])
-    plan = Plan(
-        saved["context"], Facts(**saved["facts"]), trials, tuple(saved["time_steps"]), saved["limit"],
-        saved["shard_size"],
-    )  # fmt: skip
-    return Prepared(sweep, layout, Weights(Path(), plan.facts.weights, None), plan, saved["dataset"])
+    try:
+        trials = tuple(Trial(t["trial_id"], t["calibration_id"], Setting(**t["setting"])) for t in saved["trials"])
+        plan = Plan(
+            saved["context"], Facts(**saved["facts"]), trials, tuple(saved["time_steps"]), saved["limit"],
+            saved["shard_size"],
+        )  # fmt: skip
+        return Prepared(sweep, layout, Weights(Path(), plan.facts.weights, None), plan, saved["dataset"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"{layout.plan}: not a plan of this version ({type(error).__name__}: {error}); launch the sweep again"
+        ) from error
 
 
 def check_directory(layout: Layout, sweep: Sweep) -> None:

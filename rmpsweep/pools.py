@@ -1,5 +1,6 @@
 """Where workers run: in this process, or as Ray actors. The only file that imports ray."""
 
+import logging
 import os
 import time
 import traceback
@@ -196,6 +197,7 @@ class _Actor:
 
 
 def _start_ray(ray: Any, address: str | None, num_workers: int) -> None:
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # on by default, and says so every time
     cpus = max(num_workers, os.cpu_count() or 1)
     local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     try:

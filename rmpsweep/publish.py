@@ -162,9 +162,10 @@ def read_run(layout: Layout) -> dict[str, Any]:
     return files.read_json(layout.run) or {}
 
 
-def measured_rate(layout: Layout) -> float | None:
-    """Image-steps per second of the last launch that computed something; None before."""
-    rates = [
-        each["image_steps"] / each["wall_s"] for each in read_run(layout).get("launches", []) if each["image_steps"]
-    ]
-    return rates[-1] if rates else None
+def measured_rate(layout: Layout) -> tuple[float, int] | None:
+    """Image-steps per second of one worker, and workers, of the last launch that computed something; None before."""
+    launches = [each for each in read_run(layout).get("launches", []) if each["image_steps"]]
+    if not launches:
+        return None
+    last = launches[-1]
+    return last["image_steps"] / (last["wall_s"] * last["workers"]), last["workers"]

@@ -33,18 +33,22 @@ def load_sweep(sweep: str, changes: Sequence[str] = ()) -> Sweep:
     for change in changes:
         _change(content, change)
         _insert_recipe(content)
-    return cast(Sweep, _validated(TypeAdapter(Sweep), content, path))
+    return cast(Sweep, _validated(Sweep, _expanded(content, path), path))
 
 
 def load_recipe(recipe: str) -> Recipe:
     """Read and check a recipe: a path, or the name of a file in sweeps/recipes/. Raises SweepError."""
     path = _find(recipe, RECIPES, "recipe")
-    return cast(Recipe, _validated(TypeAdapter(Recipe), _read(path), path))
+    return cast(Recipe, _validated(Recipe, _expanded(_read(path), path), path))
 
 
 def parse_sweep(text: str, where: str) -> Sweep:
     """A resolved sweep as `dump_sweep` wrote it. Raises SweepError."""
-    return cast(Sweep, _validated(TypeAdapter(Sweep), yaml.safe_load(text), Path(where)))
+    try:
+        content = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise SweepError(f"{where}: not valid YAML: {_reason(error)}") from error
+    return cast(Sweep, _validated(Sweep, content, Path(where)))
 
 
 def dump_sweep(sweep: Sweep) -> str:
@@ -61,12 +65,14 @@ def _insert_recipe(content: dict[str, Any]) -> None:
     """network.train: the name of a recipe -> the recipe."""
     network = content.get("network")
     if isinstance(network, dict) and isinstance(network.get("train"), str):
-        network["train"] = _read(_find(network["train"], RECIPES, "recipe"))
+        network["train"] = _read(_find(_expanded(network["train"], Path("network.train")), RECIPES, "recipe"))
 
 
 def _find(name: str, directory: Path, what: str) -> Path:
     if Path(name).is_file():
         return Path(name)
+    if Path(name).is_dir():
+        raise SweepError(f"{what} {name!r}: is a directory, expected a YAML file")
     packaged = directory / f"{name.removesuffix('.yaml')}.yaml"
     if "/" not in name and packaged.is_file():
         return packaged
@@ -75,25 +81,42 @@ def _find(name: str, directory: Path, what: str) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses repeated keys, which YAML forbids and PyYAML drops."""
+    """Refuses repeated keys, which YAML forbids and PyYAML drops, and reads 1e-3 as a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if repeated := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"key {repeated[0]!r} is given twice", node.start_mark)
+        keys: list[Any] = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            keys.append(key)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # 1e-3, which PyYAML takes for text: it follows YAML 1.1
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SweepError(f"{path}: not valid YAML: {error}") from error
+        raise SweepError(f"{path}: not valid YAML: {_reason(error)}") from error
     except OSError as error:
         raise SweepError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(content, dict):
-        raise SweepError(f"{path}: got {type(content).__name__}, expected a mapping with keys such as name and network")
-    return cast(dict[str, Any], _expanded(content, path))
+        got = "nothing" if content is None else type(content).__name__
+        raise SweepError(f"{path}: got {got}, expected a mapping with keys such as name and network")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """Where YAML cannot be read and why, in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return str(error).partition("\n")[0]
 
 
 def _expanded(value: Any, path: Path) -> Any:
@@ -118,7 +141,7 @@ def _change(content: dict[str, Any], change: str) -> None:
     try:
         value = _expanded(yaml.load(text, _Loader), Path("--set"))
     except yaml.YAMLError as error:
-        raise SweepError(f"--set {change!r}: the value is not valid YAML: {error}") from error
+        raise SweepError(f"--set {change!r}: the value is not valid YAML: {_reason(error)}") from error
     targets: list[Any] = [content]
     for part in parts[:-1]:
         targets = [target.setdefault(part, {}) for target in targets]
@@ -129,33 +152,48 @@ def _change(content: dict[str, Any], change: str) -> None:
         target[parts[-1]] = value
 
 
-def _validated(adapter: TypeAdapter[Any], content: Any, path: Path) -> Any:
+def _validated(model: type, content: Any, path: Path) -> Any:
     try:
-        return adapter.validate_python(content)
+        return TypeAdapter(model).validate_python(content)
     except ValidationError as error:
-        raise SweepError("\n".join(_line(path, detail) for detail in error.errors())) from None
+        lines = [_line(model, path, detail) for detail in error.errors() if not _follows(detail)]
+        raise SweepError("\n".join(lines)) from None
 
 
-def _line(path: Path, detail: Any) -> str:
+def _follows(detail: Any) -> bool:
+    """A list that is only short because of items that have a line of their own."""
+    return detail["type"] == "too_short" and len(detail["input"]) > 0
+
+
+def _line(model: type, path: Path, detail: Any) -> str:
     where = ".".join(str(part) for part in detail["loc"] if part not in _UNION_TAGS)
     got = detail["input"]
-    if detail["type"] == "extra_forbidden":
-        return f"{path}: {where}: unknown key; expected one of {', '.join(_known_keys(detail['loc']))}"
+    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{path}: {where}: unknown key; expected one of {', '.join(_known_keys(model, detail['loc']))}"
     if detail["type"] == "missing":
         return f"{path}: {where}: missing"
     if detail["type"] == "too_short":
         return f"{path}: {where}: got {got!r}, expected at least one value"
-    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    message = detail["msg"].removeprefix("Value error, ")
+    for pattern, words in _WORDING.items():
+        message = re.sub(pattern, words, message)
     return f"{path}: {where}: {message}" if message.startswith(tuple(Recipe.__dataclass_fields__)) else (
         f"{path}: {where}: got {got!r}, {message}")  # fmt: skip
 
 
 _UNION_TAGS = {"float", "literal['auto']", "constrained-float"}
+_WORDING = {
+    "^Input should be": "expected",
+    "^Keys should be": "expected keys that are",
+    "^String should match pattern": "expected text that matches",
+    "a valid tuple": "a list",
+    r"a valid dictionary( or instance of \w+)?": "a mapping",
+}
 
 
-def _known_keys(location: Sequence[str | int]) -> Iterable[str]:
-    if "train" in location[:-1] or location[0] in Recipe.__dataclass_fields__:
+def _known_keys(model: type, location: Sequence[str | int]) -> Iterable[str]:
+    if model is Recipe or "train" in location[:-1]:
         return Recipe.__dataclass_fields__
     parts = {"network": Network, "data": Data, "calibration": Calibration, "grid": Grid, "run": Run, "mlflow": Mlflow}
-    model = Sweep if len(location) == 1 else parts[str(location[0])]
-    return cast(Iterable[str], model.model_fields)
+    part = Sweep if len(location) == 1 else parts[str(location[0])]
+    return cast(Iterable[str], part.model_fields)

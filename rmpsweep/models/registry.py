@@ -105,9 +105,10 @@ def build_from_module(spec: str) -> "nn.Module":
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # the module is the user's, and runs when it is imported
         raise NetworkError(
-            f"network.module: {spec}: cannot import {module_name} ({error}); is it installed?"
+            f"network.module: {spec}: cannot import {module_name} ({type(error).__name__}: {error}); "
+            "is it installed, or in the current directory?"
         ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):

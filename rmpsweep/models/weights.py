@@ -86,7 +86,8 @@ def _read(path: Path) -> "dict[str, Tensor]":
             return tensors
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        refused = isinstance(error, pickle.UnpicklingError)  # torch's own words tell the user to load it all the same
+        reason = "pickled objects could run code" if refused else str(error).partition("\n")[0] or type(error).__name__
         raise NetworkError(
             f"{path}: damaged, or not a file of plain tensors ({reason}); save model.state_dict()"
         ) from error

@@ -1,0 +1,5 @@
+"""python -m rmpsweep."""
+
+from rmpsweep.cli import main
+
+main()

@@ -1,0 +1,174 @@
+"""The main command from end to end, in processes of its own, on real digits, real Ray and real MLflow."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import rmpsweep
+
+pytestmark = pytest.mark.usefixtures("environment")
+TABLES = ("predictions.parquet", "summary.parquet", "activity.parquet")
+
+
+def tables(results: Path) -> dict[str, bytes]:
+    return {name: (results / name).read_bytes() for name in TABLES}
+
+
+def unit_files(results: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (results / "units").glob("*.parquet")}
+
+
+def test_results_are_the_same_bytes_inline_and_with_one_or_two_actors_and_any_shard_size(write_sweep, tmp_path):
+    found = {}
+    for label, shard_size, options in [
+        ("inline-64", 64, ["--inline"]),
+        ("inline-7", 7, ["--inline"]),
+        ("one-64", 64, ["--actors", 1]),
+        ("two-7", 7, ["--actors", 2]),
+    ]:
+        results = tmp_path / label
+        rmpsweep("launch", write_sweep(shard_size), "--results", results, "--limit", 90, "--mlflow", "none", *options)
+        found[label] = tables(results)
+    reference = found.pop("inline-64")
+    for label, each in found.items():
+        assert each == reference, label
+
+
+def test_second_launch_does_nothing_and_mlflow_gains_no_run(write_sweep, tmp_path):
+    from mlflow import MlflowClient
+
+    results = tmp_path / "results"
+    command = ("launch", write_sweep(), "--results", results, "--limit", 40, "--inline")
+    first = rmpsweep(*command)
+    assert first["units_run"] == 3
+
+    def state():
+        client = MlflowClient(f"sqlite:///{results / 'mlflow.db'}")
+        runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        files = {p: p.stat().st_mtime_ns for p in results.rglob("*") if p.is_file() and "mlflow.db" not in p.name}
+        return {run.info.run_id: run.data.to_dictionary() for run in runs}, files
+
+    before = state()
+    assert len(before[0]) == 6
+    second = rmpsweep(*command)
+    assert second["units_run"] == 0
+    assert second["summary"] == first["summary"]
+    assert state() == before
+
+
+def test_a_new_alpha_a_new_time_step_and_a_larger_limit_compute_only_what_is_missing(write_sweep, tmp_path):
+    sweep, results = write_sweep(), tmp_path / "grown"
+    options = ("--results", results, "--inline", "--mlflow", "none")
+
+    def cells(*change):
+        before = unit_files(results)
+        rmpsweep("launch", sweep, *options, *change)
+        after = unit_files(results)
+        assert {name: after[name] for name in before} == before
+        return sum(pq.ParquetFile(results / "units" / name).metadata.num_rows for name in after.keys() - before.keys())
+
+    assert cells("--limit", 30) == 30 * (5 * 2 + 1)
+    alpha = ("--set", "grid.alpha=[0.5, 0.7, 1.0]")
+    # the three values on both grids: one more α on the first (two resets), two more on the second
+    assert cells("--limit", 30, *alpha) == 30 * 4 * 2
+    steps = (*alpha, "--set", "time_steps=[4, 8, 12]")
+    assert cells("--limit", 30, *steps) == 30 * 9
+    assert cells("--limit", 50, *steps) == 20 * (9 * 3 + 1)
+    assert cells("--limit", 50, "--set", "data.shard_size=9", *steps) == 0
+
+    fresh = tmp_path / "fresh"
+    rmpsweep("launch", sweep, "--results", fresh, "--inline", "--mlflow", "none", "--limit", 50, *steps)
+    assert tables(fresh) == tables(results)
+
+
+def test_damaged_unit_files_are_found_out_and_computed_again(write_sweep, tmp_path):
+    results = tmp_path / "results"
+    command = ("launch", write_sweep(), "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
+    rmpsweep(*command)
+    undisturbed = tables(results)
+    files = sorted((results / "units").glob("*.parquet"))
+    files[0].write_bytes(files[0].read_bytes()[:-100])
+    content = bytearray(files[1].read_bytes())
+    content[40] ^= 4
+    files[1].write_bytes(bytes(content))
+    assert {entry["done"] < entry["cells"] for entry in rmpsweep("status", results)["trials"]} != {False}
+    assert rmpsweep(*command)["units_run"] == 2
+    assert tables(results) == undisturbed
+
+
+def test_lost_thresholds_are_found_again_and_results_kept(write_sweep, tmp_path):
+    results = tmp_path / "results"
+    command = ("launch", write_sweep(), "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
+    rmpsweep(*command)
+    for path in (results / "calibration").glob("*"):
+        path.unlink()
+    assert rmpsweep(*command)["units_run"] == 0
+    rows = pq.read_table(next((results / "calibration").glob("*"))).to_pylist()
+    rows[1]["threshold"] *= 1.5
+    from rmpsweep.results import write_thresholds
+
+    changed: dict[str, list[float]] = {}
+    for row in rows:
+        changed.setdefault(row["layer"], []).append(row["threshold"])
+    write_thresholds(next((results / "calibration").glob("*")), changed)
+    assert rmpsweep(*command)["units_run"] > 0
+
+
+def test_status_merge_report_and_log_work_from_the_results_directory_alone(write_sweep, tmp_path):
+    results = tmp_path / "results"
+    sweep = write_sweep()
+    rmpsweep("launch", sweep, "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
+    sweep.unlink()
+    status = rmpsweep("status", results)
+    assert status["units_left"] == 0
+    assert {row["done"] for row in status["trials"]} == {40, 80}
+    before = tables(results)
+    for name in TABLES:
+        (results / name).unlink()
+    assert rmpsweep("merge", results)["predictions"] == 40 * 11
+    assert tables(results) == before
+    (results / "report.html").unlink()
+    assert rmpsweep("report", results)["report"] == str(results / "report.html")
+    assert "tiny" in (results / "report.html").read_text()
+    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    assert rmpsweep("log", results, "--mlflow", uri)["runs_created"] == 6
+    assert rmpsweep("log", results, "--mlflow", uri)["runs_created"] == 0
+
+
+def test_a_unit_that_cannot_be_computed_is_quarantined_and_the_rest_completes(weights, tmp_path):
+    """A PNG with a good header and no pixels passes the index; its unit fails, the rest is there: exit code 3."""
+    import io
+
+    import numpy as np
+    import pyarrow as pa
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 8), ("test", 24)):
+        rows = []
+        for i in range(number):
+            sink = io.BytesIO()
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(sink, "PNG")
+            content = sink.getvalue()[:45] if (split, i) == ("test", 5) else sink.getvalue()
+            rows.append({"image": {"bytes": content, "path": f"{i:03}.png"}, "label": i % 10})
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
+    from rmpsweep.models.registry import build
+    from rmpsweep.models.weights import save_weights
+
+    colour = tmp_path / "colour.safetensors"
+    save_weights(build("vgg-small", 10, 3, 8), colour)
+    sweep = tmp_path / "poison.yaml"
+    sweep.write_text(
+        f"name: poison\nnetwork: {{name: vgg-small, weights: {colour}}}\n"
+        f"data: {{source: parquet, path: {tmp_path}, transform: unit, shard_size: 4}}\n"
+        "calibration: {images: 8, time_steps: 4}\ngrid: {alpha: [1.0]}\ntime_steps: [2, 4]\n"
+    )
+    results = tmp_path / "results"
+    document = rmpsweep("launch", sweep, "--results", results, "--inline", "--mlflow", "none", expected=3)
+    assert (document["units_run"], document["units_left"]) == (5, 1)
+    assert {row["images"] for row in document["summary"]} == {20}
+    assert {row["images_planned"] for row in document["summary"]} == {24}
+    quarantined = json.loads((results / "run.json").read_text())["quarantined"]
+    assert "005.png" in quarantined[0]["message"]
+    assert "quarantined" in (results / "report.html").read_text()

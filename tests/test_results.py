@@ -1,0 +1,321 @@
+import random
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rmpsweep import results
+from rmpsweep.errors import StorageError
+from rmpsweep.plan import ANN, Unit
+from rmpsweep.results import (
+    CALIBRATION_SCHEMA,
+    UNIT_SCHEMA,
+    LayerActivity,
+    Layout,
+    UnitResult,
+    commit_unit,
+    read_json,
+    read_table,
+    read_thresholds,
+    scan,
+    thresholds_digest,
+    write_json,
+    write_table,
+    write_thresholds,
+)
+
+CONTEXT = "weights and data"
+PROVENANCE = {"a": "thresholds of a", "b": "thresholds of b"}
+
+
+def result_of(unit, context=CONTEXT, provenance=PROVENANCE, rank=0):
+    rows = [
+        {"trial_id": trial, "image_id": 7 * i, "label": i % 3, "time_steps": t, "prediction": 2, "label_rank": rank + i}
+        for trial, steps in unit.work
+        for t in steps
+        for i in range(unit.start, unit.stop)
+    ]
+    activity = (
+        LayerActivity("a", "input", 64, (4, 8), (10, 20), (2**40, 0)),
+        LayerActivity("a", "λ", 2, (4,), (1,), (2,)),
+    )
+    held = {trial: provenance[trial] for trial, _ in unit.work if trial in provenance}
+    return UnitResult(unit, context, held, pa.Table.from_pylist(rows, schema=UNIT_SCHEMA), activity)
+
+
+UNIT = Unit(2, 5, ((ANN, (0,)), ("a", (4, 8)), ("b", (4,))))
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return Layout(tmp_path / "new" / "results")
+
+
+def reason(layout, content=None, name=None):
+    """Why the only unit file does not count, after its bytes were replaced."""
+    path = commit_unit(layout, result_of(UNIT))
+    if content is not None:
+        path.write_bytes(content(path.read_bytes()))
+    if name is not None:
+        path = path.rename(path.with_name(name))
+    journal = scan(layout, CONTEXT, PROVENANCE)
+    assert journal.results == ()
+    assert journal.done == []
+    assert list(journal.rejected) == [path.name]
+    return journal.rejected[path.name]
+
+
+def test_a_committed_unit_is_read_back_as_it_was(layout):
+    result = result_of(UNIT)
+    path = commit_unit(layout, result)
+    journal = scan(layout, CONTEXT, PROVENANCE)
+    assert (journal.results, journal.rejected, journal.done) == ((result,), {}, [UNIT])
+    assert [file.name for file in layout.units.iterdir()] == [path.name] == [f"{UNIT.unit_id(CONTEXT)}.parquet"]
+
+
+def test_every_committed_unit_is_found_in_any_order_of_commits(layout):
+    units = [Unit(start, start + 3, (("a", (4, 8)),)) for start in (0, 3, 6)]
+    for unit in reversed(units):
+        commit_unit(layout, result_of(unit))
+    assert sorted(scan(layout, CONTEXT, PROVENANCE).done, key=lambda unit: unit.start) == units
+
+
+def test_a_directory_without_units_is_empty_and_stays_as_it_is(layout):
+    assert scan(layout, CONTEXT, PROVENANCE).results == ()
+    assert not layout.root.exists()
+
+
+def test_identical_results_are_identical_bytes(tmp_path):
+    result = result_of(UNIT)
+    table = result.predictions
+    in_pieces = pa.concat_tables([table[:1], table[1:5], table[5:]])
+    other_order = dict(reversed(result.provenance.items()))
+    again = replace(result, predictions=in_pieces.combine_chunks(), provenance=other_order)
+    first, second = (commit_unit(Layout(tmp_path / name), each) for name, each in (("x", result), ("y", again)))
+    assert first.read_bytes() == second.read_bytes()
+    assert commit_unit(Layout(tmp_path / "x"), result_of(UNIT, rank=1)).read_bytes() != second.read_bytes()
+
+
+def test_committing_twice_counts_once(layout):
+    commit_unit(layout, result_of(UNIT))
+    commit_unit(layout, result_of(UNIT))
+    assert scan(layout, CONTEXT, PROVENANCE).done == [UNIT]
+
+
+def rewritten(**changed):
+    """The same rows and footer in a sound Parquet file, with columns or footer entries (b"key") replaced."""
+
+    def rewrite(content):
+        table = pq.read_table(pa.BufferReader(content))
+        metadata = {**pq.ParquetFile(pa.BufferReader(content)).metadata.metadata}
+        for key, change in changed.items():
+            if key in table.column_names:
+                column = pa.array(change(table[key].to_pylist()), table.schema.field(key).type)
+                table = table.set_column(table.column_names.index(key), key, column)
+            else:
+                metadata[f"rmpsweep.{key}".encode()] = change(metadata[f"rmpsweep.{key}".encode()])
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(metadata), sink)
+        return sink.getvalue().to_pybytes()
+
+    return rewrite
+
+
+def foreign(content):
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"x": [1, 2]}), sink)
+    return sink.getvalue().to_pybytes()
+
+
+CHECKSUM = "its checksum does not match its contents"
+DAMAGES = {
+    "empty": (lambda content: b"", ""),
+    "first byte only": (lambda content: content[:1], ""),
+    "half": (lambda content: content[: len(content) // 2], ""),
+    "last byte missing": (lambda content: content[:-1], ""),
+    "footer missing": (lambda content: content[:-300], ""),
+    "zeros": (lambda content: bytes(len(content)), ""),
+    "text": (lambda content: b"PAR1 no PAR1", ""),
+    "another parquet": (foreign, "schema version None"),
+    "another schema version": (rewritten(schema_version=lambda _: b"0"), "schema version 0, expected 1"),
+    "one prediction": (rewritten(prediction=lambda values: [3, *values[1:]]), CHECKSUM),
+    "one rank": (rewritten(label_rank=lambda values: [*values[:-1], 0]), CHECKSUM),
+    "one trial": (rewritten(trial_id=lambda values: ["b", *values[1:]]), CHECKSUM),
+    "two trials exchanged": (rewritten(trial_id=lambda v: [{"a": "b", "b": "a"}.get(x, x) for x in v]), CHECKSUM),
+    "two rows exchanged": (rewritten(image_id=lambda values: [values[1], values[0], *values[2:]]), CHECKSUM),
+    "thresholds claimed": (rewritten(unit=lambda footer: footer.replace(b"of a", b"of c")), CHECKSUM),
+    "activity": (rewritten(unit=lambda footer: footer.replace(b"[10,20]", b"[10,21]")), CHECKSUM),
+}
+
+
+@pytest.mark.parametrize(("damage", "expected"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_unit_file_never_counts(layout, damage, expected):
+    found = reason(layout, damage)
+    assert found.strip()
+    assert expected in found
+
+
+def test_rewriting_alone_is_no_damage(layout):
+    path = commit_unit(layout, result_of(UNIT))
+    path.write_bytes(rewritten()(path.read_bytes()))
+    assert scan(layout, CONTEXT, PROVENANCE).results == (result_of(UNIT),)
+
+
+def test_a_unit_file_of_any_shorter_length_never_counts(layout):
+    result = result_of(UNIT)
+    path = commit_unit(layout, result)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        assert scan(layout, CONTEXT, PROVENANCE).results == ()
+
+
+def test_a_flipped_byte_is_found_out_or_changes_nothing(layout):
+    result = result_of(UNIT)
+    path = commit_unit(layout, result)
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    counted = 0
+    for position in draw.sample(range(len(whole)), 400):
+        damaged = bytearray(whole)
+        damaged[position] ^= draw.randrange(1, 256)
+        path.write_bytes(damaged)
+        journal = scan(layout, CONTEXT, PROVENANCE)
+        assert journal.results in ((), (result,)), f"byte {position}"
+        assert len(journal.results) + len(journal.rejected) == 1
+        counted += len(journal.results)
+    assert counted < 200
+
+
+def test_a_renamed_file_never_counts(layout):
+    assert reason(layout, name="0123456789abcdef.parquet") == "its contents are those of another unit"
+
+
+@pytest.mark.parametrize(
+    ("context", "provenance", "expected"),
+    [
+        ("other weights", PROVENANCE, "made from other weights, data or engine version"),
+        (CONTEXT, {**PROVENANCE, "b": "others"}, "made with other thresholds"),
+    ],
+)
+def test_a_stale_file_never_counts(layout, context, provenance, expected):
+    path = commit_unit(layout, result_of(UNIT))
+    journal = scan(layout, context, provenance)
+    assert (journal.results, dict(journal.rejected)) == ((), {path.name: expected})
+
+
+def test_a_file_with_trials_no_longer_planned_counts(layout):
+    commit_unit(layout, result_of(UNIT))
+    assert scan(layout, CONTEXT, {"a": PROVENANCE["a"]}).done == [UNIT]
+
+
+def test_a_file_with_fewer_rows_than_its_unit_never_counts(layout):
+    whole = result_of(UNIT)
+    path = commit_unit(layout, replace(whole, predictions=whole.predictions[:-1]))
+    assert dict(scan(layout, CONTEXT, PROVENANCE).rejected) == {path.name: "holds 11 rows, expected 12"}
+
+
+def test_files_in_the_making_are_ignored(layout):
+    path = commit_unit(layout, result_of(UNIT))
+    path.rename(path.with_name(f".{path.name}.0f0f.tmp"))
+    journal = scan(layout, CONTEXT, PROVENANCE)
+    assert (journal.results, dict(journal.rejected)) == ((), {})
+
+
+def test_a_directory_named_like_a_unit_is_rejected_not_fatal(layout):
+    (layout.units / "0123456789abcdef.parquet").mkdir(parents=True)
+    assert list(scan(layout, CONTEXT, PROVENANCE).rejected) == ["0123456789abcdef.parquet"]
+
+
+def test_of_overlapping_units_one_counts(layout):
+    small, large, apart = (Unit(*edges, (("a", (4, 8)),)) for edges in ((0, 3), (2, 6), (6, 8)))
+    for unit in (small, large, apart):
+        commit_unit(layout, result_of(unit))
+    journal = scan(layout, CONTEXT, PROVENANCE)
+    assert set(journal.done) == {large, apart}
+    assert journal.rejected == {f"{small.unit_id(CONTEXT)}.parquet": "its cells are held by another unit file"}
+
+
+def test_a_damaged_file_takes_nothing_from_a_sound_one(layout):
+    small, large = Unit(0, 3, (("a", (4,)),)), Unit(0, 6, (("a", (4,)),))
+    commit_unit(layout, result_of(small))
+    commit_unit(layout, result_of(large)).write_bytes(b"")
+    assert scan(layout, CONTEXT, PROVENANCE).done == [small]
+
+
+ROWS = pa.table({"layer": ["a", "a", "b"], "channel": [0, 1, -1], "threshold": [0.1, 0.2, 3.0]})
+
+
+def test_a_table_is_written_once_and_left_untouched_when_it_would_be_the_same(tmp_path):
+    path = tmp_path / "new" / "t.parquet"
+    write_table(path, ROWS, CALIBRATION_SCHEMA)
+    before = path.stat()
+    write_table(path, ROWS, CALIBRATION_SCHEMA)
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    write_table(path, ROWS[:2], CALIBRATION_SCHEMA)
+    assert read_table(path, CALIBRATION_SCHEMA) == ROWS[:2].cast(CALIBRATION_SCHEMA)
+
+
+def test_json_is_left_untouched_when_it_would_be_the_same(tmp_path):
+    path = tmp_path / "new" / "x.json"
+    assert read_json(path) is None
+    write_json(path, {"b": [1.5, None], "a": "λ"})
+    before = path.stat()
+    write_json(path, {"a": "λ", "b": [1.5, None]})
+    assert (read_json(path), path.stat().st_ino) == ({"a": "λ", "b": [1.5, None]}, before.st_ino)
+    path.write_text("{")
+    with pytest.raises(StorageError, match=r"x\.json: cannot be read"):
+        read_json(path)
+
+
+THRESHOLDS = {
+    "layer": {"input": [1.0], "conv1": [0.1 + 0.2], "a.b": [5e-324], "fc": [1.7976931348623157e308]},
+    "channel": {"input": [3.5], "conv1": [1 / 3, 0.1, 2.0**-1074], "one channel": [0.7], "fc": [3.0] * 11},
+}
+
+
+@pytest.mark.parametrize("thresholds", THRESHOLDS.values(), ids=THRESHOLDS)
+def test_thresholds_read_back_bit_for_bit_in_order(tmp_path, thresholds):
+    write_thresholds(tmp_path / "t.parquet", thresholds)
+    found = read_thresholds(tmp_path / "t.parquet")
+    assert [(layer, [x.hex() for x in values]) for layer, values in found.items()] == [
+        (layer, [x.hex() for x in values]) for layer, values in thresholds.items()
+    ]
+    assert thresholds_digest(found) == thresholds_digest(thresholds)
+
+
+def test_the_digest_of_thresholds_depends_on_every_bit_and_name_and_not_on_the_order_of_layers():
+    base = THRESHOLDS["channel"]
+    others = [{**base, "fc": [3.0] * 10}, {**base, "input": [3.5000000000000004]}, {**base, "conv1": [0.1, 1 / 3, 2.0]}]
+    assert len({thresholds_digest(each) for each in [base, *others]}) == 4
+    assert thresholds_digest(dict(reversed(base.items()))) == thresholds_digest(base)
+
+
+def test_a_table_that_is_missing_damaged_or_of_another_version_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "t.parquet"
+    with pytest.raises(StorageError, match=r"t\.parquet: cannot be read"):
+        read_table(path, CALIBRATION_SCHEMA)
+    write_table(path, ROWS, CALIBRATION_SCHEMA)
+    with pytest.raises(StorageError, match=r"t\.parquet: "):
+        read_table(path, UNIT_SCHEMA)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(StorageError, match=r"t\.parquet: cannot be read"):
+        read_table(path, CALIBRATION_SCHEMA)
+    monkeypatch.setattr(results, "SCHEMA_VERSION", "0")
+    write_table(path, ROWS, CALIBRATION_SCHEMA)
+    monkeypatch.undo()
+    with pytest.raises(StorageError, match="schema version 0, expected 1"):
+        read_table(path, CALIBRATION_SCHEMA)
+
+
+def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    below_a_file = Layout(tmp_path / "file" / "results")
+    for write in (
+        lambda: commit_unit(below_a_file, result_of(UNIT)),
+        lambda: write_table(below_a_file.summary, ROWS, CALIBRATION_SCHEMA),
+        lambda: write_json(below_a_file.plan, {}),
+    ):
+        with pytest.raises(StorageError, match="file/results/.*cannot be written"):
+            write()
