@@ -71,25 +71,30 @@ def _insert_recipe(content: dict[str, Any]) -> None:
 def _find(name: str, directory: Path, what: str) -> Path:
     if Path(name).is_file():
         return Path(name)
-    if Path(name).is_dir():
-        raise SweepError(f"{what} {name!r}: is a directory, expected a YAML file")
     packaged = directory / f"{name.removesuffix('.yaml')}.yaml"
     if "/" not in name and packaged.is_file():
         return packaged
-    raise SweepError(f"{what} {name!r}: no such file, and none of that name comes with rmpsweep; those that do: "
+    missing = "no such file (it is a directory)" if Path(name).is_dir() else "no such file"
+    raise SweepError(f"{what} {name!r}: {missing}, and none of that name comes with rmpsweep; those that do: "
                      f"{', '.join(names(directory))}")  # fmt: skip
 
 
 class _Loader(yaml.SafeLoader):
     """Refuses repeated keys, which YAML forbids and PyYAML drops, and reads 1e-3 as a number."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # such as the 13th month
+            raise yaml.constructor.ConstructorError(None, None, f"{node.value}: {error}", node.start_mark) from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys: list[Any] = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in keys:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            keys.append(key)
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                first, again = (node.value[k][0].start_mark for k in (keys.index(key), i))
+                message = f"key {key!r} is given twice, first in line {first.line + 1}"
+                raise yaml.constructor.ConstructorError(None, None, message, again)
         return super().construct_mapping(node, deep)
 
 
@@ -106,8 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SweepError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(content, dict):
-        got = "nothing" if content is None else type(content).__name__
-        raise SweepError(f"{path}: got {got}, expected a mapping with keys such as name and network")
+        raise SweepError(f"{path}: got {type(content).__name__}, expected a mapping with keys such as name and network")
     return content
 
 

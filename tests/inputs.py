@@ -71,7 +71,7 @@ def _make_weights(folder: Path, generator: np.random.Generator) -> None:
     (folder / "empty.pth").write_bytes(b"")
     (folder / "weights.onnx").write_bytes(content)
     with open(folder / "pickled.pth", "wb") as file:
-        pickle.dump(_Touch(folder / "pickled-code-ran"), file)
+        pickle.dump(_Touch(folder / "pickled-code-ran"), file, protocol=2)
     torch.save(network, folder / "whole-network.pth")
     torch.save([1, 2], folder / "list.pth")
     save_weights(build("vgg-small", 10, 3, 8), folder / "rgb.safetensors")

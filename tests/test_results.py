@@ -29,7 +29,7 @@ CONTEXT = "weights and data"
 PROVENANCE = {"a": "thresholds of a", "b": "thresholds of b"}
 
 
-def result_of(unit, context=CONTEXT, provenance=PROVENANCE, rank=0):
+def result_of(unit, rank=0):
     rows = [
         {"trial_id": trial, "image_id": 7 * i, "label": i % 3, "time_steps": t, "prediction": 2, "label_rank": rank + i}
         for trial, steps in unit.work
@@ -40,8 +40,8 @@ def result_of(unit, context=CONTEXT, provenance=PROVENANCE, rank=0):
         LayerActivity("a", "input", 64, (4, 8), (10, 20), (2**40, 0)),
         LayerActivity("a", "λ", 2, (4,), (1,), (2,)),
     )
-    held = {trial: provenance[trial] for trial, _ in unit.work if trial in provenance}
-    return UnitResult(unit, context, held, pa.Table.from_pylist(rows, schema=UNIT_SCHEMA), activity)
+    provenance = {trial: PROVENANCE[trial] for trial, _ in unit.work if trial in PROVENANCE}
+    return UnitResult(unit, CONTEXT, provenance, pa.Table.from_pylist(rows, schema=UNIT_SCHEMA), activity)
 
 
 UNIT = Unit(2, 5, ((ANN, (0,)), ("a", (4, 8)), ("b", (4,))))
@@ -52,13 +52,11 @@ def layout(tmp_path):
     return Layout(tmp_path / "new" / "results")
 
 
-def reason(layout, content=None, name=None):
-    """Why the only unit file does not count, after its bytes were replaced."""
+def reason(layout, content=lambda content: content, name=None):
+    """Why the only unit file does not count, after its bytes were replaced or it was renamed."""
     path = commit_unit(layout, result_of(UNIT))
-    if content is not None:
-        path.write_bytes(content(path.read_bytes()))
-    if name is not None:
-        path = path.rename(path.with_name(name))
+    path.write_bytes(content(path.read_bytes()))
+    path = path.rename(path.with_name(name or path.name))
     journal = scan(layout, CONTEXT, PROVENANCE)
     assert journal.results == ()
     assert journal.done == []
@@ -72,13 +70,6 @@ def test_a_committed_unit_is_read_back_as_it_was(layout):
     journal = scan(layout, CONTEXT, PROVENANCE)
     assert (journal.results, journal.rejected, journal.done) == ((result,), {}, [UNIT])
     assert [file.name for file in layout.units.iterdir()] == [path.name] == [f"{UNIT.unit_id(CONTEXT)}.parquet"]
-
-
-def test_every_committed_unit_is_found_in_any_order_of_commits(layout):
-    units = [Unit(start, start + 3, (("a", (4, 8)),)) for start in (0, 3, 6)]
-    for unit in reversed(units):
-        commit_unit(layout, result_of(unit))
-    assert sorted(scan(layout, CONTEXT, PROVENANCE).done, key=lambda unit: unit.start) == units
 
 
 def test_a_directory_without_units_is_empty_and_stays_as_it_is(layout):
@@ -95,12 +86,6 @@ def test_identical_results_are_identical_bytes(tmp_path):
     first, second = (commit_unit(Layout(tmp_path / name), each) for name, each in (("x", result), ("y", again)))
     assert first.read_bytes() == second.read_bytes()
     assert commit_unit(Layout(tmp_path / "x"), result_of(UNIT, rank=1)).read_bytes() != second.read_bytes()
-
-
-def test_committing_twice_counts_once(layout):
-    commit_unit(layout, result_of(UNIT))
-    commit_unit(layout, result_of(UNIT))
-    assert scan(layout, CONTEXT, PROVENANCE).done == [UNIT]
 
 
 def rewritten(**changed):
@@ -131,10 +116,6 @@ def foreign(content):
 CHECKSUM = "its checksum does not match its contents"
 DAMAGES = {
     "empty": (lambda content: b"", ""),
-    "first byte only": (lambda content: content[:1], ""),
-    "half": (lambda content: content[: len(content) // 2], ""),
-    "last byte missing": (lambda content: content[:-1], ""),
-    "footer missing": (lambda content: content[:-300], ""),
     "zeros": (lambda content: bytes(len(content)), ""),
     "text": (lambda content: b"PAR1 no PAR1", ""),
     "another parquet": (foreign, "schema version None"),
@@ -163,8 +144,7 @@ def test_rewriting_alone_is_no_damage(layout):
 
 
 def test_a_unit_file_of_any_shorter_length_never_counts(layout):
-    result = result_of(UNIT)
-    path = commit_unit(layout, result)
+    path = commit_unit(layout, result_of(UNIT))
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
@@ -221,11 +201,6 @@ def test_files_in_the_making_are_ignored(layout):
     path.rename(path.with_name(f".{path.name}.0f0f.tmp"))
     journal = scan(layout, CONTEXT, PROVENANCE)
     assert (journal.results, dict(journal.rejected)) == ((), {})
-
-
-def test_a_directory_named_like_a_unit_is_rejected_not_fatal(layout):
-    (layout.units / "0123456789abcdef.parquet").mkdir(parents=True)
-    assert list(scan(layout, CONTEXT, PROVENANCE).rejected) == ["0123456789abcdef.parquet"]
 
 
 def test_of_overlapping_units_one_counts(layout):
@@ -317,5 +292,5 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path):
         lambda: write_table(below_a_file.summary, ROWS, CALIBRATION_SCHEMA),
         lambda: write_json(below_a_file.plan, {}),
     ):
-        with pytest.raises(StorageError, match="file/results/.*cannot be written"):
+        with pytest.raises(StorageError, match=r"file/results/.*cannot be written"):
             write()
