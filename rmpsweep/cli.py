@@ -4,6 +4,7 @@ import contextlib
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from rmpsweep.display import Display, duration, error, plan_rows, quantity
 from rmpsweep.errors import IncompleteError, ResultsError, RmpsweepError, SweepError
 from rmpsweep.pipeline import Prepared, Progress
 from rmpsweep.sweep import RECIPES, SWEEPS, load_recipe, load_sweep, names
-from rmpsweep.tracking import check_uri
+from rmpsweep.tracking import check_uri, without_password
 
 INTERRUPTED = 130
 
@@ -52,7 +53,7 @@ def launch(
     """
     display = Display(json_)
     began = time.time()
-    prepared = pipeline.prepare(load_sweep(sweep, set_ or ()), results, limit)
+    prepared = pipeline.prepare(load_sweep(sweep, set_ or ()), results, limit, download=True)
     uri = publish.mlflow_uri(prepared, mlflow)
     if uri is not None:
         check_uri(uri)
@@ -82,15 +83,15 @@ def launch(
         display.line("nothing to do: every result is there, merged, reported and logged")
     summary = publish.read_tables(prepared.layout).summary
     display.summary(summary)
-    layout = prepared.layout
-    for what, where in (("report", layout.report), ("mlflow", uri or "none"), ("results", layout.root)):
+    layout, logged = prepared.layout, without_password(uri or "none")
+    for what, where in (("report", layout.report), ("mlflow", logged), ("results", layout.root)):
         display.line(f"{what:8} {where}")
     display.line(f"{'time':8} {duration(time.time() - began)}")
     display.document(
         {
             "results": str(layout.root),
             "report": str(layout.report),
-            "mlflow": uri,
+            "mlflow": logged,
             "units_run": len(execution.outcomes) if execution else 0,
             "units_left": len(progress.todo),
             "summary": summary.to_pylist(),
@@ -118,7 +119,10 @@ def plan(
     progress = pipeline.inspect(prepared)
     workers = 1 if inline else actors or prepared.sweep.run.actors
     figures, trials = overview.plan_figures(prepared, progress, workers), overview.trial_rows(prepared)
-    figures |= {"where": "this process" if inline else f"Ray, {address or 'started here'}", "mlflow": uri}
+    figures |= {
+        "where": "this process" if inline else f"Ray, {address or 'started here'}",
+        "mlflow": without_password(uri or "none"),
+    }
     display.table(f"Plan of {prepared.sweep.name}", ("", ""), plan_rows(figures))
     display.trials(trials)
     display.document(figures | {"trials": trials})
@@ -208,7 +212,7 @@ def train(
     """
     display = Display(json_)
     loaded = load_recipe(recipe)
-    weights = pipeline.trained_weights(loaded, out)
+    weights = pipeline.trained_weights(loaded, out, download=True)
     if weights.recipe is None:
         display.line("nothing to do: these weights are the recipe's")
     else:
@@ -288,7 +292,8 @@ def doctor(results: ResultsOption = None, mlflow: MlflowOption = None, json_: Js
 
 
 def main() -> None:
-    """Entry point: errors to standard error, exit codes of `errors`."""
+    """Entry point: errors and warnings to standard error, exit codes of `errors`."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()
     except RmpsweepError as problem:
@@ -328,15 +333,16 @@ def _interruptible(display: Display) -> Iterator[Callable[[], bool]]:
         asked = True
         display.line("stopping: units in flight are finished first; again to drop them")
 
-    before = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, ask)
     try:
         yield lambda: asked
     except KeyboardInterrupt:
         display.line("interrupted: committed units are kept; the same command continues")
         raise typer.Exit(INTERRUPTED) from None
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _directory(target: str, results: Path | None) -> Path:

@@ -68,8 +68,8 @@ def _ray() -> str:
 class _Idle:
     """A worker that only answers."""
 
-    def __init__(self, threads: int | None) -> None:
-        del threads
+    def __init__(self, threads: int | None, device: str | None) -> None:
+        del threads, device
 
     def setup(self) -> str:
         return "ready"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from rmpsweep.errors import ClusterError, InputError
+from rmpsweep.errors import ClusterError, InputError, UnusableError
 
 POLL_S = 0.5
 
@@ -92,6 +92,7 @@ def execute(
         retries: attempts of a job after its first; losing its worker counts as an attempt, an InputError ends them.
         stop: once true, nothing new is started and jobs in flight are waited for.
     Raises:
+        UnusableError: a job cannot read or write what every job needs, after all its attempts.
         ClusterError: more workers died than jobs and workers could explain.
     """
     waiting = deque(jobs)
@@ -123,6 +124,8 @@ def execute(
                 pool.replace_lost()
             hopeless = isinstance(outcome.error, InputError)
             if hopeless or attempts[outcome.job.job_id] > retries:
+                if isinstance(outcome.error, UnusableError):
+                    raise outcome.error
                 bad = Quarantined(outcome, attempts[outcome.job.job_id])
                 result.quarantined.append(bad)
                 on_event("quarantined", bad)

@@ -3,8 +3,10 @@
 Each takes what the one before returned; none prints. torch and ray are imported by the verbs that need them.
 """
 
+import contextlib
 import functools
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_p
 from rmpsweep.results import Journal, Layout, scan
 from rmpsweep.schema import Setting, Sweep
 from rmpsweep.sweep import dump_sweep, parse_sweep
+from rmpsweep.tracking import without_password
 
 Thresholds = Mapping[str, Mapping[str, Sequence[float]]]
 """calibration_id -> layer -> thresholds."""
@@ -54,19 +57,25 @@ class Progress:
     todo: tuple[Unit, ...]
 
 
-def prepare(sweep: Sweep, results: Path | None = None, limit: int | None = None) -> Prepared:
+def prepare(sweep: Sweep, results: Path | None = None, limit: int | None = None, *, download: bool = False) -> Prepared:
     """Open the data, find the weights, make the plan. Writes nothing but the data's index in the cache.
+
+    Args:
+        download: fetch data that is missing and can be fetched.
 
     Raises:
         DataError, NetworkError: data or weights are missing or unusable. ResultsError, StorageError: the
             directory is another sweep's, or cannot be written.
     """
     layout = Layout(results or Path("results") / sweep.name)
-    check_directory(layout, sweep)
     data = sweep.data
-    split = open_split(data.source, data.path, data.split, data.transform, download=True)
-    calibration = open_split(data.source, data.path, data.calibration_split, data.transform)
-    weights = find_weights(sweep)
+    if data.path is not None:
+        data = data.model_copy(update={"path": os.path.abspath(data.path)})
+        sweep = sweep.model_copy(update={"data": data})
+    check_directory(layout, sweep)
+    split = open_split(data.source, data.path, data.split, data.transform, download)
+    calibration = open_split(data.source, data.path, data.calibration_split, data.transform, download)
+    weights = find_weights(sweep, download)
     facts = Facts(
         weights.identity, split.fingerprint, calibration.fingerprint, split.num_images, calibration.num_images
     )
@@ -99,7 +108,7 @@ def check_directory(layout: Layout, sweep: Sweep) -> None:
     existing = next(path for path in (root, *root.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise StorageError(f"{root}: {existing} is not a directory that can be written; name another with --results")
-    if not root.is_dir() or not any(root.iterdir()):
+    if not root.is_dir() or all(path.name.startswith(".") for path in root.iterdir()):
         return
     if not layout.sweep.is_file():
         raise ResultsError(f"{root}: is not empty and holds no sweep; name another with --results")
@@ -113,19 +122,19 @@ def check_directory(layout: Layout, sweep: Sweep) -> None:
             )
 
 
-def find_weights(sweep: Sweep) -> Weights:
+def find_weights(sweep: Sweep, download: bool = False) -> Weights:
     """The weights file, or the recipe and where it will put its weights. Raises NetworkError, DataError."""
     network = sweep.network
     if network.weights is not None and network.weights.exists():
         return Weights(network.weights, file_sha256(network.weights), None)
     if network.train is None:
         raise NetworkError(f"network.weights: {network.weights}: no such file; train names a recipe that makes them")
-    return trained_weights(network.train, network.weights)
+    return trained_weights(network.train, network.weights, download)
 
 
-def trained_weights(recipe: Recipe, path: Path | None = None) -> Weights:
+def trained_weights(recipe: Recipe, path: Path | None = None, download: bool = False) -> Weights:
     """What a recipe has made, if it has; kept in the cache unless a path is given. Raises DataError."""
-    split = open_split(recipe.source, recipe.path, recipe.split, recipe.transform, download=True)
+    split = open_split(recipe.source, recipe.path, recipe.split, recipe.transform, download)
     recipe_digest = digest(recipe, split.fingerprint)
     path = path or cache_dir() / "weights" / f"{recipe.name}-{recipe_digest[:16]}.safetensors"
     card = read_card(path)
@@ -155,12 +164,13 @@ def train_recipe(recipe: Recipe, path: Path, on_epoch: Callable[[Any], None]) ->
 
 
 def inspect(prepared: Prepared) -> Progress:
-    """Read thresholds and unit files from disk; changes nothing."""
+    """Read thresholds and unit files from disk; changes nothing. Files that cannot be read count as missing."""
     thresholds = {}
     for trial in prepared.plan.trials:
         path = prepared.layout.thresholds(trial.calibration_id)
-        if trial.calibration_id not in thresholds and path.is_file():
-            thresholds[trial.calibration_id] = files.read_thresholds(path)
+        if trial.calibration_id not in thresholds:
+            with contextlib.suppress(StorageError):
+                thresholds[trial.calibration_id] = files.read_thresholds(path)
     journal = scan(prepared.layout, prepared.plan.context, _provenance(prepared.plan, thresholds))
     return Progress(thresholds, journal, tuple(pending(prepared.plan, journal.done)))
 
@@ -215,11 +225,13 @@ def calibrate(
 def save(prepared: Prepared, thresholds: Thresholds) -> None:
     """Write what was launched, where it changed: resolved sweep, plan, thresholds. The first write of a launch."""
     layout, plan = prepared.layout, prepared.plan
-    files.write_text(layout.sweep, dump_sweep(prepared.sweep))
+    files.write_text(layout.sweep, dump_sweep(without_secret(prepared.sweep)))
     files.write_json(layout.plan, plan_json(prepared))
+    if files.read_json(layout.run) is None:
+        files.write_json(layout.run, {"created_ms": int(time.time() * 1000), "launches": []})
     for calibration_id, values in thresholds.items():
         path = layout.thresholds(calibration_id)
-        if not path.is_file() and any(t.calibration_id == calibration_id for t in plan.trials):
+        if any(t.calibration_id == calibration_id for t in plan.trials):
             files.write_thresholds(path, values)
 
 
@@ -238,15 +250,23 @@ def evaluate(
     return execute(jobs, pool, prepared.sweep.run.retries, on_event, stop)
 
 
-def _make_worker(sweep: Sweep, weights: Path, results: Path, threads: int | None) -> Any:
+def _make_worker(sweep: Sweep, weights: Path, results: Path, threads: int | None, device: str | None) -> Any:
     from rmpsweep.worker import Worker, WorkerSpec
 
-    return Worker(WorkerSpec(sweep, weights, results, threads))
+    return Worker(WorkerSpec(sweep, weights, results, threads, device))
 
 
 def _provenance(plan: Plan, thresholds: Thresholds) -> dict[str, str]:
     digests = {key: files.thresholds_digest(values) for key, values in thresholds.items()}
     return {t.trial_id: digests.get(t.calibration_id, "unknown") for t in plan.trials}
+
+
+def without_secret(sweep: Sweep) -> Sweep:
+    """Without a tracking URI that holds a password: what is written to disk and shown must not."""
+    uri = sweep.mlflow.tracking_uri
+    if uri is None or without_password(uri) == uri:
+        return sweep
+    return sweep.model_copy(update={"mlflow": sweep.mlflow.model_copy(update={"tracking_uri": None})})
 
 
 def plan_json(prepared: Prepared) -> dict[str, Any]:

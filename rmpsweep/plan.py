@@ -103,7 +103,8 @@ def calibration_ids(num_images: int, images: int, seed: int) -> np.ndarray:
 
 def make_plan(sweep: Sweep, facts: Facts, limit: int | None = None) -> Plan:
     """The plan of a sweep; limit: at most so many images."""
-    context = _digest({"weights": facts.weights, "data": facts.data, "engine": ENGINE_VERSION})
+    identity: dict[str, Any] = {"network": sweep.network.label, "weights": facts.weights, "data": facts.data}
+    context = _digest({**identity, "engine": ENGINE_VERSION})
     trials = []
     for setting in sweep.settings():
         calibration_id = _digest(calibration_recipe(sweep, setting, facts))
@@ -145,8 +146,11 @@ def pending(plan: Plan, done: Iterable[Unit]) -> list[Unit]:
         for trial, steps in plan.work:
             if left := tuple(t for t in steps if not finished[cells.row[trial, t], column]):
                 missing.append((trial, left))
-        for low in range(0, len(missing), TRIALS_PER_UNIT):
-            units.append(Unit(start, stop, tuple(missing[low : low + TRIALS_PER_UNIT])))
+        trials = [item for item in missing if item[0] != ANN]
+        groups = [trials[low : low + TRIALS_PER_UNIT] for low in range(0, len(trials), TRIALS_PER_UNIT)]
+        if len(trials) < len(missing):
+            groups = [[missing[0], *groups[0]], *groups[1:]] if groups else [missing]
+        units += [Unit(start, stop, tuple(group)) for group in groups]
     return units
 
 

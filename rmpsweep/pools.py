@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -11,8 +13,9 @@ from rmpsweep.driver import Outcome
 from rmpsweep.errors import ClusterError, RmpsweepError
 
 SETUP_DEADLINE_S = 600.0
-MakeWorker = Callable[[int | None], Any]
-"""Given the CPU threads it may use (None: torch's default), makes a worker with `setup` and `run`."""
+CONNECT_TIMEOUT_S = 10.0
+MakeWorker = Callable[[int | None, str | None], Any]
+"""Given CPU threads (None: torch's default) and device (None: a GPU if any), makes a worker with `setup` and `run`."""
 
 
 class InlinePool:
@@ -21,7 +24,7 @@ class InlinePool:
     num_workers = 1
 
     def __init__(self, make_worker: MakeWorker) -> None:
-        self.worker = make_worker(None)
+        self.worker = make_worker(None, None)
         self.devices = [self.worker.setup()]
         self.job: Any = None
 
@@ -94,7 +97,9 @@ class RayPool:
         gpus = total.get("GPU", 0.0)
         each = gpus_per_worker if gpus_per_worker is not None else min(1.0, gpus)
         self.num_workers = num_workers or (int(gpus / each) if each else min(2, int(total["CPU"]))) or 1
-        self.threads = max(1, int(total["CPU"] // self.num_workers))
+        self.threads = _threads_per_worker(ray.nodes(), self.num_workers, each)
+        self.device = None if each else "cpu"
+        self.died_in_setup = 0
         self.resources = _resources({"CPU": self.threads, "GPU": each})
         self.last_alive = time.monotonic()
         self.actor_class = ray.remote(num_cpus=self.threads, num_gpus=each, max_restarts=0, max_task_retries=0)(_Actor)
@@ -129,9 +134,13 @@ class RayPool:
             try:
                 outcomes.append(Outcome(job, "done", self.ray.get(reference)))
             except self.ray.exceptions.RayTaskError as error:
-                self.idle.append(actor)
                 cause = error.cause if isinstance(error.cause, Exception) else error
                 outcomes.append(_failed(job, cause, str(error)))
+                if isinstance(cause, RmpsweepError):
+                    self.idle.append(actor)
+                else:  # a fault of the process, such as a broken CUDA context, would fail every later job too
+                    self.ray.kill(actor)
+                    self._start_worker()
             except self.ray.exceptions.RayError as error:
                 self.ray.kill(actor)
                 message = str(error).strip().splitlines()
@@ -158,7 +167,7 @@ class RayPool:
 
     def _start_worker(self) -> None:
         actor = self.actor_class.remote()
-        self.starting[actor.setup.remote(self.make_worker, self.threads)] = actor
+        self.starting[actor.setup.remote(self.make_worker, self.threads, self.device)] = actor
 
     def _collect_ready(self, timeout_s: float) -> None:
         if self.idle or self.running:
@@ -180,17 +189,21 @@ class RayPool:
                     raise error.cause from None
                 raise ClusterError(f"a worker cannot be set up: {error}") from error
             except self.ray.exceptions.RayError as error:
-                raise ClusterError(f"a worker died while it was set up: {error}") from error
+                self.died_in_setup += 1
+                if self.died_in_setup > self.num_workers or not self.devices:
+                    raise ClusterError(f"a worker died while it was set up: {error}") from error
+                self._start_worker()
+                continue
             self.idle.append(actor)
 
 
 class _Actor:
     """What Ray holds: a worker, made and set up after the actor has started."""
 
-    def setup(self, make_worker: MakeWorker, threads: int) -> str:
-        self.worker = make_worker(threads)
-        device: str = self.worker.setup()
-        return device
+    def setup(self, make_worker: MakeWorker, threads: int, device: str | None) -> str:
+        self.worker = make_worker(threads, device)
+        name: str = self.worker.setup()
+        return name
 
     def run(self, job: Any) -> Any:
         return self.worker.run(job)
@@ -201,12 +214,23 @@ def _start_ray(ray: Any, address: str | None, num_workers: int) -> None:
     cpus = max(num_workers, os.cpu_count() or 1)
     local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     try:
+        if target := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):  # Ray itself would try for 14 minutes
+            socket.create_connection((target[1].strip("[]"), int(target[2])), CONNECT_TIMEOUT_S).close()
         ray.init(
             address=address or "local", log_to_driver=False, logging_level="error", configure_logging=False, **local
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         where = address or "this machine"
         raise ClusterError(f"Ray on {where} cannot be used: {error}; or run with --inline, without Ray") from error
+
+
+def _threads_per_worker(nodes: list[dict[str, Any]], num_workers: int, gpus_per_worker: float) -> int:
+    """CPUs for each worker such that an even share of the workers fits on every node that can hold one."""
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    fitting = [r.get("CPU", 0) for r in alive if r.get("CPU", 0) >= 1 and r.get("GPU", 0) >= gpus_per_worker]
+    if not fitting:
+        return 1
+    return max(1, int(min(fitting) // -(-num_workers // len(fitting))))
 
 
 def _failed(job: Any, error: Exception, detail: str) -> Outcome:

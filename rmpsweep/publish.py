@@ -11,7 +11,7 @@ from rmpsweep import environment
 from rmpsweep import results as files
 from rmpsweep.driver import Execution, Quarantined
 from rmpsweep.merge import Tables, merge
-from rmpsweep.pipeline import Prepared, Progress, plan_json
+from rmpsweep.pipeline import Prepared, Progress, plan_json, without_secret
 from rmpsweep.plan import ANN
 from rmpsweep.results import Layout
 from rmpsweep.sweep import dump_sweep
@@ -19,7 +19,7 @@ from rmpsweep.sweep import dump_sweep
 
 def record(prepared: Prepared, execution: Execution, devices: Sequence[str], began: float) -> None:
     """Add this launch to run.json."""
-    run = files.read_json(prepared.layout.run) or {"created_ms": int(time.time() * 1000), "launches": []}
+    run = read_run(prepared.layout)
     units = [outcome.job.unit for outcome in execution.outcomes]
     seconds = sum(outcome.report.seconds for outcome in execution.outcomes)
     run |= {
@@ -106,7 +106,7 @@ def write_report(prepared: Prepared, tables: Tables) -> None:
         images_planned=prepared.plan.limit,
         versions=run.get("versions", {}),
         hardware=run.get("hardware", ""),
-        sweep_yaml=dump_sweep(prepared.sweep),
+        sweep_yaml=dump_sweep(without_secret(prepared.sweep)),
         quarantined=[(bad["unit"], bad["message"]) for bad in run.get("quarantined", [])],
     )
     page = render(tables.summary, tables.activity, tables.predictions, info)
@@ -121,13 +121,13 @@ def log(prepared: Prepared, tables: Tables, mlflow_uri: str) -> Any:
     sweep, plan, layout = prepared.sweep, prepared.plan, prepared.layout
     written = (layout.sweep, layout.plan, layout.summary, layout.activity, layout.predictions, layout.report)
     entry = SweepRecord(
-        sweep_id=plan.context,
+        sweep_id=hashlib.sha256(f"{sweep.name} {plan.context}".encode()).hexdigest()[:16],
         name=sweep.name,
         experiment=sweep.mlflow.experiment or sweep.name,
         network=sweep.network.label,
         dataset=prepared.dataset,
         dataset_digest=plan.facts.data,
-        created_ms=run.get("created_ms", 0),
+        created_ms=run["created_ms"],
         params={"weights_sha256": plan.facts.weights, "data_fingerprint": plan.facts.data},
         tags={"hardware": run.get("hardware", ""), **{f"version.{k}": v for k, v in run.get("versions", {}).items()}},
         artifacts=tuple(path for path in written if path.is_file()),

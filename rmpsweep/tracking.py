@@ -89,7 +89,7 @@ def check_uri(tracking_uri: str) -> None:
     directory = tracking_uri.removeprefix("file:").removeprefix("//").rstrip("/")
     hint = f"; MLflow no longer keeps runs in directories: use sqlite:///{directory}/mlflow.db" if is_directory else ""
     raise InputError(
-        f"mlflow tracking URI: got {_without_password(tracking_uri)!r}, expected sqlite:///<file>, "
+        f"mlflow tracking URI: got {without_password(tracking_uri)!r}, expected sqlite:///<file>, "
         f"http(s)://<host>:<port>, postgresql://…, mysql://… or databricks{hint}"
     )
 
@@ -120,9 +120,9 @@ def log_sweep(tracking_uri: str, record: SweepRecord, summary: "pa.Table") -> Lo
         location = _reach_database(tracking_uri, record.artifacts) if re.fullmatch(_DATABASE, tracking_uri) else None
         return _log(MlflowClient(tracking_uri=tracking_uri), location, record, summary)
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = _without_password(str(error).strip().partition("\n")[0])
+        reason = without_password(str(error).strip().partition("\n")[0])
         raise TrackingError(
-            f"MLflow at {_without_password(tracking_uri)} cannot be used: {reason}. The results themselves are safe; "
+            f"MLflow at {without_password(tracking_uri)} cannot be used: {reason}. The results themselves are safe; "
             "start or repair the server or database, or name another with --mlflow, then run `rmpsweep log`"
         ) from error
 
@@ -171,7 +171,7 @@ def _log(client: "MlflowClient", location: str | None, record: SweepRecord, summ
     _upload(client, parent, record.artifacts)
     complete = all(row["images"] == row["images_planned"] for row in rows)
     _set_tag(client, parent, _COMPLETE, "true" if complete else "false")
-    uri = _without_password(client.tracking_uri)
+    uri = without_password(client.tracking_uri)
     return LoggedSweep(uri, experiment_id, parent.info.run_id, runs_created=len(runs) - found, runs_total=len(runs))
 
 
@@ -294,5 +294,6 @@ def _set_tag(client: "MlflowClient", run: "Run", key: str, value: str) -> None:
         run.data.tags[key] = value
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
+    """A URI, or a message with one, its password replaced by stars."""
     return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)

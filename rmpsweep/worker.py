@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rmpsweep.data import ImageSplit, open_split
 from rmpsweep.engine import SpikingNetwork, calibrate, convert, simulate_many
-from rmpsweep.errors import NetworkError
+from rmpsweep.errors import CalibrationError, NetworkError
 from rmpsweep.models.registry import build, build_from_module
 from rmpsweep.models.weights import load_weights
 from rmpsweep.plan import ANN, Unit, image_order
@@ -74,6 +74,8 @@ class Worker:
         """Load everything; returns the device's name. Raises NetworkError, DataError."""
         if self.spec.threads is not None:
             torch.set_num_threads(self.spec.threads)
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
         self.device = torch.device(self.spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.split = open_evaluated(self.spec.sweep)
         self.ann, self.net = load_network(self.spec.sweep, self.spec.weights, self.split)
@@ -125,6 +127,11 @@ class Worker:
                     for k, member in enumerate(members)
                     for (layer, neurons), counted in counts[k].items()
                 ]
+            for k, member in enumerate(members):
+                if not bool(torch.isfinite(logits[k]).all()):
+                    raise CalibrationError(
+                        f"trial {member}: its output is not finite; thresholds and weights overflow its numerics"
+                    )
             rows += [_prediction_rows(m, ids, labels, time_steps, logits[k]) for k, m in enumerate(members)]
         provenance = {trial: thresholds_digest(thresholds) for trial, (_, thresholds) in job.trials.items()}
         return UnitResult(job.unit, job.context, provenance, pa.concat_tables(rows).combine_chunks(), tuple(activity))

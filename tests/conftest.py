@@ -1,8 +1,10 @@
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +60,27 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rmpsweep(*arguments: object, expected: int = 0) -> dict[str, Any]:
-    """Run the command with --json in a process of its own; its document."""
-    command = [sys.executable, "-m", "rmpsweep", *map(str, arguments), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == expected, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return json.loads(done.stdout) if done.stdout.strip() else {}
+    """Run the command with --json, with Ray in a process of its own; its document."""
+    command = [*map(str, arguments), "--json"]
+    if "--inline" in command or command[0] != "launch":
+        code, output, errors = run_here(command)
+    else:
+        done = subprocess.run([sys.executable, "-m", "rmpsweep", *command], capture_output=True, text=True, timeout=240)
+        code, output, errors = done.returncode, done.stdout, done.stderr
+    assert code == expected, f"exit {code}\n{output}\n{errors}"
+    return json.loads(output) if output.strip() else {}
+
+
+def run_here(command: list[str]) -> tuple[int, str, str]:
+    """Run the command in this process: exit code, standard output, standard error."""
+    from rmpsweep.cli import main
+
+    output, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+        patch.setattr(sys, "argv", ["rmpsweep", *command])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+    return code, output.getvalue(), errors.getvalue()

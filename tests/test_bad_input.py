@@ -179,7 +179,7 @@ COMMANDS = {
         "launch sweep.yaml --set network.name=resnet20 --results $ASSETS/gaps", 2, "$ASSETS/gaps",
         "network 'vgg-small', here 'resnet20'", "name another with --results",
     ),
-    "results in an occupied folder": ("launch sweep.yaml --results $ASSETS/occupied", 2, "occupied: is not empty", "--results"),
+    "results in an occupied folder": ("launch sweep.yaml --results $ASSETS/occupied", 2, "is not empty", "--results"),
     "results in a file": ("launch sweep.yaml --results $ASSETS/file", 4, "$ASSETS/file", "--results"),
     "results below a file": ("launch sweep.yaml --results $ASSETS/file/r", 4, "$ASSETS/file/r", "--results"),
     "results that cannot be made": ("launch sweep.yaml --inline --results /proc/r", 4, "/proc/r", "another folder"),

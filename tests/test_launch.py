@@ -172,3 +172,43 @@ def test_a_unit_that_cannot_be_computed_is_quarantined_and_the_rest_completes(we
     quarantined = json.loads((results / "run.json").read_text())["quarantined"]
     assert "005.png" in quarantined[0]["message"]
     assert "quarantined" in (results / "report.html").read_text()
+
+
+def test_a_run_killed_between_its_last_unit_and_its_record_goes_on(write_sweep, tmp_path):
+    results = tmp_path / "results"
+    command = ("launch", write_sweep(), "--results", results, "--inline", "--mlflow", "none")
+    rmpsweep(*command, "--limit", 20)
+    run = json.loads((results / "run.json").read_text())
+    (results / "run.json").write_text(json.dumps({"created_ms": run["created_ms"], "launches": []}))
+    assert rmpsweep(*command, "--limit", 20)["units_run"] == 0
+    assert rmpsweep(*command, "--limit", 30)["units_run"] > 0
+
+
+def test_what_a_kill_leaves_of_the_first_write_does_not_block_the_directory(write_sweep, tmp_path):
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / ".sweep.yaml.0123.tmp").write_text("name: ti")
+    command = ("launch", write_sweep(), "--results", results, "--inline", "--mlflow", "none", "--limit", 20)
+    rmpsweep(*command)
+    path = next((results / "calibration").glob("*.parquet"))
+    path.write_bytes(path.read_bytes()[:50])
+    assert rmpsweep(*command)["units_run"] == 0
+    assert len(path.read_bytes()) > 50
+
+
+def test_a_trial_out_of_floats_range_is_quarantined_not_counted(write_sweep, tmp_path):
+    results = tmp_path / "results"
+    tiny = ("--set", "grid.alpha=[1e-30]", "--set", "grid.alpha_scope=layer", "--set", "run.retries=0")
+    command = ("launch", write_sweep(), "--results", results, "--inline", "--mlflow", "none", "--limit", 8, *tiny)
+    assert rmpsweep(*command, expected=3)["summary"] == []
+    quarantined = json.loads((results / "run.json").read_text())["quarantined"]
+    assert "out of the range of torch.float32" in quarantined[0]["message"]
+
+
+def test_no_password_reaches_disk_or_screen(write_sweep, tmp_path):
+    results = tmp_path / "results"
+    secret = ("--set", "mlflow.tracking_uri=http://me:s3cret@127.0.0.1:1", "--inline", "--limit", 8)
+    rmpsweep("launch", write_sweep(), "--results", results, "--mlflow", "none", *secret)
+    assert "s3cret" not in json.dumps(rmpsweep("plan", write_sweep(), "--results", results, *secret))
+    for path in results.rglob("*"):
+        assert not path.is_file() or b"s3cret" not in path.read_bytes(), path

@@ -211,7 +211,9 @@ def test_a_lower_limit_than_was_computed_counts_only_its_images():
     assert by_cell(tables.summary, *columns)["hard", 4] == (4, 4, 1, 0.25, 1.0)
     # two units reach below the limit, ids 2 8 4 9 1 6: activity is theirs, per image
     assert set(tables.activity["images"].to_pylist()) == {6}
-    assert by_cell(tables.summary, "spikes_per_image")["hard", 4] == (pytest.approx(4 * (30 + 6) / 6),)
+    spikes, firing_rate = by_cell(tables.summary, "spikes_per_image", "firing_rate")["hard", 4]
+    assert spikes == pytest.approx(4 * (30 + 6) / 6)
+    assert firing_rate == pytest.approx((30 + 6) / 6 / 8)
 
 
 @pytest.mark.parametrize("allow_partial", [True, False])

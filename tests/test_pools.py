@@ -86,8 +86,8 @@ def outcomes(pool, jobs):
     return found
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + DEADLINE_S
+def wait_until(condition, deadline_s=DEADLINE_S):
+    deadline = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -211,9 +211,11 @@ SETUPS = [
 
 
 @pytest.mark.parametrize(("at_setup", "error", "message"), SETUPS)
-def test_workers_that_cannot_be_set_up_end_the_run(cluster, at_setup, error, message):
-    with pytest.raises(error, match=f"(?s){message}"), ray_pool(partial(Worker, at_setup=at_setup), 1):
+def test_workers_that_cannot_be_set_up_end_the_run_and_are_stopped(cluster, at_setup, error, message):
+    with pytest.raises(error, match=f"(?s){message}") as refused, ray_pool(partial(Worker, at_setup=at_setup), 1):
         pass
+    wait_until(lambda: ray.available_resources().get("CPU") == 2, deadline_s=10)
+    assert refused.tb  # the error is still at hand, and with it everything its traceback refers to
 
 
 def test_inline_setup_raises_what_the_worker_raises():

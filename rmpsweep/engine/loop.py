@@ -13,6 +13,7 @@ from torch import Tensor
 from rmpsweep.engine import encode, neuron
 from rmpsweep.engine.network import Node, SpikingNetwork, apply_linear, average_of_max_pool, per_channel
 from rmpsweep.engine.scales import LayerScale, Thresholds, scaled
+from rmpsweep.errors import CalibrationError
 from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset, check_choice
 
 DTYPES: dict[Numerics, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
@@ -102,8 +103,14 @@ class Rows:
 
         def rows(values: Sequence[Tensor | float], ndim: int) -> Tensor:
             """K values, each 0-d or [C] -> [R, 1 or C, 1, …], cast once from float64."""
-            table = torch.stack([torch.as_tensor(v, dtype=torch.float64).reshape(-1) for v in _broadcast(values)])
-            return per_channel(table[index].to(device, net.dtype), ndim)
+            exact = torch.stack([torch.as_tensor(v, dtype=torch.float64).reshape(-1) for v in _broadcast(values)])
+            table = exact.to(net.dtype)
+            if not bool((torch.isfinite(table) & ((table != 0) == (exact != 0))).all()):
+                raise CalibrationError(
+                    f"thresholds times α give {exact.abs().max():.3g} to {exact.abs().min():.3g}, out of the range of "
+                    f"{net.dtype}; use another α, alpha_scope: network, or numerics: float64"
+                )
+            return per_channel(table[index].to(device), ndim)
 
         self.seeds = torch.tensor([s.seed for s in settings])[setting_of_row].to(device)
         self.input_scale = rows([s[INPUT].unit for s in scales], 2)[:, 0].expand(len(self.images))

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmpsweep.engine.activity import fan_out
 from rmpsweep.engine.loop import DTYPES, RowResult, Rows, Setting, State, concatenate, select
 from rmpsweep.engine.network import SpikingNetwork
 from rmpsweep.engine.scales import Thresholds
@@ -22,7 +21,8 @@ from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
 class Simulation:
     """What one setting gave; every figure at time step T counts from step 1, whatever `start` was.
 
-    logits: float [len(time_steps), N, classes], in ANN units: Λ_m x mean current over the first T steps;
+    logits: float [len(time_steps), N, classes], in ANN units: Λ_m x mean current over the first T steps, the bias
+    included;
     spike_counts: layer -> int64 [len(time_steps)], summed over images and neurons; input_spikes: nonzero input
     elements, likewise; synops: likewise, each nonzero output x its fan-out, booked to the emitting layer, and a row
     "input" (under constant encoding these are multiplications by an analog value, not additions);
@@ -104,7 +104,9 @@ def simulate_many(
         raise ValueError(f"start: got {start} {'without' if states is None else 'with'} a state to continue from")
     ids = torch.arange(len(images)) if image_ids is None else torch.as_tensor(image_ids, dtype=torch.int64)
     parsed = [Setting(**setting) for setting in settings]
-    fan_outs = fan_out(net)
+    for state in states or ():
+        if state.t != start or state.current is None or len(state.current) != len(images):
+            raise ValueError(f"state: got one of {state.t} steps, expected one of {start}, for {len(images)} images")
     groups: dict[tuple[object, ...], list[int]] = {}
     for k, setting in enumerate(parsed):
         groups.setdefault((setting.reset, setting.encoding, setting.max_pool, setting.numerics), []).append(k)
@@ -122,7 +124,7 @@ def simulate_many(
             padded = torch.cat([rows, rows[:1].expand(size - len(rows))])
             run = Rows(typed, group, setting_of_row[padded], images[image_of_row[padded]], ids[image_of_row[padded]])
             part = run.simulate(
-                steps, start, State() if given is None else select(given, padded), fan_outs, record_spikes
+                steps, start, State() if given is None else select(given, padded), net.fan_out, record_spikes
             )
             parts.append(_take(part, len(rows)))
         whole = _join(parts)

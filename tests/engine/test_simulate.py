@@ -221,3 +221,12 @@ def test_bad_arguments_name_the_value_and_what_is_allowed(change, message):
     with pytest.raises(ValueError, match=r"expected|without") as error:
         simulate(net, IMAGES, **{"thresholds": thresholds, "time_steps": [8], **change})
     assert message in str(error.value)
+
+
+def test_a_state_of_other_steps_or_images_is_refused():
+    net, thresholds = dyadic_net(Chain)
+    state = simulate(net, IMAGES, thresholds, [8]).state
+    with pytest.raises(ValueError, match="state: got one of 8 steps, expected one of 4"):
+        simulate(net, IMAGES, thresholds, [16], state=state, start=4)
+    with pytest.raises(ValueError, match="for 2 images"):
+        simulate(net, IMAGES[:2], thresholds, [16], state=state, start=8)
