@@ -185,6 +185,7 @@ class RayPool:
             try:
                 self.devices.append(self.ray.get(reference))
             except self.ray.exceptions.RayTaskError as error:
+                self.ray.kill(actor)
                 if isinstance(error.cause, RmpsweepError):
                     raise error.cause from None
                 raise ClusterError(f"a worker cannot be set up: {error}") from error

@@ -130,15 +130,12 @@ def _write(path: Path, images: list[bytes], labels: list[int]) -> None:
 
 def make_results(folder: Path, finished: Path) -> None:
     """Copies of a finished results directory, each with one thing broken."""
-    for name in ("gaps", "unmerged", "torn-sweep", "torn-plan", "torn-thresholds", "torn-run"):
+    for name in ("gaps", "unmerged", "torn-sweep", "torn-plan", "torn-run"):
         shutil.copytree(finished, folder / name)
     next((folder / "gaps" / "units").glob("*.parquet")).unlink()
     (folder / "unmerged" / "summary.parquet").unlink()
     (folder / "torn-sweep" / "sweep.yaml").write_text("name: tiny\nnetwork: {name:\n")
     (folder / "torn-plan" / "plan.json").write_text(json.dumps({"context": "x"}))
-    for path in (folder / "torn-thresholds").rglob("*.parquet"):
-        if path.parent.name not in ("units", "torn-thresholds"):
-            path.write_bytes(path.read_bytes()[:100])
     (folder / "torn-run" / "run.json").write_text("{")
 
 

@@ -186,7 +186,6 @@ COMMANDS = {
     "a torn sweep.yaml": ("status $ASSETS/torn-sweep", 2, "torn-sweep/sweep.yaml: not valid YAML"),
     "a launch on a torn sweep.yaml": ("launch sweep.yaml --results $ASSETS/torn-sweep", 2, "torn-sweep/sweep.yaml"),
     "a torn plan.json": ("status $ASSETS/torn-plan", 4, "torn-plan/plan.json: not a plan", "launch the sweep again"),
-    "torn thresholds": ("status $ASSETS/torn-thresholds", 4, "torn-thresholds/calibration"),
     "a torn run.json": ("report $ASSETS/torn-run", 4, "torn-run/run.json"),
 }  # fmt: skip
 
@@ -255,6 +254,7 @@ def test_images_and_weights_without_the_mistake_are_accepted(assets):
     ("--inline --set grid.alpha=[0]", 2, ["grid.0.alpha.0: got 0, expected greater than 0"]),
     ("--inline --set network.weights=$ASSETS/pickled.pth", 2, ["pickled.pth: damaged, or not", "could run code"]),
     ("--inline --results $ASSETS/file/results", 4, ["$ASSETS/file/results", "--results"]),
+    ("--address 127.0.0.1:1", 4, ["Ray on 127.0.0.1:1 cannot be used", "--inline"]),
     ("--address nowhere", 4, ["Ray on nowhere cannot be used: Invalid address format", "--inline"]),
 ])  # fmt: skip
 def test_a_process_of_its_own_ends_with_the_same_code_and_message(options, expected, parts, assets, workplace):

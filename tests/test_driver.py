@@ -19,10 +19,13 @@ class Job:
     job_id: str
 
 
+ERRORS = {"failed": ValueError("unlucky"), "hopeless": DataError("bad"), "full": StorageError("disk full")}
+
+
 class FakePool:
     """Jobs end as `fates` says (per job, one word for each attempt, then "done"), in an order drawn at random.
 
-    Fates: "done"; "failed", which may pass; "hopeless", an InputError; "lost" with its worker.
+    Fates: "done"; "failed", which may pass; "hopeless", an InputError; "full", a StorageError; "lost" with its worker.
     """
 
     def __init__(self, num_workers, fates, random):
@@ -62,7 +65,7 @@ class FakePool:
         if fate == "lost":
             self.alive -= 1
             return Outcome(job, "lost", message="worker died")
-        return Outcome(job, "failed", error=DataError("bad") if fate == "hopeless" else StorageError("full"))
+        return Outcome(job, "failed", error=ERRORS[fate])
 
     def replace_lost(self):
         self.starting = self.num_workers - self.alive
@@ -165,6 +168,12 @@ def test_every_attempt_is_reported(fates, expected):
     assert set(jobs) == {JOBS[0]}
 
 
+def test_a_place_that_stays_unusable_ends_the_run_and_one_that_recovers_does_not():
+    assert len(execute(JOBS, FakePool(2, {"a": ["full"]}, InOrder()), retries=1).outcomes) == len(JOBS)
+    with pytest.raises(StorageError, match="disk full"):
+        execute(JOBS, FakePool(2, {"a": ["full", "full"]}, InOrder()), retries=1)
+
+
 def test_workers_that_keep_dying_end_the_run():
     pool = FakePool(2, {job.job_id: ["lost"] * 4 for job in JOBS}, InOrder())
     with pytest.raises(ClusterError, match="17 workers died, giving up"):
@@ -210,7 +219,7 @@ class Committer:
 def launch(worker, retries=0, stop=lambda: False):
     """One run as the pipeline does it: what the disk lacks is what is done."""
     todo = pending(PLAN, scan(worker.layout, "context", {}).done)
-    return execute(map(UnitJob, todo), InlinePool(lambda threads: worker), retries, stop=stop)
+    return execute(map(UnitJob, todo), InlinePool(lambda threads, device: worker), retries, stop=stop)
 
 
 def left(layout):

@@ -82,6 +82,10 @@ def test_trial_id_depends_on_weights_and_data(fact):
     assert only_trial(**{fact: "other"}).trial_id != only_trial().trial_id
 
 
+def test_trial_id_depends_on_the_network_that_the_weights_are_put_in():
+    assert only_trial(("network", "name", "vgg16")).trial_id != only_trial().trial_id
+
+
 @pytest.mark.parametrize(("key", "value"), [("images", 9), ("time_steps", 17), ("encoding", "poisson"), ("seed", 2)])
 def test_trial_id_and_thresholds_depend_on_the_calibration_recipe(key, value):
     other = only_trial(("calibration", key, value))
@@ -192,9 +196,9 @@ def test_a_new_plan_is_every_cell_once_in_shards_and_groups_of_trials():
     units = pending(plan, [])
     assert sorted(cells(*units)) == sorted(planned(plan))
     assert [(unit.start, unit.stop, len(unit.work)) for unit in units] == [
-        (0, 16, 8), (0, 16, 3), (16, 32, 8), (16, 32, 3), (32, 40, 8), (32, 40, 3),
+        (0, 16, 9), (0, 16, 2), (16, 32, 9), (16, 32, 2), (32, 40, 9), (32, 40, 2),
     ]  # fmt: skip
-    assert units[0].work[0] == (ANN, (0,))
+    assert [unit.work[0][0] == ANN for unit in units] == [True, False] * 3
     assert len(cells(*units)) == plan.num_cells == 40 * (1 + 10 * 2)
 
 
@@ -245,7 +249,7 @@ def test_pending_is_every_missing_cell_once_and_no_finished_one(done, limit, sha
     found = cells(*units)
     assert len(found) == len(set(found))
     assert set(found) == set(planned(plan)) - set(cells(*done))
-    assert all(unit.work and len(unit.work) <= TRIALS_PER_UNIT for unit in units)
+    assert all(unit.work and len(dict(unit.work).keys() - {ANN}) <= TRIALS_PER_UNIT for unit in units)
     assert all(unit.start // shard_size == (unit.stop - 1) // shard_size for unit in units)
     assert [unit.start for unit in units] == sorted(unit.start for unit in units)
     assert pending(plan, [*done, *units]) == []

@@ -6,6 +6,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 import ray
@@ -27,8 +28,8 @@ class Job:
 class Worker:
     """Does what a job's action says; its setup what `at_setup` says."""
 
-    def __init__(self, threads, at_setup="answer"):
-        self.threads, self.at_setup = threads, at_setup
+    def __init__(self, threads, device, at_setup="answer"):
+        self.threads, self.device, self.at_setup = threads, device, at_setup
 
     def setup(self):
         act(self.at_setup, self)
@@ -49,7 +50,12 @@ def act(action, worker):
         raise ZeroDivisionError("1 / 0")
     if action == "sleep":
         time.sleep(DEADLINE_S)
-    return {"answer": 42, "process": os.getpid(), "threads": worker.threads}[action]
+    if action.startswith("die while "):
+        path = Path(action.removeprefix("die while "))
+        if path.exists():
+            path.unlink()
+            os._exit(1)
+    return {"process": os.getpid(), "threads": worker.threads, "device": worker.device}.get(action, 42)
 
 
 def processes():
@@ -121,6 +127,12 @@ def test_a_ray_started_here_is_stopped_and_leaves_no_processes():
     wait_until(lambda: not started & set(processes()))
 
 
+def test_a_cluster_that_is_not_there_is_an_error_at_once():
+    assert not ray.is_initialized()
+    with pytest.raises(ClusterError, match=r"Ray on 127\.0\.0\.1:1 cannot be used: .*--inline"):
+        RayPool(Worker, 1, address="127.0.0.1:1")
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two CPUs, no GPU; pools use it and leave it running."""
@@ -163,6 +175,21 @@ def test_workers_share_the_cpus_and_do_one_job_at_a_time(cluster, num_workers, t
         assert [outcome.report for outcome in found] == [threads] * pool.num_workers
 
 
+def test_ray_workers_that_ask_for_no_gpu_use_the_cpu_and_inline_decides_by_itself(cluster):
+    with ray_pool(Worker, 1) as pool:
+        assert outcomes(pool, [Job("a", "device")])["a"].report == "cpu"
+    assert outcomes(InlinePool(Worker), [Job("a", "device")])["a"].report is None
+
+
+def test_a_worker_is_kept_after_an_error_of_the_input_and_replaced_after_an_unexpected_one(cluster):
+    with ray_pool(Worker, 1) as pool:
+        seen = []
+        for i, action in enumerate(["answer", "find a silent layer", "divide"]):
+            outcomes(pool, [Job(action, action)])
+            seen.append(outcomes(pool, [Job(str(i), "process")])[str(i)].report)
+    assert seen[0] == seen[1] != seen[2]
+
+
 def test_inline_has_one_worker_that_may_use_every_thread():
     pool = InlinePool(Worker)
     assert (pool.num_workers, pool.num_idle(), pool.wait(0)) == (1, 1, [])
@@ -201,6 +228,16 @@ def test_the_driver_finishes_everything_but_the_job_that_kills_its_workers(clust
         result = execute(jobs, pool, retries=1)
     assert Counter(outcome.job.job_id for outcome in result.outcomes) == Counter("abcdef")
     assert [(bad.outcome.job, bad.outcome.kind, bad.attempts) for bad in result.quarantined] == [(jobs[0], "lost", 2)]
+
+
+def test_a_replacement_that_dies_in_its_setup_is_replaced_in_turn(cluster, tmp_path):
+    path = tmp_path / "dangerous"
+    with ray_pool(partial(Worker, at_setup=f"die while {path}"), 1) as pool:
+        path.touch()
+        assert outcomes(pool, [Job("a", "die")])["a"].kind == "lost"
+        pool.replace_lost()
+        assert outcomes(pool, [Job("b")])["b"].report == 42
+    assert not path.exists()
 
 
 SETUPS = [
