@@ -39,8 +39,7 @@ def merge(
         network, dataset: names for the summary; input_scales: trial_id -> Λ_0.
         allow_partial: take what is there; coverage is in every row of the summary.
     Raises:
-        ResultsError: cells are missing and allow_partial is not set, or an image is there twice or is not one of the
-            plan's.
+        ResultsError: cells are missing and allow_partial is not set, or an image is there twice.
     """
     predictions = _predictions(plan, results)
     missing = plan.num_cells - predictions.num_rows

@@ -207,10 +207,13 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         metadata, table = _read(path.read_bytes())
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise StorageError(f"{path}: cannot be read: {error}; run rmpsweep merge") from error
+        raise StorageError(f"{path}: cannot be read: {error}; make it again with rmpsweep merge") from error
     version = metadata.get("rmpsweep.schema_version")
     if version != SCHEMA_VERSION or not table.schema.equals(schema):
-        raise StorageError(f"{path}: got schema version {version}, expected {SCHEMA_VERSION}; run rmpsweep merge")
+        raise StorageError(
+            f"{path}: got a table of schema version {version}, expected {SCHEMA_VERSION} and its columns; "
+            "make it again with rmpsweep merge"
+        )
     return table
 
 

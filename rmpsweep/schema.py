@@ -64,7 +64,10 @@ class Setting(_Model):
 def _axis(value: Any) -> Any:
     """A list, a single value, {start, stop, num} or {logspace: {start, stop, num}} -> a list."""
     if not isinstance(value, dict):
-        return value if isinstance(value, list) else [value]
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(each, bool) for each in values):
+            raise ValueError("expected numbers or words, not true or false")
+        return values
     log = set(value) == {"logspace"}
     given = value["logspace"] if log else value
     if not isinstance(given, dict) or set(given) != {"start", "stop", "num"}:

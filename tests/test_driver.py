@@ -91,7 +91,7 @@ def expected_attempts(fates, retries):
     return attempts
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(FATES, st.integers(0, 3), st.integers(1, 4), st.integers(0, 8), RANDOM)
 def test_every_job_is_done_once_or_quarantined_whatever_fails_or_dies(fates, retries, num_workers, num_jobs, random):
     jobs = JOBS[:num_jobs]
@@ -117,7 +117,7 @@ def test_every_job_is_done_once_or_quarantined_whatever_fails_or_dies(fates, ret
     assert not result.interrupted
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(FATES, st.integers(0, 2), st.integers(1, 4), st.integers(1, 12), RANDOM)
 def test_stop_starts_nothing_new_and_waits_for_jobs_in_flight(fates, retries, num_workers, stop_at, random):
     pool = FakePool(num_workers, fates, random)

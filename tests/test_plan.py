@@ -202,6 +202,12 @@ def test_a_new_plan_is_every_cell_once_in_shards_and_groups_of_trials():
     assert len(cells(*units)) == plan.num_cells == 40 * (1 + 10 * 2)
 
 
+def test_the_ann_alone_may_be_missing():
+    plan = plan_with(limit=20)
+    everything_else = Unit(0, 20, plan.work[1:])
+    assert pending(plan, [everything_else]) == [Unit(0, 16, plan.work[:1]), Unit(16, 20, plan.work[:1])]
+
+
 def added(change, limit=30):
     """The cells left to do after `change`, and those of both plans, when everything before it was done."""
     before, after = plan_with(limit=30), plan_with(*change, limit=limit)
