@@ -3,6 +3,7 @@
 import copy
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from rmpsweep.engine.activity import fan_out
 from rmpsweep.engine.network import Node, SpikingNetwork, activations
 from rmpsweep.errors import ConversionError
 from rmpsweep.terms import INPUT
@@ -65,7 +67,7 @@ def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
     if not net.layers:
         raise ConversionError(f"{type(ann).__name__}: no ReLU found, so nothing would spike")
     _check_equal(traced, example, expected)
-    return net
+    return replace(net, fan_out=fan_out(net))
 
 
 def _check_equal(traced: fx.GraphModule, example: Tensor, expected: Tensor) -> None:

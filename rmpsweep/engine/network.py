@@ -6,7 +6,6 @@ its ancestors (`Node.unit`): tensor value x Λ of that layer = ANN activation.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -43,6 +42,8 @@ class SpikingNetwork:
     nodes: tuple[Node, ...]
     weights: Mapping[str, tuple[Tensor, Tensor | None]]
     output: str
+    fan_out: Mapping[str, Tensor] = field(default_factory=dict)
+    """Synaptic operations of one spike of each neuron, by layer and "input"; see `activity.fan_out`."""
 
     @property
     def layers(self) -> list[str]:
@@ -66,13 +67,6 @@ class SpikingNetwork:
     def current_unit(self, layer: str) -> str:
         """The unit m of the current that enters a spiking layer: z is measured in Λ_m."""
         return self.node(self.node(layer).inputs[0]).unit
-
-    @cached_property
-    def fan_out(self) -> dict[str, Tensor]:
-        """Synaptic operations of one spike of each neuron, by layer and "input"; see `activity.fan_out`."""
-        from rmpsweep.engine.activity import fan_out
-
-        return fan_out(self)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "SpikingNetwork":
         """A copy with its weights on that device, in that dtype."""
