@@ -4,7 +4,6 @@ import contextlib
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -53,6 +52,7 @@ def launch(
     """
     display = Display(json_)
     began = time.time()
+    _check_place(inline, actors, address)
     prepared = pipeline.prepare(load_sweep(sweep, set_ or ()), results, limit, download=True)
     uri = publish.mlflow_uri(prepared, mlflow)
     if uri is not None:
@@ -65,8 +65,10 @@ def launch(
         opened = pipeline.open_pool(prepared, inline=inline, actors=actors, address=address)
         # Ray takes over the signal handlers when it starts: ours are set after that
         with contextlib.closing(opened) as pool, _interruptible(display) as stop:
-            thresholds = pipeline.calibrate(prepared, pipeline.inspect(prepared).thresholds, pool, stop)
-            pipeline.save(prepared, thresholds)
+            thresholds, notes = pipeline.calibrate(prepared, pipeline.inspect(prepared).thresholds, pool, stop)
+            for note in notes:
+                display.line(f"warning: {note}")
+            pipeline.save(prepared, thresholds, notes)
             progress = pipeline.inspect(prepared)
             with display.units(progress.todo, pool.num_workers) as units:
                 execution = pipeline.evaluate(prepared, progress, pool, units.event, stop)
@@ -112,6 +114,7 @@ def plan(
     Usage: rmpsweep plan quickstart --set 'grid.alpha={start: 0.1, stop: 1, num: 10}'
     """
     display = Display(json_)
+    _check_place(inline, actors, address)
     prepared = pipeline.prepare(load_sweep(sweep, set_ or ()), results, limit)
     uri = publish.mlflow_uri(prepared, mlflow)
     if uri is not None:
@@ -237,12 +240,14 @@ def calibrate(
     prepared = _trained(pipeline.prepare(load_sweep(sweep, set_ or ()), results), display)
     known = pipeline.inspect(prepared).thresholds
     pool = pipeline.open_pool(prepared, inline=True)
-    thresholds = pipeline.calibrate(prepared, known, pool)
-    pipeline.save(prepared, thresholds)
-    rules = {t.calibration_id: f"{t.setting.threshold} by {t.setting.granularity}" for t in prepared.plan.trials}
+    thresholds, notes = pipeline.calibrate(prepared, known, pool)
+    pipeline.save(prepared, thresholds, notes)
+    rules = {t.calibration_id: pipeline.rule_name(t.setting) for t in prepared.plan.trials}
     for key, rule in rules.items():
         rows = [(layer, len(v), f"{min(v):.6g}", f"{max(v):.6g}") for layer, v in thresholds[key].items()]
         display.table(f"{rule}  ({key})", ("layer", "values", "smallest", "largest"), rows)
+    for note in notes:
+        display.line(f"warning: {note}")
     display.document({rule: thresholds[key] for key, rule in rules.items()})
 
 
@@ -292,8 +297,7 @@ def doctor(results: ResultsOption = None, mlflow: MlflowOption = None, json_: Js
 
 
 def main() -> None:
-    """Entry point: errors and warnings to standard error, exit codes of `errors`."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    """Entry point: errors to standard error, exit codes of `errors`."""
     try:
         app()
     except RmpsweepError as problem:
@@ -312,6 +316,11 @@ def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
 ) -> None:
     """Options of the program itself."""
+
+
+def _check_place(inline: bool, actors: int | None, address: str | None) -> None:
+    if inline and (actors is not None or address is not None):
+        raise SweepError("--inline runs in this process without Ray: give it, or --actors and --address, not both")
 
 
 def _trained(prepared: Prepared, display: Display) -> Prepared:

@@ -199,9 +199,11 @@ def open_pool(
 
 def calibrate(
     prepared: Prepared, known: Thresholds, pool: Pool, stop: Callable[[], bool] = lambda: False
-) -> Thresholds:
+) -> tuple[Thresholds, list[str]]:
     """Find the thresholds that are not known yet; nothing is written.
 
+    Returns:
+        All thresholds, and warnings of those found now.
     Raises:
         CalibrationError, or another InputError: what a worker found. KeyboardInterrupt: stopped before the end.
     """
@@ -215,20 +217,32 @@ def calibrate(
     if execution.interrupted:
         raise KeyboardInterrupt
     for bad in execution.quarantined:
-        rule = f"{bad.outcome.job.setting.threshold} by {bad.outcome.job.setting.granularity}"
+        rule = rule_name(bad.outcome.job.setting)
         if isinstance(bad.outcome.error, InputError):
             raise type(bad.outcome.error)(f"calibration {rule}: {bad.outcome.error}")
         raise CalibrationError(f"calibration {rule} failed {bad.attempts} times: {bad.outcome.message}")
-    return {**known, **{outcome.job.job_id: outcome.report.thresholds for outcome in execution.outcomes}}
+    found = {outcome.job.job_id: outcome.report.thresholds for outcome in execution.outcomes}
+    notes = [
+        f"{rule_name(outcome.job.setting)}: {warning}"
+        for outcome in execution.outcomes
+        for warning in outcome.report.warnings
+    ]
+    return {**known, **found}, notes
 
 
-def save(prepared: Prepared, thresholds: Thresholds) -> None:
+def rule_name(setting: Setting) -> str:
+    """A threshold rule as people read it."""
+    return f"{setting.threshold} by {setting.granularity}"
+
+
+def save(prepared: Prepared, thresholds: Thresholds, warnings: Sequence[str] = ()) -> None:
     """Write what was launched, where it changed: resolved sweep, plan, thresholds. The first write of a launch."""
     layout, plan = prepared.layout, prepared.plan
     files.write_text(layout.sweep, dump_sweep(without_secret(prepared.sweep)))
     files.write_json(layout.plan, plan_json(prepared))
-    if files.read_json(layout.run) is None:
-        files.write_json(layout.run, {"created_ms": int(time.time() * 1000), "launches": []})
+    run = files.read_json(layout.run) or {"created_ms": int(time.time() * 1000), "launches": []}
+    run["warnings"] = list(dict.fromkeys([*run.get("warnings", []), *warnings]))
+    files.write_json(layout.run, run)
     for calibration_id, values in thresholds.items():
         path = layout.thresholds(calibration_id)
         if any(t.calibration_id == calibration_id for t in plan.trials):

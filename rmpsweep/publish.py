@@ -108,6 +108,7 @@ def write_report(prepared: Prepared, tables: Tables) -> None:
         hardware=run.get("hardware", ""),
         sweep_yaml=dump_sweep(without_secret(prepared.sweep)),
         quarantined=[(bad["unit"], bad["message"]) for bad in run.get("quarantined", [])],
+        warnings=run.get("warnings", []),
     )
     page = render(tables.summary, tables.activity, tables.predictions, info)
     files.write_text(prepared.layout.report, page)

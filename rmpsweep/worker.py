@@ -4,6 +4,7 @@ A plain class: where it runs (this process, a Ray actor) is decided in `pools`.
 """
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from rmpsweep.data import ImageSplit, open_split
 from rmpsweep.engine import SpikingNetwork, calibrate, convert, simulate_many
+from rmpsweep.engine.encode import saturated_fraction
 from rmpsweep.errors import CalibrationError, NetworkError
 from rmpsweep.models.registry import build, build_from_module
 from rmpsweep.models.weights import load_weights
@@ -62,6 +64,7 @@ class Report:
 
     seconds: float
     thresholds: Thresholds | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Worker:
@@ -86,11 +89,13 @@ class Worker:
         """Do one job."""
         began = time.perf_counter()
         thresholds = None
-        if isinstance(job, CalibrationJob):
-            thresholds = self.calibrate(job)
-        else:
-            commit_unit(Layout(self.spec.results), self.evaluate(job))
-        return Report(time.perf_counter() - began, thresholds)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            if isinstance(job, CalibrationJob):
+                thresholds = self.calibrate(job)
+            else:
+                commit_unit(Layout(self.spec.results), self.evaluate(job))
+        return Report(time.perf_counter() - began, thresholds, tuple(str(each.message) for each in caught))
 
     def calibrate(self, job: CalibrationJob) -> dict[str, list[float]]:
         """Thresholds by layer, one value or one per channel. Raises CalibrationError."""
@@ -109,6 +114,12 @@ class Worker:
             max_pool=job.setting.max_pool,
             image_ids=job.image_ids,
         )
+        clipped = saturated_fraction(images, float(found[INPUT]))
+        if job.setting.encoding == "poisson" and clipped:
+            warnings.warn(
+                f"{clipped:.2%} of the input elements exceed the input scale {float(found[INPUT]):g}: under poisson "
+                "encoding their rate is clipped at one spike a step", stacklevel=1,
+            )  # fmt: skip
         return {layer: value.reshape(-1).tolist() for layer, value in found.items()}
 
     def evaluate(self, job: EvaluationJob) -> UnitResult:

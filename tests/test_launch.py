@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import rmpsweep
+from conftest import rmpsweep, run_here
 
 pytestmark = pytest.mark.usefixtures("environment")
 TABLES = ("predictions.parquet", "summary.parquet", "activity.parquet")
@@ -212,3 +212,19 @@ def test_no_password_reaches_disk_or_screen(write_sweep, tmp_path):
     assert "s3cret" not in json.dumps(rmpsweep("plan", write_sweep(), "--results", results, *secret))
     for path in results.rglob("*"):
         assert not path.is_file() or b"s3cret" not in path.read_bytes(), path
+
+
+def test_silent_channels_and_clipped_inputs_are_warned_of_and_kept_for_the_report(write_sweep, tmp_path):
+    results = tmp_path / "results"
+    options = ("--inline", "--mlflow", "none", "--limit", 8, "--set", "grid.input_scale=[0.5]")
+    rmpsweep("launch", write_sweep(), "--results", results, *options)
+    notes = json.loads((results / "run.json").read_text())["warnings"]
+    assert any("activation_p99.9 by channel: layer" in note and "channels are silent" in note for note in notes)
+    assert any("exceed the input scale 0.5" in note for note in notes)
+    assert "channels are silent" in (results / "report.html").read_text()
+
+
+def test_inline_and_actors_exclude_each_other(write_sweep, tmp_path):
+    for command in ("launch", "plan"):
+        code, _, errors = run_here([command, str(write_sweep()), "--inline", "--actors", "2"])
+        assert (code, "give it, or --actors" in errors) == (2, True)
