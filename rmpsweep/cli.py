@@ -1,6 +1,7 @@
 """The commands. Arguments in, verbs of `pipeline` and `publish` called, text and exit codes out."""
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -298,6 +299,8 @@ def doctor(results: ResultsOption = None, mlflow: MlflowOption = None, json_: Js
 
 def main() -> None:
     """Entry point: errors to standard error, exit codes of `errors`."""
+    # OpenMP threads that spin long while they wait starve each other once another program runs; read when torch loads
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except RmpsweepError as problem:
