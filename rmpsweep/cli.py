@@ -260,7 +260,7 @@ def list_(what: Annotated[str, typer.Argument(help="sweeps, recipes, networks, s
     Usage: rmpsweep list networks
     """
     from rmpsweep.data import SOURCES, TRANSFORMS
-    from rmpsweep.models.registry import NETWORKS
+    from rmpsweep.models.registry import NETWORKS, describe
     from rmpsweep.terms import THRESHOLD_METHODS
 
     catalogue: dict[str, dict[str, str]] = {
@@ -273,6 +273,13 @@ def list_(what: Annotated[str, typer.Argument(help="sweeps, recipes, networks, s
     }
     if what and what not in catalogue:
         raise SweepError(f"list: got {what!r}, expected one of {', '.join(catalogue)}")
+    if what == "networks":
+        for name in NETWORKS:
+            size = describe(name, num_classes=10, in_channels=3, image_size=32)
+            figures = (
+                f"{quantity(size.parameters)}parameters, {quantity(size.macs_per_image)}MACs at 3x32x32, 10 classes"
+            )
+            catalogue[what][name] += f"; {figures}"
     display = Display(json_)
     chosen = {what: catalogue[what]} if what else catalogue
     for title, entries in chosen.items():

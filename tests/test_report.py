@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rmpsweep.report import ReportInfo, draw_png, render
+from rmpsweep.report import ReportInfo, render
 from rmpsweep.stats import best_trials, wilson_interval
 
 IMAGES = 60
@@ -160,11 +160,6 @@ def test_names_cannot_break_out_of_the_page():
 
 def test_equal_tables_give_equal_pages():
     assert render(*tables(), INFO) == render(*tables(), INFO)
-
-
-def test_draw_png_writes_a_picture(tmp_path: Path):
-    draw_png(tables()[0], INFO, tmp_path / "accuracy.png")
-    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture

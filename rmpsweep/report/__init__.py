@@ -88,15 +88,6 @@ def render(summary: pa.Table, activity: pa.Table, predictions: pa.Table, info: R
     )
 
 
-def draw_png(summary: pa.Table, info: ReportInfo, path: Path) -> None:
-    """Write the chart of accuracy against T as a PNG file, for places that show no HTML.
-
-    Args:
-        summary: one row per (trial, T), at least one.
-    """
-    charts.write_png(charts.accuracy_chart(summary.to_pylist(), info.ann_accuracy), path)
-
-
 @dataclass(frozen=True, slots=True)
 class _Coverage:
     """How many of the planned images the trials have evaluated."""

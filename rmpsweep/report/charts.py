@@ -5,7 +5,6 @@ specification serves light, dark and print. The page sets the panels' widths and
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rmpsweep.stats import RESETS, SETTINGS, pareto_front
@@ -212,15 +211,6 @@ def synops_chart(activity: Sequence[Row]) -> Row:
         .properties(height=alt.Step(11))
     )
     return _specification(chart, "Synaptic operations per image by layer")
-
-
-def write_png(specification: Row, path: Path) -> None:
-    """Draw a chart of panels in the light theme, on white, as a PNG file."""
-    import vl_convert
-
-    spec = {**specification, "spec": {**specification["spec"], "width": PNG_PANEL_WIDTH}}
-    config = {**CONFIG, "background": "white", "font": "sans-serif", "range": THEMES["light"]}
-    path.write_bytes(vl_convert.vegalite_to_png(spec, config=config, scale=2))
 
 
 def _trial_rows(summary: Sequence[Row], ann_accuracy: float) -> list[Row]:
