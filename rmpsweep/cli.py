@@ -276,9 +276,7 @@ def list_(what: Annotated[str, typer.Argument(help="sweeps, recipes, networks, s
     if what == "networks":
         for name in NETWORKS:
             size = describe(name, num_classes=10, in_channels=3, image_size=32)
-            figures = (
-                f"{quantity(size.parameters)}parameters, {quantity(size.macs_per_image)}MACs at 3x32x32, 10 classes"
-            )
+            figures = f"{size.parameters:,} parameters, {size.macs_per_image:,} MACs for 3x32x32 pixels, 10 classes"
             catalogue[what][name] += f"; {figures}"
     display = Display(json_)
     chosen = {what: catalogue[what]} if what else catalogue

@@ -7,7 +7,6 @@ page holds it to that. Reading order: this file (what the page says), charts.py 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa

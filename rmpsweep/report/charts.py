@@ -60,7 +60,6 @@ THEMES: dict[str, dict[str, Any]] = {
         "category": ["#6fb1de", "#e09a55"],
     },
 }
-PNG_PANEL_WIDTH = 380
 
 
 def panel_settings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
