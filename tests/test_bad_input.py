@@ -73,7 +73,7 @@ DATA = {
     "a record that is no image": ("parquet $ASSETS/text", "test.parquet: row 19 (key '019.png')", "not an image"),
     "a negative label": ("parquet $ASSETS/negative", "row 19", "label: got -1", "0 or more"),
     "images of two sizes": ("parquet $ASSETS/sizes", "019.png is 9x9", "resizes"),
-    "an image that ends early": ("parquet $ASSETS/cut", "row 0 (key '000.png')", "cannot be decoded"),
+    "an image that ends early": ("parquet $ASSETS/cut", "row 0 (key '000.png')", "damaged or cut short"),
     "CIFAR without a path": ("--set data.source=cifar10", "cifar10: path: got none", "cifar-10-batches-py"),
 }  # fmt: skip
 

@@ -36,6 +36,14 @@ def png(seed: int, width: int = 8, height: int = 6, mode: str = "RGB") -> bytes:
     return buffer.getvalue()
 
 
+def encoded(seed: int, kind: str) -> bytes:
+    """A 64x64 image in one of PIL's formats."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png(seed, 64, 64))) as image:
+        image.save(buffer, kind)
+    return buffer.getvalue()
+
+
 def write(path: Path, rows: list[Row], row_group_size: int = 4) -> None:
     image = pa.array(
         [{"bytes": b, "path": p} for b, p, _ in rows], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -184,12 +192,25 @@ def test_bad_record_is_named_when_the_split_is_opened(row: Row, message: str, tm
         open_split("parquet", str(tmp_path / "x.parquet"), "x", "unit")
 
 
-def test_truncated_image_is_named_when_it_is_loaded(tmp_path: Path) -> None:
-    whole = png(1, width=64, height=64)
-    write(tmp_path / "x.parquet", [(png(0, 64, 64), "a.png", 0), (whole[: len(whole) // 2], "b.png", 0)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_truncated_image_is_named_when_the_split_is_opened(kind: str, tmp_path: Path) -> None:
+    whole = encoded(1, kind)
+    write(tmp_path / "x.parquet", [(png(0, 64, 64), "a.png", 0), (whole[: len(whole) // 2], "b", 0)])
+    with pytest.raises(DataError, match=r"x\.parquet: row 1 \(key 'b'\): image: damaged or cut short"):
+        open_split("parquet", str(tmp_path / "x.parquet"), "x", "unit")
+
+
+def test_jpeg_with_bytes_after_its_end_is_an_image(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet", [(encoded(1, "JPEG") + b"camera notes", "a", 0)])
+    assert open_split("parquet", str(tmp_path / "x.parquet"), "x", "unit").load([0])[0].shape == (1, 3, 64, 64)
+
+
+def test_image_that_fails_only_when_decoded_is_named_then(tmp_path: Path) -> None:
+    whole = encoded(1, "BMP")
+    write(tmp_path / "x.parquet", [(encoded(0, "BMP"), "a.bmp", 0), (whole[: len(whole) // 2], "b.bmp", 0)])
     split = open_split("parquet", str(tmp_path / "x.parquet"), "x", "unit")
     split.load([0])
-    with pytest.raises(DataError, match=r"x\.parquet: row 1 \(key 'b\.png'\): image: cannot be decoded"):
+    with pytest.raises(DataError, match=r"x\.parquet: row 1 \(key 'b\.bmp'\): image: cannot be decoded"):
         split.load([0, 1])
 
 

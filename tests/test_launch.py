@@ -137,11 +137,12 @@ def test_status_merge_report_and_log_work_from_the_results_directory_alone(write
 
 
 def test_a_unit_that_cannot_be_computed_is_quarantined_and_the_rest_completes(weights, tmp_path):
-    """A PNG with a good header and no pixels passes the index; its unit fails, the rest is there: exit code 3."""
+    """A BMP with a good header and no pixels passes the index; its unit fails, the rest is there: exit code 3."""
     import io
 
     import numpy as np
     import pyarrow as pa
+    import torch
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -149,20 +150,21 @@ def test_a_unit_that_cannot_be_computed_is_quarantined_and_the_rest_completes(we
         rows = []
         for i in range(number):
             sink = io.BytesIO()
-            Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(sink, "PNG")
-            content = sink.getvalue()[:45] if (split, i) == ("test", 5) else sink.getvalue()
-            rows.append({"image": {"bytes": content, "path": f"{i:03}.png"}, "label": i % 10})
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(sink, "BMP")
+            content = sink.getvalue()[:60] if (split, i) == ("test", 5) else sink.getvalue()
+            rows.append({"image": {"bytes": content, "path": f"{i:03}.bmp"}, "label": i % 10})
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
     from rmpsweep.models.registry import build
     from rmpsweep.models.weights import save_weights
 
     colour = tmp_path / "colour.safetensors"
+    torch.manual_seed(0)
     save_weights(build("vgg-small", 10, 3, 8), colour)
     sweep = tmp_path / "poison.yaml"
     sweep.write_text(
         f"name: poison\nnetwork: {{name: vgg-small, weights: {colour}}}\n"
         f"data: {{source: parquet, path: {tmp_path}, transform: unit, shard_size: 4}}\n"
-        "calibration: {images: 8, time_steps: 4}\ngrid: {alpha: [1.0]}\ntime_steps: [2, 4]\n"
+        "calibration: {images: 8, time_steps: 64}\ngrid: {alpha: [1.0]}\ntime_steps: [2, 4]\n"
     )
     results = tmp_path / "results"
     document = rmpsweep("launch", sweep, "--results", results, "--inline", "--mlflow", "none", expected=3)
@@ -170,7 +172,7 @@ def test_a_unit_that_cannot_be_computed_is_quarantined_and_the_rest_completes(we
     assert {row["images"] for row in document["summary"]} == {20}
     assert {row["images_planned"] for row in document["summary"]} == {24}
     quarantined = json.loads((results / "run.json").read_text())["quarantined"]
-    assert "005.png" in quarantined[0]["message"]
+    assert "005.bmp" in quarantined[0]["message"]
     assert "quarantined" in (results / "report.html").read_text()
 
 

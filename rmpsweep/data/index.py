@@ -133,11 +133,21 @@ def _check_columns(path: Path, schema: pa.Schema) -> None:
 
 
 def _size(encoded: bytes, where: str) -> tuple[int, int]:
-    """Width and height in pixels from the header, without decoding."""
-    from PIL import Image
+    """Width and height in pixels from the header; truncation is found without decoding every image.
+
+    A PNG's checksums are verified, and a JPEG that does not end in its end marker is decoded.
+    """
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            return image.size
-    except Exception as error:  # besides UnidentifiedImageError, single formats raise their own
-        raise DataError(f"{where}: image: {len(encoded)} bytes that are not an image PIL can read") from error
+            size = image.size
+            if image.format == "PNG":
+                image.verify()
+            elif image.format == "JPEG" and not encoded.rstrip(b"\0").endswith(b"\xff\xd9"):
+                image.load()
+            return size
+    except UnidentifiedImageError:
+        raise DataError(f"{where}: image: {len(encoded)} bytes that are not an image PIL can read") from None
+    except Exception as error:  # each format raises its own
+        raise DataError(f"{where}: image: damaged or cut short ({error}); {len(encoded)} bytes") from error
