@@ -62,7 +62,8 @@ def launch(
     execution = None
     if progress.todo:
         prepared = _trained(prepared, display)
-        pipeline.check_network(prepared)
+        if not inline:
+            pipeline.check_network(prepared)
         opened = pipeline.open_pool(prepared, inline=inline, actors=actors, address=address)
         # Ray takes over the signal handlers when it starts: ours are set after that
         with contextlib.closing(opened) as pool, _interruptible(display) as stop:
@@ -150,7 +151,7 @@ def status(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
         display.line(f"unit {bad['unit']} is quarantined after {bad['attempts']} attempts: {bad['message']}")
     eta = "" if standing["eta_s"] is None else f", about {duration(standing['eta_s'])} at the last launch's rate"
     steps = quantity(standing["image_steps_left"])
-    display.line(f"{standing['units_left']} units left ({steps}image-steps){eta}")
+    display.line(f"{standing['units_left']} units left ({steps} image-steps){eta}")
     display.document(standing)
 
 

@@ -135,7 +135,7 @@ def quantity(value: float) -> str:
     for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.3g} {suffix}"
-    return f"{value:.3g} "
+    return f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

@@ -51,7 +51,7 @@ def publish(
     Raises:
         ResultsError: results are missing and allow_partial is not set. TrackingError: MLflow cannot be used.
     """
-    run = files.read_json(prepared.layout.run) or {}
+    run = read_run(prepared.layout)
     state = _state(prepared, progress, mlflow_uri)
     outputs = (prepared.layout.predictions, prepared.layout.summary, prepared.layout.activity, prepared.layout.report)
     if run.get("published") == state and all(path.is_file() for path in outputs):
@@ -95,7 +95,7 @@ def write_report(prepared: Prepared, tables: Tables) -> None:
     """Write report.html."""
     from rmpsweep.report import ReportInfo, render
 
-    run = files.read_json(prepared.layout.run) or {}
+    run = read_run(prepared.layout)
     ann = tables.predictions.filter(pc.equal(tables.predictions["trial_id"], ANN))
     info = ReportInfo(
         name=prepared.sweep.name,
@@ -118,7 +118,7 @@ def log(prepared: Prepared, tables: Tables, mlflow_uri: str) -> Any:
     """Log to MLflow; logging the same again changes nothing. Raises TrackingError."""
     from rmpsweep.tracking import SweepRecord, log_sweep
 
-    run = files.read_json(prepared.layout.run) or {}
+    run = read_run(prepared.layout)
     sweep, plan, layout = prepared.sweep, prepared.plan, prepared.layout
     written = (layout.sweep, layout.plan, layout.summary, layout.activity, layout.predictions, layout.report)
     entry = SweepRecord(
@@ -159,7 +159,7 @@ def _quarantined_json(bad: Quarantined) -> dict[str, Any]:
 
 
 def read_run(layout: Layout) -> dict[str, Any]:
-    """What run.json holds; empty before the first launch has ended."""
+    """What run.json holds; empty before the first launch has written it."""
     return files.read_json(layout.run) or {}
 
 
