@@ -209,6 +209,7 @@ def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships.")],
     out: Annotated[Path | None, typer.Option("--out", help="Weights file; default in the cache.")] = None,
+    set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Train a constrained network; the same command continues an interrupted training.
@@ -216,7 +217,7 @@ def train(
     Usage: rmpsweep train digits-vgg-small --out digits.safetensors
     """
     display = Display(json_)
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe, set_ or ())
     weights = pipeline.trained_weights(loaded, out, download=True)
     if weights.recipe is None:
         display.line("nothing to do: these weights are the recipe's")

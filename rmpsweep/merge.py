@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rmpsweep.data import image_order
 from rmpsweep.errors import ResultsError
-from rmpsweep.plan import ANN, Plan, Trial, image_order
+from rmpsweep.plan import ANN, Plan, Trial
 from rmpsweep.results import ACTIVITY_SCHEMA, PREDICTIONS_SCHEMA, SUMMARY_SCHEMA, UNIT_SCHEMA, UnitResult
 from rmpsweep.stats import wilson_interval
 from rmpsweep.terms import INPUT

@@ -91,11 +91,6 @@ class Plan:
         return Unit(0, self.limit, self.work).num_cells
 
 
-def image_order(num_images: int) -> np.ndarray:
-    """The fixed permutation of a split: position -> image_id, int64 [num_images]."""
-    return np.random.RandomState(0).permutation(num_images).astype(np.int64)
-
-
 def calibration_ids(num_images: int, images: int, seed: int) -> np.ndarray:
     """The image_ids that calibrate, in order, int64 [min(images, num_images)]."""
     return np.random.RandomState(seed).permutation(num_images)[:images].astype(np.int64)

@@ -36,10 +36,17 @@ def load_sweep(sweep: str, changes: Sequence[str] = ()) -> Sweep:
     return cast(Sweep, _validated(Sweep, _expanded(content, path), path))
 
 
-def load_recipe(recipe: str) -> Recipe:
-    """Read and check a recipe: a path, or the name of a file in sweeps/recipes/. Raises SweepError."""
+def load_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
+    """Read, change ("key=value") and check a recipe: a path, or the name of a file in sweeps/recipes/.
+
+    Raises:
+        SweepError: file, key, value received and what is allowed, for every mistake found.
+    """
     path = _find(recipe, RECIPES, "recipe")
-    return cast(Recipe, _validated(Recipe, _expanded(_read(path), path), path))
+    content = _read(path)
+    for change in changes:
+        _change(content, change)
+    return cast(Recipe, _validated(Recipe, _expanded(content, path), path))
 
 
 def parse_sweep(text: str, where: str) -> Sweep:

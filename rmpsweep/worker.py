@@ -14,13 +14,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from rmpsweep.data import ImageSplit, open_split
+from rmpsweep.data import ImageSplit, image_order, open_split
 from rmpsweep.engine import SpikingNetwork, calibrate, convert, simulate_many
 from rmpsweep.engine.encode import saturated_fraction
 from rmpsweep.errors import CalibrationError, NetworkError
 from rmpsweep.models.registry import build, build_from_module
 from rmpsweep.models.weights import load_weights
-from rmpsweep.plan import ANN, Unit, image_order
+from rmpsweep.plan import ANN, Unit
 from rmpsweep.results import UNIT_SCHEMA, LayerActivity, Layout, UnitResult, commit_unit, thresholds_digest
 from rmpsweep.schema import Setting, Sweep
 from rmpsweep.terms import INPUT

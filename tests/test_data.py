@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision import transforms as tv
 
-from rmpsweep.data import TRANSFORMS, cache_dir, open_split
+from rmpsweep.data import TRANSFORMS, cache_dir, image_order, open_split
 from rmpsweep.data.index import load_index
 from rmpsweep.errors import DataError
 
@@ -99,6 +100,26 @@ def test_digits_are_scikit_learns() -> None:
     images, labels = train.load([1296, 0])
     np.testing.assert_array_equal(images[1, 0].numpy() * 16, bunch.images[rows[:1297].min()])
     np.testing.assert_array_equal(images[0, 0].numpy() * 16, bunch.images[rows[:1297].max()])
+
+
+def test_slices_are_of_a_permutation_and_complete_each_other() -> None:
+    whole = open_split("digits", None, "train", None)
+    first, rest = (open_split("digits", None, f"train{part}", None) for part in ("[:1000]", "[1000:]"))
+    assert (first.num_images, rest.num_images, rest.name) == (1000, 297, "digits/train[1000:1297]")
+    assert (rest.num_classes, rest.image_shape) == (whole.num_classes, whole.image_shape)
+    assert len({whole.fingerprint, first.fingerprint, rest.fingerprint}) == 3
+    order = image_order(1297)
+    for part, ids in ((first, sorted(order[:1000])), (rest, sorted(order[1000:]))):
+        for loaded, expected in zip(part.load(range(part.num_images)), whole.load(ids), strict=True):
+            assert torch.equal(loaded, expected)
+
+
+@pytest.mark.parametrize(
+    "split", ["train[1000:2000]", "train[9:9]", "train[9:3]", "train[1:", "train[a:b]", "train[-5:]"]
+)
+def test_slices_that_hold_nothing_or_make_no_sense(split: str) -> None:
+    with pytest.raises(DataError, match=re.escape(f"digits: split: got {split!r}")):
+        open_split("digits", None, split, None)
 
 
 def test_parquet_numbering_does_not_depend_on_packing(tmp_path: Path) -> None:

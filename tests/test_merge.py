@@ -3,9 +3,10 @@ import random
 import pyarrow as pa
 import pytest
 
+from rmpsweep.data import image_order
 from rmpsweep.errors import ResultsError
 from rmpsweep.merge import merge
-from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, image_order, pending
+from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, pending
 from rmpsweep.results import (
     ACTIVITY_SCHEMA,
     PREDICTIONS_SCHEMA,

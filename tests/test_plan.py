@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmpsweep import plan as plan_module
+from rmpsweep.data import image_order
 from rmpsweep.plan import (
     ANN,
     TRIALS_PER_UNIT,
@@ -18,7 +19,6 @@ from rmpsweep.plan import (
     Unit,
     calibration_ids,
     disjoint,
-    image_order,
     make_plan,
     pending,
 )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from rmpsweep.data import ImageSplit, open_split
 from rmpsweep.errors import DataError, NetworkError
 from rmpsweep.models.recipe import Recipe, digest, read_card
 from rmpsweep.models.registry import build
+from rmpsweep.models.standardize import fold, standardize
 from rmpsweep.models.training import EpochReport, crop_flip, learning_rate, train
 from rmpsweep.models.weights import file_sha256, load_weights
 
@@ -75,6 +77,7 @@ def test_digits_recipe_reaches_97_percent(digits: tuple[ImageSplit, ImageSplit],
         assert int((network(images).argmax(1) == labels).sum()) == card.test_accuracy["correct"]
 
     assert read_card(path) == card
+    assert [epoch["test_accuracy"] for epoch in card.history] == [report.test_accuracy for report in reports]
     assert json.loads((tmp_path / "digits.safetensors.json").read_text()) == asdict(card)
     assert card.recipe_digest == digest(recipe, digits[0].fingerprint)
     assert card.weights_sha256 == file_sha256(path)
@@ -100,6 +103,39 @@ def test_interrupted_training_ends_with_the_same_weights(digits: tuple[ImageSpli
     assert file_sha256(resumed) == file_sha256(undisturbed)
     train(replace(SHORT, seed=1), *digits, resumed, ignore)
     assert file_sha256(resumed) != file_sha256(undisturbed)
+
+
+def test_standardised_weights_fold_into_plain_convolutions() -> None:
+    torch.manual_seed(0)
+    network = build("resnet20", 10, 3, 16, 0.0).double()
+    keys, images = list(network.state_dict()), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    norms = {name: p.flatten(1).norm(dim=1) for name, p in network.named_parameters() if p.dim() == 4}
+    standardize(network)
+    with torch.no_grad():
+        expected = network(images)
+        fold(network)
+        assert torch.equal(network(images), expected)
+    assert list(network.state_dict()) == keys
+    for name, weight in network.named_parameters():
+        if weight.dim() == 4:
+            torch.testing.assert_close(weight.mean((1, 2, 3)), torch.zeros(len(weight)).double(), atol=1e-12, rtol=0)
+            started = norms[name] / math.sqrt(1 - 1 / math.pi)
+            torch.testing.assert_close(weight.flatten(1).norm(dim=1), started, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_resuming_with_standardised_weights_is_exact(
+    precision: Literal["float32", "bfloat16"], digits: tuple[ImageSplit, ImageSplit], tmp_path: Path
+) -> None:
+    recipe = replace(SHORT, epochs=2, weight_standardization=True, precision=precision)
+    undisturbed, resumed = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    card = train(recipe, *digits, undisturbed, ignore)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, *digits, resumed, stop_after(1))
+    assert train(recipe, *digits, resumed, ignore).weights_sha256 == card.weights_sha256
+    assert card.precision == precision
+    assert [epoch["learning_rate"] for epoch in card.history] != []
+    load_weights(build("vgg-small", 10, 1, 8), resumed)
 
 
 @pytest.mark.parametrize("left_behind", ["another recipe", "damaged"])

@@ -6,7 +6,7 @@
 
 from rmpsweep.data.cache import cache_dir
 from rmpsweep.data.sources import SOURCES, open_split
-from rmpsweep.data.split import ImageSplit
+from rmpsweep.data.split import ImageSplit, image_order
 from rmpsweep.data.transforms import TRANSFORMS, Transform
 
-__all__ = ["SOURCES", "TRANSFORMS", "ImageSplit", "Transform", "cache_dir", "open_split"]
+__all__ = ["SOURCES", "TRANSFORMS", "ImageSplit", "Transform", "cache_dir", "image_order", "open_split"]

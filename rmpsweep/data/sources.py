@@ -1,6 +1,8 @@
 """The sources a sweep file can name, and the one function that opens a split of any of them."""
 
-from rmpsweep.data.split import ImageSplit
+import re
+
+from rmpsweep.data.split import ImageSlice, ImageSplit
 from rmpsweep.data.transforms import find_transform
 from rmpsweep.errors import DataError
 
@@ -22,7 +24,8 @@ def open_split(source: str, path: str | None, split: str, transform: str | None,
         path: where the files are: for cifar10 and cifar100 the folder that holds their own folder; for parquet a folder
             (files `<split>.parquet` and `<split>-*.parquet`), or a file or glob pattern, with or without `{split}`;
             None for digits.
-        split: name of the split, e.g. "train" or "test".
+        split: name of the split, e.g. "train" or "test"; "train[:49000]" and "train[49000:]" are the first 49,000
+            images of its fixed permutation and the rest.
         transform: a name in TRANSFORMS; None for the source's own (digits: unit; cifar10, cifar100: of that name).
         download: fetch missing files of cifar10 and cifar100 with torchvision; the others have nothing to fetch.
     Returns:
@@ -30,6 +33,19 @@ def open_split(source: str, path: str | None, split: str, transform: str | None,
     Raises:
         DataError: unknown source, transform or split, missing or unusable files.
     """
+    found = re.fullmatch(r"([^\[\]]*)(?:\[(\d*):(\d*)\])?", split)
+    if found is None:
+        raise DataError(f"{source}: split: got {split!r}, expected a name, or a slice such as 'train[:49000]'")
+    whole = _open_whole(source, path, found[1], transform, download)
+    if found[2] is None:
+        return whole
+    start, stop = int(found[2] or 0), int(found[3] or whole.num_images)
+    if not start < stop <= whole.num_images:
+        raise DataError(f"{source}: split: got {split!r}, but {whole.name} has {whole.num_images} images")
+    return ImageSlice(whole, start, stop)
+
+
+def _open_whole(source: str, path: str | None, split: str, transform: str | None, download: bool) -> ImageSplit:
     if source not in SOURCES:
         raise DataError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}")
     name = transform or DEFAULT_TRANSFORMS.get(source)

@@ -1,5 +1,6 @@
-"""What every split of images offers, whatever it is stored in."""
+"""What every split of images offers, whatever it is stored in, and slices of one."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -82,3 +83,27 @@ class ImageSplit(ABC):
     @abstractmethod
     def _read(self, ids: np.ndarray) -> "tuple[Images, np.ndarray]":
         """Stored images (uint8 [N, H, W, C] or PIL) and labels [N]."""
+
+
+class ImageSlice(ImageSplit):
+    """Positions start to stop of a split's fixed order, as a split of their own.
+
+    The order is a permutation, so that every slice is a fair sample, and equal images get equal slices in any storage.
+    """
+
+    def __init__(self, whole: ImageSplit, start: int, stop: int) -> None:
+        self.name = f"{whole.name}[{start}:{stop}]"
+        self.num_images = stop - start
+        self.num_classes, self.max_label = whole.num_classes, whole.max_label
+        self.image_shape = whole.image_shape
+        self.fingerprint = hashlib.sha256(f"{whole.fingerprint}[{start}:{stop}]".encode()).hexdigest()
+        self._transform, self._pixel_max = whole._transform, whole._pixel_max
+        self._whole, self._ids = whole, np.sort(image_order(whole.num_images)[start:stop])
+
+    def _read(self, ids: np.ndarray) -> "tuple[Images, np.ndarray]":
+        return self._whole._read(self._ids[ids])
+
+
+def image_order(num_images: int) -> np.ndarray:
+    """The fixed permutation of a split: position -> image_id, int64 [num_images]."""
+    return np.random.RandomState(0).permutation(num_images).astype(np.int64)

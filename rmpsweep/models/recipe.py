@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-TRAINING_VERSION = 1  # raised whenever training computes other weights from the same recipe
+TRAINING_VERSION = 2  # raised whenever training computes other weights from the same recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,10 @@ class Recipe:
         augment: "crop-flip" = a crop of the image padded by 4 pixels, flipped left to right half of the time.
         dropout: probability after each convolution.
         max_grad_norm: gradients are scaled down to this L2 norm; None for no limit.
+        weight_standardization: convolutions learn through weights of zero mean and unit norm and a gain per channel,
+            folded into plain convolutions at the end (Qiao et al. 2019; Brock et al. 2021): what takes the place of
+            batch norm.
+        precision: of convolutions and products in training; "auto" = bfloat16 where the device multiplies it natively.
         seed: of initial weights, order, augmentation and dropout.
 
     Raises:
@@ -55,6 +59,8 @@ class Recipe:
     augment: Literal["none", "crop-flip"] = "none"
     dropout: float = 0.2
     max_grad_norm: float | None = None
+    weight_standardization: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,6 +76,7 @@ class Recipe:
             "augment": (lambda x: x in ("none", "crop-flip"), "'none' or 'crop-flip'"),
             "dropout": (lambda x: 0 <= x < 1, "0 or more and less than 1"),
             "max_grad_norm": (lambda x: x is None or x > 0, "more than 0, or none"),
+            "precision": (lambda x: x in ("auto", "float32", "bfloat16"), "'auto', 'float32' or 'bfloat16'"),
             "seed": (lambda x: 0 <= x < 2**32, "0 or more and less than 2^32"),
         }
         for field, (accepts, expected) in allowed.items():
@@ -92,12 +99,13 @@ class Card:
     Fields:
         recipe, recipe_digest: what was asked for.
         data_fingerprint, test_fingerprint: of the training and the test images.
-        test_accuracy: {"correct", "images"} of the last epoch's weights, eval mode.
+        test_accuracy: {"correct", "images"} of the last epoch's weights, eval mode, float32.
+        history: of each epoch: loss, train_accuracy, test_accuracy, learning_rate, seconds.
         parameters: number of trained values.
         weights_sha256: of the weights file, hex.
         versions: of python, torch and rmpsweep.
         duration_s: of training, interruptions left out.
-        device, torch_threads: where it ran.
+        device, torch_threads, precision: where and in what numbers it ran.
     """
 
     recipe: dict[str, Any]
@@ -105,12 +113,14 @@ class Card:
     data_fingerprint: str
     test_fingerprint: str
     test_accuracy: dict[str, int]
+    history: list[dict[str, float]]
     parameters: int
     weights_sha256: str
     versions: dict[str, str]
     duration_s: float
     device: str
     torch_threads: int
+    precision: str
 
 
 def card_path(weights_path: Path) -> Path:

@@ -24,11 +24,13 @@ from rmpsweep.errors import DataError, NetworkError
 from rmpsweep.files import write_atomic
 from rmpsweep.models.recipe import Card, Recipe, card_path, digest
 from rmpsweep.models.registry import build
+from rmpsweep.models.standardize import fold, standardize
 from rmpsweep.models.weights import file_sha256, save_weights
 
 CROP_PADDING = 4
 STEP_MILESTONES = (0.6, 0.8, 0.9)
 EVALUATION_BATCH = 500
+HISTORY = ("loss", "train_accuracy", "test_accuracy", "learning_rate", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,7 @@ def train(
         )
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     run_digest = digest(recipe, train_split.fingerprint)
+    precision = _precision(recipe, where)
     checkpoint = weights_path.with_name(weights_path.name + ".ckpt")
     channels, height, width = train_split.image_shape
     classes = train_split.num_classes or 1 + max(train_split.max_label, test_split.max_label)
@@ -92,32 +95,38 @@ def train(
         torch.manual_seed(_seed(recipe.seed, 0))
         model = build(recipe.network, classes, channels, (height, width), recipe.dropout)
         model.to(where).to(memory_format=torch.channels_last)
-        optimizer = torch.optim.SGD(
-            model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
-        )
-        done, duration_s = _resume(checkpoint, run_digest, model, optimizer)
+        if recipe.weight_standardization:
+            standardize(model)
+        parameters = dict(model.named_parameters())
+        gains = [parameter for name, parameter in parameters.items() if name.endswith(".gain")]
+        weights = [parameter for name, parameter in parameters.items() if not name.endswith(".gain")]
+        groups: list[dict[str, Any]] = [
+            {"params": weights},
+            *([{"params": gains, "weight_decay": 0.0}] if gains else []),
+        ]
+        optimizer = torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay)
+        history = _resume(checkpoint, f"{run_digest}/{precision}", model, optimizer)
         train_images, train_labels = _load_all(train_split, where)
         test_images, test_labels = _load_all(test_split, where)
-        for epoch in range(done + 1, recipe.epochs + 1):
+        for epoch in range(len(history) + 1, recipe.epochs + 1):
             start = time.perf_counter()
-            loss, accuracy = _train_epoch(recipe, model, optimizer, train_images, train_labels, epoch, classes)
-            correct = _count_correct(model, test_images, test_labels)
-            seconds = time.perf_counter() - start
-            duration_s += seconds
-            _save_checkpoint(checkpoint, run_digest, model, optimizer, epoch, duration_s)
-            on_epoch(
-                EpochReport(
-                    epoch=epoch,
-                    epochs=recipe.epochs,
-                    loss=loss,
-                    train_accuracy=accuracy,
-                    test_accuracy=correct / len(test_labels),
-                    learning_rate=optimizer.param_groups[0]["lr"],
-                    seconds=seconds,
-                    eta_s=seconds * (recipe.epochs - epoch),
-                )
+            loss, accuracy = _train_epoch(recipe, model, optimizer, train_images, train_labels, epoch, precision)
+            correct = _count_correct(model, test_images, test_labels, precision)
+            report = EpochReport(
+                epoch=epoch,
+                epochs=recipe.epochs,
+                loss=loss,
+                train_accuracy=accuracy,
+                test_accuracy=correct / len(test_labels),
+                learning_rate=optimizer.param_groups[0]["lr"],
+                seconds=(seconds := time.perf_counter() - start),
+                eta_s=seconds * (recipe.epochs - epoch),
             )
-        correct = _count_correct(model, test_images, test_labels)
+            history.append({name: getattr(report, name) for name in HISTORY})
+            _save_checkpoint(checkpoint, f"{run_digest}/{precision}", model, optimizer, history)
+            on_epoch(report)
+        fold(model)
+        correct = _count_correct(model, test_images, test_labels, "float32")
 
     save_weights(model, weights_path)
     card = Card(
@@ -126,6 +135,7 @@ def train(
         data_fingerprint=train_split.fingerprint,
         test_fingerprint=test_split.fingerprint,
         test_accuracy={"correct": correct, "images": len(test_labels)},
+        history=history,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         weights_sha256=file_sha256(weights_path),
         versions={
@@ -133,9 +143,10 @@ def train(
             "torch": str(torch.__version__),
             "rmpsweep": rmpsweep.__version__,
         },
-        duration_s=round(duration_s, 3),
+        duration_s=round(sum(epoch["seconds"] for epoch in history), 3),
         device=torch.cuda.get_device_name(where) if where.type == "cuda" else f"{where} ({platform.machine()})",
         torch_threads=torch.get_num_threads(),
+        precision=precision,
     )
     write_atomic(card_path(weights_path), (json.dumps(asdict(card), indent=2) + "\n").encode())
     checkpoint.unlink(missing_ok=True)
@@ -174,7 +185,7 @@ def _train_epoch(
     images: Tensor,
     labels: Tensor,
     epoch: int,
-    classes: int,
+    precision: str,
 ) -> tuple[float, float]:
     """One pass in random order over images [N, C, H, W]; mean loss and fraction correct."""
     torch.manual_seed(_seed(recipe.seed, epoch))
@@ -190,9 +201,8 @@ def _train_epoch(
         x, y = images[batch.to(images.device)], labels[batch.to(labels.device)]
         if recipe.augment == "crop-flip":
             x = crop_flip(x, generator)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-            logits = model(x.contiguous(memory_format=torch.channels_last))
-            loss = nn.functional.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+        logits = _logits(model, x.contiguous(memory_format=torch.channels_last), precision)
+        loss = nn.functional.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm or math.inf).item()
@@ -202,7 +212,7 @@ def _train_epoch(
         total_loss += loss.item() * len(y)
         correct += int((logits.argmax(1) == y).sum())
     mean_loss = total_loss / len(labels)
-    if epoch > recipe.warmup_epochs and mean_loss > 2 * math.log(classes):
+    if epoch > recipe.warmup_epochs and mean_loss > 2 * math.log(logits.shape[1]):
         raise _diverged(recipe, epoch, rate, f"mean loss {mean_loss:.3g}, twice that of guessing")
     return mean_loss, correct / len(labels)
 
@@ -214,11 +224,18 @@ def _diverged(recipe: Recipe, epoch: int, rate: float, what: str) -> NetworkErro
     )
 
 
+def _logits(model: nn.Module, images: Tensor, precision: str) -> Tensor:
+    """Float32, whatever the precision; a cast lives for one pass, so that it never outlives the weights it copies."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logits: Tensor = model(images)
+    return logits.float()
+
+
 @torch.no_grad()
-def _count_correct(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+def _count_correct(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> int:
     model.eval()
     batches = zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
-    return sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
+    return sum(int((_logits(model, x, precision).argmax(1) == y).sum()) for x, y in batches)
 
 
 def _load_all(split: ImageSplit, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -231,14 +248,25 @@ def _seed(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8]) >> 1
 
 
+def _precision(recipe: Recipe, device: torch.device) -> str:
+    """The recipe's precision, "auto" decided."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return "bfloat16" if native else "float32"
+
+
 def _save_checkpoint(
-    path: Path, run_digest: str, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, duration_s: float
+    path: Path, run_digest: str, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[dict[str, float]]
 ) -> None:
     buffer = io.BytesIO()
     content = {
         "digest": run_digest,
-        "epoch": epoch,
-        "duration_s": duration_s,
+        "history": history,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
@@ -246,14 +274,15 @@ def _save_checkpoint(
     write_atomic(path, buffer.getvalue())
 
 
-def _resume(path: Path, run_digest: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Restore a checkpoint of this very recipe and data; epochs done and seconds spent, 0 if there is none."""
+def _resume(path: Path, run_digest: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    """Restore a checkpoint of this very recipe, data and precision; the epochs done, none if there is none."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-        return 0, 0.0
+        return []
     if content.get("digest") != run_digest:
-        return 0, 0.0
+        return []
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    return content["epoch"], content["duration_s"]
+    history: list[dict[str, float]] = content["history"]
+    return history
