@@ -13,9 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from rmpsweep import __version__, overview, pipeline, publish
+from rmpsweep.claims import examine, write
 from rmpsweep.display import Display, duration, error, plan_rows, quantity
 from rmpsweep.errors import IncompleteError, ResultsError, RmpsweepError, SweepError
+from rmpsweep.firing import flag_layers, shortened
 from rmpsweep.pipeline import Prepared, Progress
+from rmpsweep.results import Layout
 from rmpsweep.sweep import RECIPES, SWEEPS, load_recipe, load_sweep, names
 from rmpsweep.tracking import check_uri, without_password
 
@@ -87,6 +90,9 @@ def launch(
         display.line("nothing to do: every result is there, merged, reported and logged")
     summary = publish.read_tables(prepared.layout).summary
     display.summary(summary)
+    flagged = flag_layers(summary, publish.read_tables(prepared.layout).activity)
+    for line in shortened(flagged):
+        display.line(f"warning: {line}")
     layout, logged = prepared.layout, without_password(uri or "none")
     for what, where in (("report", layout.report), ("mlflow", logged), ("results", layout.root)):
         display.line(f"{what:8} {where}")
@@ -98,6 +104,7 @@ def launch(
             "mlflow": logged,
             "units_run": len(execution.outcomes) if execution else 0,
             "units_left": len(progress.todo),
+            "flagged_layers": [asdict(trial) for trial in flagged],
             "summary": summary.to_pylist(),
         }
     )
@@ -149,6 +156,8 @@ def status(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
         display.line(f"unit file {name} does not count: {why}")
     for bad in standing["quarantined"]:
         display.line(f"unit {bad['unit']} is quarantined after {bad['attempts']} attempts: {bad['message']}")
+    for line in standing["flagged_layers"]:
+        display.line(f"warning: {line}")
     eta = "" if standing["eta_s"] is None else f", about {duration(standing['eta_s'])} at the last launch's rate"
     steps = quantity(standing["image_steps_left"])
     display.line(f"{standing['units_left']} units left ({steps} image-steps){eta}")
@@ -206,9 +215,31 @@ def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
 
 
 @app.command()
+def claims(
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="response, steps, loss or activity.")],
+    target: Annotated[str | None, typer.Argument(metavar="SWEEP", help="As for report; none for response.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the files; default claims/ in results.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Hold a claim of RMP-SNN against our own figures: a table, a figure (SVG and PNG) and its points (CSV).
+
+    Usage: rmpsweep claims steps quickstart
+    """
+    display = Display(json_)
+    layout = None if target is None else Layout(_directory(target, None))
+    claim = examine(subject, layout)
+    written = [str(path) for path in write(claim, out or (layout.root if layout else Path()) / "claims")]
+    display.claim(claim)
+    for path in written:
+        display.line(path)
+    display.document(claim.document() | {"files": written})
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships.")],
     out: Annotated[Path | None, typer.Option("--out", help="Weights file; default in the cache.")] = None,
+    mlflow: Annotated[str | None, typer.Option("--mlflow", help="Tracking URI; default beside the weights.")] = None,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -219,10 +250,13 @@ def train(
     display = Display(json_)
     loaded = load_recipe(recipe, set_ or ())
     weights = pipeline.trained_weights(loaded, out, download=True)
+    uri = mlflow or f"sqlite:///{weights.path.absolute().parent / 'mlflow.db'}"
+    if uri != "none":
+        check_uri(uri)
     if weights.recipe is None:
         display.line("nothing to do: these weights are the recipe's")
     else:
-        pipeline.train_recipe(loaded, weights.path, display.epoch)
+        pipeline.train_recipe(loaded, weights.path, display.epoch, None if uri == "none" else uri)
     card = pipeline.read_card(weights.path)
     assert card is not None
     accuracy = card.test_accuracy
@@ -245,6 +279,7 @@ def calibrate(
     pool = pipeline.open_pool(prepared, inline=True)
     thresholds, notes = pipeline.calibrate(prepared, known, pool)
     pipeline.save(prepared, thresholds, notes)
+    publish.write_calibration(prepared, thresholds)
     rules = {t.calibration_id: pipeline.rule_name(t.setting) for t in prepared.plan.trials}
     for key, rule in rules.items():
         rows = [(layer, len(v), f"{min(v):.6g}", f"{max(v):.6g}") for layer, v in thresholds[key].items()]
@@ -255,15 +290,16 @@ def calibrate(
 
 
 @app.command(name="list")
-def list_(what: Annotated[str, typer.Argument(help="sweeps, recipes, networks, sources, transforms, thresholds.")] = "",
+def list_(what: Annotated[str, typer.Argument(help="sweeps, recipes, networks, presets, thresholds …")] = "",
           json_: JsonOption = False) -> None:  # fmt: skip
     """List the names a sweep file can use.
 
     Usage: rmpsweep list networks
     """
     from rmpsweep.data import SOURCES, TRANSFORMS
-    from rmpsweep.models.registry import NETWORKS, describe
+    from rmpsweep.models.registry import ANY_EXTERNAL, NETWORKS, list_networks
     from rmpsweep.terms import THRESHOLD_METHODS
+    from rmpsweep.thresholds import PRESETS
 
     catalogue: dict[str, dict[str, str]] = {
         "sweeps": {name: _headline(SWEEPS / f"{name}.yaml") for name in names(SWEEPS)},
@@ -271,16 +307,19 @@ def list_(what: Annotated[str, typer.Argument(help="sweeps, recipes, networks, s
         "networks": {name: info.description for name, info in NETWORKS.items()},
         "sources": SOURCES,
         "transforms": {name: str(transform) for name, transform in TRANSFORMS.items()},
-        "thresholds": {method.split()[0]: "" for method in THRESHOLD_METHODS.split(", ")},
+        "thresholds": THRESHOLD_METHODS,
+        "presets": {name: preset.description for name, preset in PRESETS.items()},
     }
     if what and what not in catalogue:
         raise SweepError(f"list: got {what!r}, expected one of {', '.join(catalogue)}")
-    if what == "networks":
-        for name in NETWORKS:
-            size = describe(name, num_classes=10, in_channels=3, image_size=32)
-            figures = f"{size.parameters:,} parameters, {size.macs_per_image:,} MACs for 3x32x32 pixels, 10 classes"
-            catalogue[what][name] += f"; {figures}"
     display = Display(json_)
+    if what == "networks":
+        networks = list_networks()
+        columns = ("name", "image", "classes", "parameters", "MACs per image", "source")
+        display.table(what, columns, [[_grouped(value) for value in row.values()] for row in networks])
+        display.line(ANY_EXTERNAL)
+        display.document({what: networks})
+        return
     chosen = {what: catalogue[what]} if what else catalogue
     for title, entries in chosen.items():
         display.table(title, ("name", ""), entries.items())
@@ -373,6 +412,11 @@ def _directory(target: str, results: Path | None) -> Path:
     if not directory.is_dir():
         raise ResultsError(f"{directory}: no sweep has been launched here; give its --results directory")
     return directory
+
+
+def _grouped(value: object) -> object:
+    """A number with its thousands apart, anything else as it is."""
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def _headline(path: Path) -> str:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from rmpsweep.claims.claim import Claim
 from rmpsweep.plan import Unit
 from rmpsweep.stats import best_trials
 
@@ -45,7 +46,7 @@ class Display:
         table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         body = [[_cell(value) for value in row] for row in rows]
         for i, column in enumerate(columns):
-            numeric = all(row[i][:1].isdigit() or row[i] in ("–", "") for row in body)
+            numeric = all(row[i].lstrip("+-")[:1].isdigit() or row[i] in ("–", "") for row in body)
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in body:
             table.add_row(*row)
@@ -59,6 +60,14 @@ class Display:
         columns = [k for k in trials[0] if k not in fixed]
         self.table("Trials", columns, [[trial[k] for k in columns] for trial in trials])
         self.line("  in every trial: " + ", ".join(f"{k} {v}" for k, v in fixed.items()))
+
+    def claim(self, claim: Claim) -> None:
+        """A claim, its tables and what they say."""
+        self.line(claim.statement)
+        for table in claim.tables:
+            self.table(table.title, table.columns, table.rows)
+        for finding in claim.findings:
+            self.line(finding)
 
     def epoch(self, report: Any) -> None:
         """A training epoch."""

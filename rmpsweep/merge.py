@@ -86,10 +86,10 @@ def _activity(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
             continue
         images = result.unit.stop - result.unit.start
         for row in result.activity:
-            for t, spikes, synops in zip(row.time_steps, row.spikes, row.synops, strict=True):
+            for t, *counts in zip(row.time_steps, row.spikes, row.synops, row.saturated, strict=True):
                 if (row.trial_id, t) in planned:
-                    total = totals.setdefault((row.trial_id, t), {}).setdefault(row.layer, [row.neurons, 0, 0, 0])
-                    for i, count in enumerate((images, spikes, synops), start=1):
+                    total = totals.setdefault((row.trial_id, t), {}).setdefault(row.layer, [row.neurons, 0, 0, 0, 0])
+                    for i, count in enumerate((images, *counts), start=1):
                         total[i] += count
     rows = [
         (trial, layer, t, *counts) for (trial, t), layers in sorted(totals.items()) for layer, counts in layers.items()

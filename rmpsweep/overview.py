@@ -1,9 +1,12 @@
 """What `plan` and `status` say of a sweep, as plain values."""
 
+import contextlib
 from typing import Any
 
+from rmpsweep.errors import StorageError
+from rmpsweep.firing import flag_layers, shortened
 from rmpsweep.pipeline import Prepared, Progress
-from rmpsweep.publish import measured_rate, read_run
+from rmpsweep.publish import measured_rate, read_run, read_tables
 
 
 def plan_figures(prepared: Prepared, progress: Progress, workers: int | None) -> dict[str, Any]:
@@ -45,9 +48,18 @@ def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
         "units_left": len(progress.todo),
         "image_steps_left": image_steps_left(progress),
         "eta_s": _eta_s(prepared, image_steps_left(progress), None),
+        "flagged_layers": _flagged(prepared),
         "rejected": dict(progress.journal.rejected),
         "quarantined": read_run(prepared.layout).get("quarantined", []) if progress.todo else [],
     }
+
+
+def _flagged(prepared: Prepared) -> list[str]:
+    """Saturated and silent layers of what was merged last; none before that."""
+    with contextlib.suppress(StorageError):
+        tables = read_tables(prepared.layout)
+        return shortened(flag_layers(tables.summary, tables.activity))
+    return []
 
 
 def image_steps_left(progress: Progress) -> int:

@@ -16,13 +16,15 @@ from rmpsweep import results as files
 from rmpsweep.data import cache_dir, open_split
 from rmpsweep.driver import Event, Execution, Pool, execute
 from rmpsweep.errors import CalibrationError, InputError, NetworkError, ResultsError, StorageError
-from rmpsweep.models.recipe import Recipe, digest, read_card
+from rmpsweep.models.external import find_published, is_external
+from rmpsweep.models.recipe import Recipe, card_path, digest, read_card
 from rmpsweep.models.weights import file_sha256
 from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_plan, pending
 from rmpsweep.results import Journal, Layout, scan
 from rmpsweep.schema import Setting, Sweep
 from rmpsweep.sweep import dump_sweep, parse_sweep
-from rmpsweep.tracking import without_password
+from rmpsweep.thresholds import read_threshold_file
+from rmpsweep.tracking import TrainingRecord, log_training, without_password
 
 Thresholds = Mapping[str, Mapping[str, Sequence[float]]]
 """calibration_id -> layer -> thresholds."""
@@ -76,9 +78,11 @@ def prepare(sweep: Sweep, results: Path | None = None, limit: int | None = None,
     split = open_split(data.source, data.path, data.split, data.transform, download)
     calibration = open_split(data.source, data.path, data.calibration_split, data.transform, download)
     weights = find_weights(sweep, download)
+    given = {str(path) for setting in sweep.settings() if (path := setting.threshold_file)}
     facts = Facts(
-        weights.identity, split.fingerprint, calibration.fingerprint, split.num_images, calibration.num_images
-    )
+        weights.identity, split.fingerprint, calibration.fingerprint, split.num_images, calibration.num_images,
+        {path: read_threshold_file(Path(path)).digest() for path in sorted(given)},
+    )  # fmt: skip
     return Prepared(sweep, layout, weights, make_plan(sweep, facts, limit), split.name)
 
 
@@ -123,12 +127,20 @@ def check_directory(layout: Layout, sweep: Sweep) -> None:
 
 
 def find_weights(sweep: Sweep, download: bool = False) -> Weights:
-    """The weights file, or the recipe and where it will put its weights. Raises NetworkError, DataError."""
+    """The weights file, or the recipe and where it will put its weights; download: fetch those a library publishes.
+
+    Raises:
+        NetworkError, DataError: weights, or the data of the recipe, are missing or unusable.
+    """
     network = sweep.network
+    if network.published is not None:
+        return Weights(*find_published(network.label, network.published, download), None)
     if network.weights is not None and network.weights.exists():
         return Weights(network.weights, file_sha256(network.weights), None)
     if network.train is None:
-        raise NetworkError(f"network.weights: {network.weights}: no such file; train names a recipe that makes them")
+        remedy = "name weights that its library publishes" if is_external(network.label) else (
+            "train names a recipe that makes them")  # fmt: skip
+        raise NetworkError(f"network.weights: {network.weights}: no such file; {remedy}")
     return trained_weights(network.train, network.weights, download)
 
 
@@ -155,31 +167,53 @@ def train(prepared: Prepared, on_epoch: Callable[[Any], None]) -> Prepared:
     return replace(prepared, weights=weights, plan=make_plan(prepared.sweep, facts, prepared.plan.limit))
 
 
-def train_recipe(recipe: Recipe, path: Path, on_epoch: Callable[[Any], None]) -> Any:
-    """Train and save; returns the card."""
+def train_recipe(recipe: Recipe, path: Path, on_epoch: Callable[[Any], None], mlflow_uri: str | None = None) -> Any:
+    """Train and save, logging each epoch where there is a URI; returns the card. Raises TrackingError."""
     from rmpsweep.models.training import train
 
     splits = [open_split(recipe.source, recipe.path, s, recipe.transform) for s in (recipe.split, recipe.test_split)]
-    return train(recipe, splits[0], splits[1], path, on_epoch)
+    params = {name: str(value) for name, value in asdict(recipe).items()}
+    record = TrainingRecord(digest(recipe, splits[0].fingerprint), f"training {recipe.name}", params, ())
+
+    def report(epoch: Any) -> None:
+        on_epoch(epoch)
+        if mlflow_uri is not None:
+            log_training(mlflow_uri, replace(record, history=epoch.history))
+
+    card = train(recipe, splits[0], splits[1], path, report)
+    if mlflow_uri is not None:
+        log_training(mlflow_uri, replace(record, history=card.history, artifacts=(path, card_path(path))))
+    return card
 
 
 def inspect(prepared: Prepared) -> Progress:
     """Read thresholds and unit files from disk; changes nothing. Files that cannot be read count as missing."""
-    thresholds = {}
-    for trial in prepared.plan.trials:
-        path = prepared.layout.thresholds(trial.calibration_id)
-        if trial.calibration_id not in thresholds:
-            with contextlib.suppress(StorageError):
-                thresholds[trial.calibration_id] = files.read_thresholds(path)
+    thresholds = read_calibrations(prepared)
     journal = scan(prepared.layout, prepared.plan.context, _provenance(prepared.plan, thresholds))
     return Progress(thresholds, journal, tuple(pending(prepared.plan, journal.done)))
 
 
-def check_network(prepared: Prepared) -> None:
-    """Build, load and convert the network once, before any cluster time is spent. Raises NetworkError, DataError."""
-    from rmpsweep.worker import load_network, open_evaluated
+def read_calibrations(prepared: Prepared) -> Thresholds:
+    """The thresholds found so far; a table that cannot be read counts as missing."""
+    thresholds = {}
+    for calibration_id in dict.fromkeys(trial.calibration_id for trial in prepared.plan.trials):
+        with contextlib.suppress(StorageError):
+            thresholds[calibration_id] = files.read_thresholds(prepared.layout.thresholds(calibration_id))
+    return thresholds
 
-    load_network(prepared.sweep, prepared.weights.path, open_evaluated(prepared.sweep))
+
+def check_network(prepared: Prepared) -> None:
+    """Build, load and convert the network once, before any cluster time is spent, and fit given thresholds to it.
+
+    Raises:
+        NetworkError, DataError, CalibrationError: what a worker would find.
+    """
+    from rmpsweep.worker import given_thresholds, load_network, open_evaluated
+
+    _, net = load_network(prepared.sweep, prepared.weights.path, open_evaluated(prepared.sweep))
+    for setting in prepared.sweep.settings():
+        if setting.threshold_file:
+            given_thresholds(net, read_threshold_file(setting.threshold_file), setting)
 
 
 def open_pool(
@@ -212,7 +246,11 @@ def calibrate(
     missing = {t.calibration_id: t.setting for t in prepared.plan.trials if t.calibration_id not in known}
     calibration = prepared.sweep.calibration
     ids = calibration_ids(prepared.plan.facts.num_calibration_images, calibration.images, calibration.seed)
-    jobs = [CalibrationJob(key, setting, tuple(ids.tolist())) for key, setting in missing.items()]
+    jobs = [
+        CalibrationJob(key, setting, tuple(ids.tolist()), read_threshold_file(file) if file else None)
+        for key, setting in missing.items()
+        for file in [setting.threshold_file]
+    ]
     execution = execute(jobs, pool, prepared.sweep.run.retries, stop=stop)
     if execution.interrupted:
         raise KeyboardInterrupt

@@ -8,8 +8,8 @@ finished cells finished.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class Facts:
     """What the results depend on besides the sweep's settings.
 
     weights: SHA-256 of the weights file, or the recipe's digest while untrained; data, calibration_data: fingerprints;
-    num_images, num_calibration_images: of the two splits.
+    num_images, num_calibration_images: of the two splits; threshold_files: path -> SHA-256 of the content.
     """
 
     weights: str
@@ -35,6 +35,7 @@ class Facts:
     calibration_data: str
     num_images: int
     num_calibration_images: int
+    threshold_files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def make_plan(sweep: Sweep, facts: Facts, limit: int | None = None) -> Plan:
     for setting in sweep.settings():
         calibration_id = _digest(calibration_recipe(sweep, setting, facts))
         identity = {**setting.model_dump(), "calibration": calibration_id, "context": context}
+        if setting.threshold_file:
+            del identity["threshold"]  # the calibration knows what is in it
         trials.append(Trial(_digest(identity), calibration_id, setting))
     num_images = facts.num_images if limit is None else min(limit, facts.num_images)
     return Plan(context, facts, tuple(trials), sweep.time_steps, num_images, sweep.data.shard_size)
@@ -111,6 +114,9 @@ def make_plan(sweep: Sweep, facts: Facts, limit: int | None = None) -> Plan:
 
 def calibration_recipe(sweep: Sweep, setting: Setting, facts: Facts) -> dict[str, Any]:
     """Everything the thresholds of a setting depend on, and nothing else."""
+    if setting.threshold_file:
+        given = facts.threshold_files[str(setting.threshold_file)]
+        return {"weights": facts.weights, "file": given, "input_scale": setting.input_scale}
     recipe: dict[str, Any] = {
         "weights": facts.weights, "data": facts.calibration_data, "engine": ENGINE_VERSION,
         "method": setting.threshold, "granularity": setting.granularity, "input_scale": setting.input_scale,

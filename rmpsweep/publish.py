@@ -11,7 +11,15 @@ from rmpsweep import environment
 from rmpsweep import results as files
 from rmpsweep.driver import Execution, Quarantined
 from rmpsweep.merge import Tables, merge
-from rmpsweep.pipeline import Prepared, Progress, plan_json, without_secret
+from rmpsweep.pipeline import (
+    Prepared,
+    Progress,
+    Thresholds,
+    plan_json,
+    read_calibrations,
+    rule_name,
+    without_secret,
+)
 from rmpsweep.plan import ANN
 from rmpsweep.results import Layout
 from rmpsweep.sweep import dump_sweep
@@ -57,6 +65,7 @@ def publish(
     if run.get("published") == state and all(path.is_file() for path in outputs):
         return None
     tables = merge_tables(prepared, progress, allow_partial=allow_partial)
+    write_calibration(prepared, progress.thresholds)
     write_report(prepared, tables)
     if mlflow_uri is not None:
         log(prepared, tables, mlflow_uri)
@@ -80,6 +89,37 @@ def merge_tables(prepared: Prepared, progress: Progress, *, allow_partial: bool 
     files.write_table(layout.summary, tables.summary, files.SUMMARY_SCHEMA)
     files.write_table(layout.activity, tables.activity, files.ACTIVITY_SCHEMA)
     return tables
+
+
+def write_calibration(prepared: Prepared, thresholds: Thresholds) -> None:
+    """Write calibration.csv."""
+    rows = calibration_rows(prepared, thresholds)
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)] if rows else []
+    files.write_text(prepared.layout.calibration_csv, "".join(f"{line}\n" for line in lines))
+
+
+def calibration_rows(prepared: Prepared, thresholds: Thresholds) -> list[dict[str, Any]]:
+    """Every threshold of the planned trials: rule, layer, channel (empty for the whole layer), threshold θ.
+
+    The rule says what tells calibrations apart; "input" has its Λ_0 in place of a threshold.
+    """
+    settings = {t.calibration_id: t.setting for t in prepared.plan.trials if t.calibration_id in thresholds}
+    also = [
+        name
+        for name in ("encoding", "input_scale", "max_pool")
+        if len({getattr(s, name) for s in settings.values()}) > 1
+    ]
+    return [
+        {
+            "rule": " ".join([rule_name(setting), *(f"{name} {getattr(setting, name)}" for name in also)]),
+            "layer": layer,
+            "channel": channel if len(values) > 1 else "",
+            "threshold": value,
+        }
+        for calibration_id, setting in settings.items()
+        for layer, values in thresholds[calibration_id].items()
+        for channel, value in enumerate(values)
+    ]
 
 
 def read_tables(layout: Layout) -> Tables:
@@ -109,6 +149,7 @@ def write_report(prepared: Prepared, tables: Tables) -> None:
         sweep_yaml=dump_sweep(without_secret(prepared.sweep)),
         quarantined=[(bad["unit"], bad["message"]) for bad in run.get("quarantined", [])],
         warnings=run.get("warnings", []),
+        calibration=calibration_rows(prepared, read_calibrations(prepared)),
     )
     page = render(tables.summary, tables.activity, tables.predictions, info)
     files.write_text(prepared.layout.report, page)

@@ -43,7 +43,7 @@ SUMMARY_SCHEMA = pa.schema(
 ACTIVITY_SCHEMA = pa.schema(
     [
         ("trial_id", pa.string()), ("layer", pa.string()), ("time_steps", pa.int32()), ("neurons", pa.int64()),
-        ("images", pa.int64()), ("spikes", pa.int64()), ("synops", pa.int64()),
+        ("images", pa.int64()), ("spikes", pa.int64()), ("synops", pa.int64()), ("saturated", pa.int64()),
     ]
 )  # fmt: skip
 CALIBRATION_SCHEMA = pa.schema(
@@ -76,6 +76,11 @@ class Layout:
     def calibration(self) -> Path:
         """One Parquet table of thresholds for each calibration."""
         return self.root / "calibration"
+
+    @property
+    def calibration_csv(self) -> Path:
+        """All calibrations in one table for people."""
+        return self.root / "calibration.csv"
 
     @property
     def predictions(self) -> Path:
@@ -118,7 +123,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class LayerActivity:
-    """Counts of one layer (or "input") over the images of a unit: spikes and synops at each of the time steps."""
+    """Counts of one layer (or "input") over the images of a unit, at each of the time steps: spikes, synops, and pairs
+    of image and neuron that are saturated (terms.SATURATED_RATE)."""
 
     trial_id: str
     layer: str
@@ -126,6 +132,7 @@ class LayerActivity:
     time_steps: tuple[int, ...]
     spikes: tuple[int, ...]
     synops: tuple[int, ...]
+    saturated: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from rmpsweep.data import SOURCES, TRANSFORMS
+from rmpsweep.models.external import is_external
 from rmpsweep.models.recipe import Recipe
-from rmpsweep.models.registry import NETWORKS
+from rmpsweep.models.registry import NAMES, is_known
+from rmpsweep.models.weights import SUFFIXES
 from rmpsweep.terms import (
+    FILE,
     THRESHOLD_METHODS,
     AlphaScope,
     Encoding,
@@ -27,9 +30,10 @@ class _Model(BaseModel):
 
 def _threshold(value: str) -> str:
     try:
-        parse_threshold_method(value)
-    except (ValueError, TypeError):
-        raise ValueError(f"expected one of {THRESHOLD_METHODS}") from None
+        if not value.startswith(FILE):
+            parse_threshold_method(value)
+    except (AttributeError, ValueError):
+        raise ValueError(f"expected one of {', '.join(THRESHOLD_METHODS)}") from None
     return value
 
 
@@ -55,6 +59,11 @@ class Setting(_Model):
     v_init: Annotated[float, Field(ge=0, lt=1)] = 0.0
     alpha: Alpha = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @property
+    def threshold_file(self) -> Path | None:
+        """Where the thresholds are given; None where they are found by calibration."""
+        return Path(self.threshold.removeprefix(FILE)) if self.threshold.startswith(FILE) else None
 
     def canonical(self) -> "Setting":
         """The seed is left out where nothing is drawn."""
@@ -103,7 +112,10 @@ Grid: Any = create_model("Grid", __base__=_Model, **{name: _axis_field(name) for
 
 
 class Network(_Model):
-    """`name` in the registry or `module` as package.module:factory; weights, or a recipe to make them."""
+    """`name` as in the registry or `module` as package.module:factory; weights, or a recipe to make them.
+
+    weights: a file, or for the networks of a library the name of weights that it publishes.
+    """
 
     name: str | None = None
     module: str | None = None
@@ -114,18 +126,26 @@ class Network(_Model):
     def _complete(self) -> "Network":
         if (self.name is None) == (self.module is None):
             raise ValueError("expected exactly one of name and module")
-        if self.name is not None and self.name not in NETWORKS:
-            raise ValueError(f"name: got {self.name!r}, expected one of {', '.join(NETWORKS)}")
+        if self.name is not None and not is_known(self.name):
+            raise ValueError(f"name: got {self.name!r}, expected one of {NAMES}")
         if self.weights is None and self.train is None:
             raise ValueError("expected weights (a file), or train (a recipe that makes them)")
         if self.train is not None and self.train.network != self.name:
             raise ValueError(f"train: the recipe trains {self.train.network!r}, not {self.name or self.module!r}")
+        if self.train is not None and is_external(str(self.name)):
+            raise ValueError(f"train: recipes train constrained networks, not {self.name!r}; name its weights")
         return self
 
     @property
     def label(self) -> str:
         """What tables call it."""
         return self.name or str(self.module)
+
+    @property
+    def published(self) -> str | None:
+        """The name of weights published by the network's library; None where weights are a file."""
+        named = self.weights is not None and is_external(str(self.name)) and self.weights.suffix not in SUFFIXES
+        return str(self.weights) if named else None
 
 
 class Data(_Model):

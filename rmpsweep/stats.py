@@ -67,6 +67,29 @@ def mcnemar(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> float
     return float(binomtest(a_only, a_only + b_only).pvalue) if a_only + b_only else 1.0
 
 
+def paired_interval(
+    a_only: ArrayLike, b_only: ArrayLike, images: ArrayLike, confidence: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Interval of the accuracy of a minus that of b over the same images, elementwise.
+
+    Wald interval with one image more counted in each discordant cell: it has width even where a and b agree on every
+    image.
+
+    Args:
+        a_only: images that only a classifies correctly, [*]; b_only: those that only b does, [*].
+        images: number of images, [*], at least a_only + b_only and 1.
+        confidence: coverage aimed at, in (0, 1).
+    Returns:
+        Lower and upper bound as fractions in [-1, 1], [*]; 0-d for scalars.
+    Source: Bonett and Price 2012; recommended by Fagerland, Lydersen and Laake 2014.
+    """
+    n = np.asarray(images, dtype=np.float64) + 2
+    a, b = ((np.asarray(only, dtype=np.float64) + 1) / n for only in (a_only, b_only))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    half_width = z * np.sqrt((a + b - (a - b) ** 2) / n)
+    return np.clip(a - b - half_width, -1, 1), np.clip(a - b + half_width, -1, 1)
+
+
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """Holm-adjusted p values, [K] in the order given: the family-wise error rate is held over the K tests.
 

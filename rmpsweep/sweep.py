@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from rmpsweep.errors import SweepError
 from rmpsweep.models.recipe import Recipe
 from rmpsweep.schema import Calibration, Data, Grid, Mlflow, Network, Run, Sweep
+from rmpsweep.thresholds import PRESETS
 
 _HERE = Path(__file__).parent
 SWEEPS = _HERE / "sweeps" if (_HERE / "sweeps").is_dir() else _HERE.parent / "sweeps"
@@ -33,7 +34,10 @@ def load_sweep(sweep: str, changes: Sequence[str] = ()) -> Sweep:
     for change in changes:
         _change(content, change)
         _insert_recipe(content)
-    return cast(Sweep, _validated(Sweep, _expanded(content, path), path))
+    _apply_presets(content, path)
+    content = _expanded(content, path)
+    _find_beside(content, path)
+    return cast(Sweep, _validated(Sweep, content, path))
 
 
 def load_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
@@ -73,6 +77,37 @@ def _insert_recipe(content: dict[str, Any]) -> None:
     network = content.get("network")
     if isinstance(network, dict) and isinstance(network.get("train"), str):
         network["train"] = _read(_find(_expanded(network["train"], Path("network.train")), RECIPES, "recipe"))
+
+
+def _find_beside(content: dict[str, Any], path: Path) -> None:
+    """network.weights, where there is no such file here but one beside the sweep file: that one."""
+    network = content.get("network")
+    weights = network.get("weights") if isinstance(network, dict) else None
+    found = isinstance(weights, str) and not Path(weights).exists() and (path.parent / weights).is_file()
+    if isinstance(network, dict) and found:
+        network["weights"] = str(path.parent / str(weights))
+
+
+def _apply_presets(content: dict[str, Any], path: Path) -> None:
+    """grid.preset: a name -> its settings, where the grid and the calibration do not say otherwise."""
+    grids = content.get("grid")
+    calibration = dict(content.get("calibration") or {})
+    for grid in grids if isinstance(grids, list) else [grids]:
+        if not isinstance(grid, dict) or "preset" not in grid:
+            continue
+        name = grid.pop("preset")
+        if not isinstance(name, str) or name not in PRESETS:
+            raise SweepError(f"{path}: grid.preset: got {name!r}, expected one of {', '.join(PRESETS)}")
+        preset = PRESETS[name]
+        if missing := [key for key in preset.needs if key not in grid]:
+            raise SweepError(f"{path}: grid: preset {name!r} needs {', '.join(missing)}")
+        for key, value in preset.grid.items():
+            grid.setdefault(key, value)
+        for key, value in preset.calibration.items():
+            if calibration.setdefault(key, value) != value and key not in (content.get("calibration") or {}):
+                raise SweepError(f"{path}: presets differ in calibration.{key}; say in the sweep which it is to be")
+    if calibration:
+        content["calibration"] = calibration
 
 
 def _find(name: str, directory: Path, what: str) -> Path:
@@ -207,4 +242,4 @@ def _known_keys(model: type, location: Sequence[str | int]) -> Iterable[str]:
         return Recipe.__dataclass_fields__
     parts = {"network": Network, "data": Data, "calibration": Calibration, "grid": Grid, "run": Run, "mlflow": Mlflow}
     part = Sweep if len(location) == 1 else parts[str(location[0])]
-    return cast(Iterable[str], part.model_fields)
+    return [*part.model_fields, *(["preset"] if part is Grid else [])]

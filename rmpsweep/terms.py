@@ -14,11 +14,22 @@ Numerics = Literal["float32", "float64"]
 INPUT = "input"
 """The name that stands for the network's input among its layers."""
 
+SATURATED_RATE = 0.95
+"""Spikes per step from which a neuron counts as saturated: it cannot say more than one spike per step."""
+
 ENGINE_VERSION = "1"
 """Part of every trial's identity; raised by any change of the engine that alters a count."""
 
-THRESHOLD_METHODS = "vin_max, vin_p<percent> (e.g. vin_p99.7), activation_max, activation_p<percent>"
-_THRESHOLD_METHOD = re.compile(r"(vin|activation)_(max|p(\d{1,3}(?:\.\d+)?))")
+THRESHOLD_METHODS = {
+    "vin_max": "largest current into the layer, driven by spikes of the layers before (Han et al. 2020)",
+    "vin_p<percent>": "a percentile of that current, e.g. vin_p99.7",
+    "activation_max": "largest ReLU output of the ANN (Diehl et al. 2015)",
+    "activation_p<percent>": "a percentile of the ReLU outputs, e.g. activation_p99.9 (Rueckauer et al. 2017)",
+    "activation_max_ema": "moving average of the maxima of batches, as SpikingJelly 2.0's mode 'Max'",
+    "file:<path>": "JSON: {thresholds: {layer: θ}}, or {scales: {layer: Λ}} in ANN activations; a list is per channel",
+}
+FILE = "file:"
+_THRESHOLD_METHOD = re.compile(r"(vin|activation)_(max|p(\d{1,3}(?:\.\d+)?))|(activation_max_ema)")
 
 
 def check_choice(name: str, value: object, choices: object) -> None:
@@ -29,7 +40,7 @@ def check_choice(name: str, value: object, choices: object) -> None:
 
 
 def parse_threshold_method(method: str) -> tuple[str, Fraction]:
-    """ "vin_p99.7" -> ("vin", 997/10); "…_max" is 100 percent.
+    """ "vin_p99.7" -> ("vin", 997/10); "…_max" is 100 percent; "activation_max_ema" -> ("activation_ema", 100).
 
     Raises:
         ValueError: unknown method, or a percentage outside (0, 100].
@@ -37,5 +48,5 @@ def parse_threshold_method(method: str) -> tuple[str, Fraction]:
     match = _THRESHOLD_METHOD.fullmatch(method)
     percent = Fraction(match[3] or 100) if match else Fraction(0)
     if not match or not 0 < percent <= 100:
-        raise ValueError(f"threshold: got {method!r}, expected one of {THRESHOLD_METHODS}")
-    return match[1], percent
+        raise ValueError(f"threshold: got {method!r}, expected one of {', '.join(THRESHOLD_METHODS)}")
+    return match[1] or "activation_ema", percent

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from rmpsweep.data import ImageSplit, image_order, open_split
-from rmpsweep.engine import SpikingNetwork, calibrate, convert, simulate_many
+from rmpsweep.engine import SpikingNetwork, calibrate, convert, simulate_many, thresholds_from_scales
 from rmpsweep.engine.encode import saturated_fraction
 from rmpsweep.errors import CalibrationError, NetworkError
-from rmpsweep.models.registry import build, build_from_module
-from rmpsweep.models.weights import load_weights
+from rmpsweep.models.registry import build_any, build_from_module
+from rmpsweep.models.weights import count_classes, put_weights, read_weights
 from rmpsweep.plan import ANN, Unit
 from rmpsweep.results import UNIT_SCHEMA, LayerActivity, Layout, UnitResult, commit_unit, thresholds_digest
 from rmpsweep.schema import Setting, Sweep
 from rmpsweep.terms import INPUT
+from rmpsweep.thresholds import GivenThresholds
 
 Thresholds = Mapping[str, Sequence[float]]
 
@@ -41,11 +42,12 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class CalibrationJob:
-    """Find the thresholds of a setting on the images of the calibration split with these ids."""
+    """Find the thresholds of a setting on the images of the calibration split with these ids, or take those given."""
 
     job_id: str
     setting: Setting
     image_ids: tuple[int, ...]
+    given: GivenThresholds | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Worker:
 
     def calibrate(self, job: CalibrationJob) -> dict[str, list[float]]:
         """Thresholds by layer, one value or one per channel. Raises CalibrationError."""
+        if job.given is not None:
+            return _lists(given_thresholds(self.net, job.given, job.setting))
         data, calibration = self.spec.sweep.data, self.spec.sweep.calibration
         split = open_split(data.source, data.path, data.calibration_split, data.transform)
         images, _ = split.load(job.image_ids)
@@ -120,7 +124,7 @@ class Worker:
                 f"{clipped:.2%} of the input elements exceed the input scale {float(found[INPUT]):g}: under poisson "
                 "encoding their rate is clipped at one spike a step", stacklevel=1,
             )  # fmt: skip
-        return {layer: value.reshape(-1).tolist() for layer, value in found.items()}
+        return _lists(found)
 
     def evaluate(self, job: EvaluationJob) -> UnitResult:
         """Compute every cell of a unit; the ANN sees the very tensors its conversions see."""
@@ -134,7 +138,7 @@ class Worker:
             else:
                 logits, counts = self._simulate(images, ids, time_steps, [job.trials[m] for m in members])
                 activity += [
-                    LayerActivity(member, layer, neurons, time_steps, *(tuple(c.tolist()) for c in counted))
+                    LayerActivity(member, layer, neurons, time_steps, *map(tuple, counted.tolist()))
                     for k, member in enumerate(members)
                     for (layer, neurons), counted in counts[k].items()
                 ]
@@ -159,12 +163,12 @@ class Worker:
 
     def _simulate(
         self, images: Tensor, ids: np.ndarray, time_steps: tuple[int, ...], trials: Sequence[tuple[Setting, Thresholds]]
-    ) -> tuple[Tensor, list[dict[tuple[str, int], tuple[Tensor, Tensor]]]]:
-        """Logits [K, T, N, classes]; for each trial (layer, neurons) -> spikes [T], synops [T]."""
+    ) -> tuple[Tensor, list[dict[tuple[str, int], Tensor]]]:
+        """Logits [K, T, N, classes]; for each trial (layer, neurons) -> spikes, synops, saturated neurons [3, T]."""
         settings = [_engine_setting(setting, thresholds) for setting, thresholds in trials]
         batch_size = self.spec.sweep.run.batch_size
         logits: list[Tensor] = []
-        counts: list[dict[tuple[str, int], tuple[Tensor, Tensor]]] = [{} for _ in trials]
+        counts: list[dict[tuple[str, int], Tensor]] = [{} for _ in trials]
         neurons = {node.name: int(np.prod(node.shape)) for node in self.net.nodes if node.op in ("input", "spike")}
         for part in torch.arange(len(images)).split(max(1, batch_size // len(trials))):
             sims = simulate_many(
@@ -175,8 +179,9 @@ class Worker:
                 for layer in (INPUT, *self.net.layers):
                     spikes = sim.input_spikes if layer == INPUT else sim.spike_counts[layer]
                     key = (layer, neurons[layer])
-                    before = counts[k].get(key, (torch.zeros_like(spikes), torch.zeros_like(spikes)))
-                    counts[k][key] = (before[0] + spikes, before[1] + sim.synops[layer])
+                    saturated = sim.saturated.get(layer, torch.zeros_like(spikes))
+                    found = torch.stack([spikes, sim.synops[layer], saturated])
+                    counts[k][key] = counts[k].get(key, 0) + found
         return torch.cat(logits, 2), counts
 
 
@@ -195,11 +200,16 @@ def load_network(sweep: Sweep, weights: Path, split: ImageSplit) -> tuple[nn.Mod
     image, _ = split.load([0])
     num_classes = split.num_classes or split.max_label + 1
     network = sweep.network
+    state = read_weights(weights)
     if network.module is not None:
         ann = build_from_module(network.module)
     else:
-        ann = build(str(network.name), num_classes, image.shape[1], (image.shape[2], image.shape[3]))
-    load_weights(ann, weights)
+        shape = image.shape[1], (image.shape[2], image.shape[3])
+        if split.num_classes is None:  # its labels are a lower bound, the weights say
+            with torch.device("meta"):
+                num_classes = max(num_classes, count_classes(build_any(network.label, num_classes, *shape), state))
+        ann = build_any(network.label, num_classes, *shape)
+    put_weights(ann, state, weights)
     ann.eval()
     net = convert(ann, image)
     outputs = net.node(net.output).shape
@@ -207,6 +217,37 @@ def load_network(sweep: Sweep, weights: Path, split: ImageSplit) -> tuple[nn.Mod
         raise NetworkError(f"{network.label}: its output has shape {list(outputs)}, but {split.name} has "
                            f"{num_classes} classes")  # fmt: skip
     return ann, net
+
+
+def given_thresholds(net: SpikingNetwork, given: GivenThresholds, setting: Setting) -> dict[str, Tensor]:
+    """The thresholds of a file for this network, as `calibrate` returns them.
+
+    Raises:
+        CalibrationError: layers are missing or unknown, or do not have the setting's granularity or their channels.
+    """
+    missing = [layer for layer in net.layers if layer not in given.values]
+    unknown = [layer for layer in given.values if layer not in (INPUT, *net.layers)]
+    if missing or unknown:
+        raise CalibrationError(
+            f"{given.path}: missing {', '.join(missing) or 'none'}; unknown {', '.join(unknown) or 'none'}; "
+            f"the layers are {', '.join(net.layers)}"
+        )
+    values = {layer: torch.tensor(value, dtype=torch.float64) for layer, value in given.values.items()}
+    if setting.granularity == "layer" and any(value.numel() > 1 for value in values.values()):
+        raise CalibrationError(f"{given.path}: has thresholds per channel, the trial has granularity: layer")
+    if INPUT not in values and setting.input_scale == "auto":
+        raise CalibrationError(f"{given.path}: has no {INPUT!r}, and input_scale is auto; give one of them as a number")
+    scalars = {layer: value[0] if value.numel() == 1 else value for layer, value in values.items()}
+    complete = {INPUT: torch.as_tensor(setting.input_scale, dtype=torch.float64), **scalars}
+    try:
+        as_scales = thresholds_from_scales(net, complete)
+    except ValueError as error:
+        raise CalibrationError(f"{given.path}: {error}") from error
+    return as_scales if given.scales else complete
+
+
+def _lists(thresholds: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    return {layer: value.reshape(-1).tolist() for layer, value in thresholds.items()}
 
 
 def _engine_setting(setting: Setting, thresholds: Thresholds) -> dict[str, object]:

@@ -49,7 +49,8 @@ def compute(unit):
         for layer, neurons in NEURONS.items() if trial != ANN else ():
             per_step = {"input": 2 * len(ids), "conv": sum(ids), "fc": len(ids)}[layer]
             spikes = tuple(t * per_step for t in steps)
-            activity.append(LayerActivity(trial, layer, neurons, steps, spikes, tuple(10 * count for count in spikes)))
+            synops, saturated = (tuple(factor * count for count in spikes) for factor in (10, 2))
+            activity.append(LayerActivity(trial, layer, neurons, steps, spikes, synops, saturated))
     return UnitResult(unit, "context", {}, pa.Table.from_pylist(rows, schema=UNIT_SCHEMA), tuple(activity))
 
 
@@ -109,7 +110,7 @@ def test_activity_adds_up_and_rates_are_per_image_neuron_and_step():
     tables = merged(plan_of())
     # ids 0 to 9 add up to 45: conv T·45, fc T·10, input T·20 over the ten images
     expected = [
-        (trial, layer, t, NEURONS[layer], 10, t * per_step, 10 * t * per_step)
+        (trial, layer, t, NEURONS[layer], 10, t * per_step, 10 * t * per_step, 2 * t * per_step)
         for trial in ("hard", "soft")
         for t in (4, 8)
         for layer, per_step in (("input", 20), ("conv", 45), ("fc", 10))

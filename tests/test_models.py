@@ -48,6 +48,24 @@ def test_initial_outputs_are_of_the_size_of_the_input(name: str) -> None:
     assert 0.1 < outputs.std() < 10
 
 
+@pytest.mark.parametrize(
+    ("name", "side"), [("vgg16", 32), ("vgg16", 64), ("resnet20", 32), ("resnet20-wide", 32), ("resnet34", 64)]
+)
+def test_initial_activations_neither_explode_nor_vanish(name: str, side: int) -> None:
+    """He's weights keep the second moment; averaging 4 values keeps a quarter to all of a variance; n residual branches
+    of 1/n of it each make it (1 + 1/n)^n < e times as large. A factor of 2 is left for chance.
+    """
+    torch.manual_seed(0)
+    network = build(name, 10, 3, side).eval()
+    variances: list[float] = []
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(lambda _, inputs, output: variances.append(output.var().item()))
+    network(torch.randn(4, 3, side, side))
+    pools = sum(isinstance(module, nn.AvgPool2d) for module in network.modules())
+    assert 4.0**-pools / 2 < variances[-1] / variances[0] < 2 * math.e
+
+
 def conv(kernel: int, inputs: int, outputs: int, side: int) -> tuple[int, int]:
     """Parameters and MACs of a square convolution."""
     parameters = kernel * kernel * inputs * outputs
@@ -74,6 +92,20 @@ def conv(kernel: int, inputs: int, outputs: int, side: int) -> tuple[int, int]:
              conv(1, 16, 32, 16), conv(3, 16, 32, 16), *[conv(3, 32, 32, 16)] * 5,
              conv(1, 32, 64, 8), conv(3, 32, 64, 8), *[conv(3, 64, 64, 8)] * 5, conv(1, 64, 10, 1)],
         ),
+        (
+            "resnet20-wide", (3, 32),
+            [conv(3, 3, 64, 32), *[conv(3, 64, 64, 32)] * 2, *[conv(3, 64, 64, 16)] * 4,
+             conv(1, 64, 128, 8), conv(3, 64, 128, 8), *[conv(3, 128, 128, 8)] * 3,
+             conv(1, 128, 256, 4), conv(3, 128, 256, 4), *[conv(3, 256, 256, 4)] * 3,
+             conv(1, 256, 512, 2), conv(3, 256, 512, 2), *[conv(3, 512, 512, 2)] * 3, conv(1, 512, 10, 1)],
+        ),
+        (
+            "resnet34", (3, 224),
+            [conv(3, 3, 64, 112), *[conv(3, 64, 64, 112)] * 2, *[conv(3, 64, 64, 56)] * 6,
+             conv(1, 64, 128, 28), conv(3, 64, 128, 28), *[conv(3, 128, 128, 28)] * 7,
+             conv(1, 128, 256, 14), conv(3, 128, 256, 14), *[conv(3, 256, 256, 14)] * 11,
+             conv(1, 256, 512, 7), conv(3, 256, 512, 7), *[conv(3, 512, 512, 7)] * 5, conv(1, 512, 10, 1)],
+        ),
     ],
 )  # fmt: skip
 def test_describe_counts_parameters_and_macs(name: str, image: tuple[int, int], layers: list[tuple[int, int]]) -> None:
@@ -85,6 +117,12 @@ def test_describe_counts_parameters_and_macs(name: str, image: tuple[int, int], 
 def test_vgg16_of_imagenet_size() -> None:
     size = describe("vgg16", 1000, 3, 224)
     assert size.parameters == 138_344_128  # torchvision's vgg16, 138,357,544, without its 13,416 biases
+    assert size.macs_per_image == describe("torchvision:vgg16", 1000, 3, 224).macs_per_image
+    with torch.device("meta"):
+        network = build("vgg16", 1000, 3, 224)
+    kinds = [type(module) for module in network.modules()]
+    assert [kinds.count(kind) for kind in (nn.Conv2d, nn.AvgPool2d, nn.Linear)] == [13, 5, 3]
+    assert [module.out_features for module in network.modules() if isinstance(module, nn.Linear)] == [4096, 4096, 1000]
 
 
 def test_measure_counts_a_users_network() -> None:
@@ -140,6 +178,22 @@ def test_weights_round_trip(suffix: str, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_state_dicts_of_data_parallel_and_of_old_versions_fit(tmp_path: Path) -> None:
+    parallel, old = tmp_path / "parallel.pt", tmp_path / "old.pt"
+    torch.save(nn.DataParallel(tiny()).state_dict(), parallel)
+    state = tiny().state_dict()
+    del state["1.num_batches_tracked"]
+    torch.save(state, old)
+    for path in (parallel, old):
+        loaded = tiny()
+        load_weights(loaded, path)
+        saved = torch.load(path)
+        assert torch.equal(loaded.state_dict()["3.weight"], saved.get("module.3.weight", saved.get("3.weight")))
+    wrapper = nn.ModuleDict({"module": tiny()})
+    save_weights(wrapper, tmp_path / "wrapper.safetensors")
+    load_weights(wrapper, tmp_path / "wrapper.safetensors")
+
+
 def test_equal_weights_are_equal_bytes(tmp_path: Path) -> None:
     model = tiny()
     save_weights(model, tmp_path / "a.safetensors")
@@ -167,6 +221,7 @@ def edited(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], No
         ("w.pth", lambda path: torch.save(tiny(), path), "not a file of plain tensors .*; save model.state_dict()"),
         ("w.pth", lambda path: torch.save([1, 2], path), "got list, expected a state dict"),
         ("w.pth", lambda path: torch.save({"epoch": 3}, path), "got dict, expected a state dict"),
+        ("w.pth", lambda path: torch.save({0: torch.ones(1)}, path), "got dict, expected a state dict"),
         ("w.safetensors", edited(lambda state: state.pop("0.bias")), "missing 0.bias; unexpected none"),
         (
             "w.safetensors",

@@ -73,7 +73,7 @@ def tables(images: int = IMAGES) -> tuple[pa.Table, pa.Table, pa.Table]:
             )
             activity += [
                 {"trial_id": trial_id, "layer": layer, "time_steps": t, "neurons": neurons, "images": images}
-                | {"spikes": spikes[layer], "synops": 9 * spikes[layer]}
+                | {"spikes": spikes[layer], "synops": 9 * spikes[layer], "saturated": 0}
                 for layer, neurons in LAYERS.items()
             ]
             predictions += [

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rmpsweep.engine.network import Node, SpikingNetwork, average_of_max_pool
+from rmpsweep.engine.network import Node, SpikingNetwork, average_of_max_pool, rearrange
 
 
 @torch.enable_grad()
@@ -12,9 +12,9 @@ def fan_out(net: SpikingNetwork) -> dict[str, Tensor]:
     """Additions caused by one spike of each neuron, exactly: borders, strides, groups and pooling included.
 
     A spike is followed along every path to the neurons (or output units) whose current it enters, and each path
-    counts as one addition: a weight of a convolution or linear layer is one synapse, an identity shortcut is one, and
-    pooling windows hand a spike on to every window that holds it (for max pooling an upper bound: a spike that does
-    not raise the maximum goes no further). Weights that happen to be zero count.
+    counts as one addition: a weight of a convolution or linear layer is one synapse, an identity shortcut is one,
+    pooling windows hand a spike on to every window that holds it, and a slice hands on what it keeps (for max pooling
+    an upper bound: a spike that does not raise the maximum goes no further). Weights that happen to be zero count.
 
     Returns:
         "input" and each spiking layer -> int64 [*layer shape].
@@ -52,8 +52,6 @@ def _transpose(net: SpikingNetwork, node: Node, count: Tensor) -> Tensor:
             y = F.avg_pool2d(x, **{**node.options, "divisor_override": 1})
         case "max_pool":
             y = average_of_max_pool(node, x, divisor=1)
-        case "flatten":
-            y = x.flatten(1)
         case _:
-            raise AssertionError(node.op)
+            y = rearrange(node, x)
     return torch.autograd.grad(y, x, count)[0]

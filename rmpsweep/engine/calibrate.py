@@ -38,7 +38,8 @@ def calibrate(
     vin_*: layers in order, each driven by spikes of the layers already set; θ_ℓ = max (or percentile) of the current
     z_ℓ over neurons, images and steps. activation_*: Λ_ℓ = max (or percentile) of the ReLU output of the ANN. A
     percentile p is the smallest observed value that at least p % of all values (zeros and negatives included) do not
-    exceed.
+    exceed. activation_max_ema: Λ_ℓ = moving average, momentum 0.1, of the maxima of batches of `batch_size`, in order
+    (spikingjelly 2.0.0, activation_based/ann2snn/modules.py, VoltageHook).
 
     Args:
         images: [N, C, H, W], float32 or float64: the dtype computed in.
@@ -70,6 +71,16 @@ def calibrate(
         groups = shape[0] if granularity == "channel" else 1
         return _TopValues(groups, len(images) * math.prod(shape) * steps // groups, percent)
 
+    if source == "activation_ema":
+        if granularity != "layer":
+            raise ValueError(f"granularity: got {granularity!r}, but {method} is defined for 'layer' alone")
+        averages: dict[str, Tensor] = {}
+        for rows, num_real in batches:
+            for layer, output in activations(typed, images[rows].to(net.device), net.layers).items():
+                largest = output[:num_real].max()
+                averages[layer] = 0.9 * averages[layer] + 0.1 * largest if layer in averages else largest
+        found |= {layer: _checked(layer, averages[layer].double().cpu()[None], granularity) for layer in net.layers}
+        return thresholds_from_scales(net, found)
     if source == "activation":
         statistics = {layer: statistic(layer, 1) for layer in net.layers}
         for rows, num_real in batches:

@@ -1,45 +1,21 @@
 """A trained ReLU network to a SpikingNetwork: torch.fx trace, batch norm folded, every layer named or refused."""
 
 import copy
-import operator
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from rmpsweep.engine.activity import fan_out
+from rmpsweep.engine.batch_norm import folded
 from rmpsweep.engine.network import Node, SpikingNetwork, activations
+from rmpsweep.engine.operators import FUNCTION_ARGUMENTS, SUPPORTED, is_size, kind_of
 from rmpsweep.errors import ConversionError
 from rmpsweep.terms import INPUT
-
-SUPPORTED = (
-    "Conv2d, Linear, ReLU, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, Flatten, Dropout, Identity, "
-    "BatchNorm after a convolution or linear layer, addition of two tensors"
-)
-
-_FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu", torch.relu: "relu", F.dropout: "skip", F.avg_pool2d: "avg_pool",
-    F.adaptive_avg_pool2d: "adaptive_avg_pool", F.max_pool2d: "max_pool", torch.flatten: "flatten",
-    operator.add: "sum", operator.iadd: "sum", torch.add: "sum",
-}  # fmt: skip
-_METHODS = {
-    "relu": "relu", "relu_": "relu", "flatten": "flatten", "view": "reshape", "reshape": "reshape",
-    "add": "sum", "add_": "sum", "contiguous": "skip",
-}  # fmt: skip
-_MODULES: dict[type[nn.Module], str] = {
-    nn.Conv2d: "conv", nn.Linear: "linear", nn.ReLU: "relu", nn.AvgPool2d: "avg_pool",
-    nn.AdaptiveAvgPool2d: "adaptive_avg_pool", nn.MaxPool2d: "max_pool", nn.Flatten: "flatten", nn.Dropout: "skip",
-    nn.Dropout2d: "skip", nn.Identity: "skip", nn.BatchNorm1d: "batch_norm", nn.BatchNorm2d: "batch_norm",
-}  # fmt: skip
-_FUNCTION_ARGUMENTS = {
-    "avg_pool": ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
-    "adaptive_avg_pool": ("input", "output_size"),
-    "max_pool": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
-}
 
 
 def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
@@ -57,7 +33,7 @@ def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
     try:
         traced = fx.symbolic_trace(ann)
         with torch.no_grad():
-            ShapeProp(traced).propagate(example)
+            _ShapesAndSizes(traced).propagate(example)
             expected = reference(example.double())
     except Exception as error:
         raise ConversionError(
@@ -83,6 +59,16 @@ def _check_equal(traced: fx.GraphModule, example: Tensor, expected: Tensor) -> N
         )
 
 
+class _ShapesAndSizes(ShapeProp):
+    """Notes the shape of every tensor, as `ShapeProp`, and the value of every size taken from one."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if not isinstance(result, Tensor):
+            n.meta["size"] = result
+        return result
+
+
 class _Converter:
     """Walks the traced graph; one method per kind of node."""
 
@@ -99,7 +85,7 @@ class _Converter:
         for node in self.traced.graph.nodes:
             if node.op == "output":
                 output = self.name_of.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
-            elif not self._is_size(node):
+            elif not is_size(node):
                 self._convert(node)
         if output is None:
             raise ConversionError("the network must return one tensor")
@@ -121,24 +107,10 @@ class _Converter:
         handler(node)
 
     def _kind(self, node: fx.Node) -> str:
-        kind = None
-        if node.op == "call_module":
-            kind = _MODULES.get(type(self.modules[str(node.target)]))
-        elif node.op == "call_function":
-            kind = _FUNCTIONS.get(node.target)
-        elif node.op == "call_method":
-            kind = _METHODS.get(str(node.target))
+        kind = kind_of(node, self.modules)
         if kind is None:
             raise self._refusal(node, f"has no faithful spiking counterpart; supported: {SUPPORTED}")
         return kind
-
-    def _is_size(self, node: fx.Node) -> bool:
-        """x.size(0), x.shape and their items, as used by view and reshape."""
-        if node.op == "call_method":
-            return bool(node.target == "size")
-        if node.target is getattr:
-            return bool(node.args[1] == "shape")
-        return bool(node.target is operator.getitem and "tensor_meta" not in node.meta)
 
     # one method per kind -------------------------------------------------------------------------------------------
 
@@ -180,16 +152,10 @@ class _Converter:
             raise self._refusal(node, "can be folded only directly after a convolution or linear layer of its own")
         if module.running_mean is None or module.running_var is None:
             raise self._refusal(node, "has no running statistics to fold (track_running_stats=False)")
-        weight, bias = self.weights[name]
-        scale = (module.running_var.double() + module.eps).rsqrt()
-        if module.weight is not None:
-            scale = scale * module.weight.detach().double()
-        shift = (0 if bias is None else bias.double()) - module.running_mean.double()
-        folded = shift * scale + (0 if module.bias is None else module.bias.detach().double())
-        if not bool(torch.isfinite(scale).all() and torch.isfinite(folded).all()):
+        weight, bias = folded(*self.weights[name], module)
+        if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
             raise self._refusal(node, "its parameters or statistics hold NaN or infinite values")
-        wide = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
-        self.weights[name] = (wide.to(weight.dtype), folded.to(weight.dtype))
+        self.weights[name] = (weight, bias)
         self.name_of[node] = name
 
     def _avg_pool(self, node: fx.Node) -> None:
@@ -224,11 +190,30 @@ class _Converter:
         self._add(node, self._name(node), "max_pool", self._inputs(node), options)
 
     def _flatten(self, node: fx.Node) -> None:
-        if len(node.meta["tensor_meta"].shape) != 2:
+        if node.meta["tensor_meta"].shape[1:] != (math.prod(self._input_shape(node)),):
             raise self._refusal(node, "only flattening to [N, features] is supported")
         self._add(node, self._name(node), "flatten", self._inputs(node)[:1])
 
     _reshape = _flatten
+
+    def _slice(self, node: fx.Node) -> None:
+        index = self._with_sizes(node.args[1])
+        index = index if isinstance(index, tuple) else (index,)
+        if not all(isinstance(part, slice) or part is Ellipsis for part in index):
+            raise self._refusal(node, f"indexes by {index}; only slices are supported")
+        if index[0] not in (slice(None), ...) or len(index) > 1 + len(self._input_shape(node)):
+            raise self._refusal(node, f"indexes by {index}, which takes a part of the batch; begin with ':'")
+        self._add(node, self._name(node), "slice", self._inputs(node), {"index": index})
+
+    def _pad(self, node: fx.Node) -> None:
+        options = {"mode": "constant", "value": 0, **self._options(node, "pad")}
+        if options["mode"] != "constant" or options["value"]:
+            raise self._refusal(
+                node, f"pads with mode={options['mode']!r}, value={options['value']}; only zeros are supported"
+            )
+        if len(options["pad"]) > 2 * len(self._input_shape(node)):
+            raise self._refusal(node, f"pads the batch (pad={options['pad']})")
+        self._add(node, self._name(node), "pad", self._inputs(node), {"pad": options["pad"]})
 
     def _sum(self, node: fx.Node) -> None:
         inputs = [n for n in (*node.args, *node.kwargs.values()) if isinstance(n, fx.Node)]
@@ -269,12 +254,16 @@ class _Converter:
         return self.nodes[self._inputs(node)[0]].shape
 
     def _options(self, node: fx.Node, kind: str) -> dict[str, Any]:
-        names = _FUNCTION_ARGUMENTS[kind][1:]
+        names = FUNCTION_ARGUMENTS[kind][1:]
         if node.op == "call_module":
             module = self.modules[str(node.target)]
             return {name: getattr(module, name) for name in names}
-        given = dict(zip(_FUNCTION_ARGUMENTS[kind], node.args, strict=False)) | dict(node.kwargs)
-        return {name: given[name] for name in names if name in given}
+        given = dict(zip(FUNCTION_ARGUMENTS[kind], node.args, strict=False)) | dict(node.kwargs)
+        return {name: self._with_sizes(given[name]) for name in names if name in given}
+
+    def _with_sizes(self, argument: Any) -> Any:
+        """The argument with each size in it, such as x.size(3), replaced by its value."""
+        return fx.node.map_arg(argument, lambda size: size.meta["size"])
 
     def _refusal(self, node: fx.Node, why: str) -> ConversionError:
         where = f"node {node.name!r}"

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rmpsweep.engine import encode, neuron
-from rmpsweep.engine.network import Node, SpikingNetwork, apply_linear, average_of_max_pool, per_channel
+from rmpsweep.engine.network import Node, SpikingNetwork, apply_linear, average_of_max_pool, per_channel, rearrange
 from rmpsweep.engine.scales import LayerScale, Thresholds, scaled
 from rmpsweep.errors import CalibrationError
-from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset, check_choice
+from rmpsweep.terms import INPUT, SATURATED_RATE, AlphaScope, Encoding, MaxPool, Numerics, Reset, check_choice
 
 DTYPES: dict[Numerics, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 
@@ -44,7 +44,7 @@ class Setting:
 
 @dataclass
 class State:
-    """Everything a simulation carries from step to step; row n belongs to image n.
+    """Everything a simulation carries from step to step, updated in place by `Rows`; row n belongs to image n.
 
     potentials: layer -> v [N, ...]; counts: layer and "input" -> nonzero outputs so far [N, ...];
     pools: max-pool node -> (input summed over steps, its pooled maximum); current: output summed over steps.
@@ -80,11 +80,13 @@ def select(state: State, rows: Tensor | slice) -> State:
 
 @dataclass
 class RowResult:
-    """Per row: logits [T, R, classes]; spike and synaptic operation counts [T, R] by layer; spikes [steps, R, ...]."""
+    """Per row: logits [T, R, classes]; spikes, synaptic operations and saturated neurons, [T, R] by layer; spike trains
+    [steps, R, ...]."""
 
     logits: Tensor
     spike_counts: dict[str, Tensor]
     synops: dict[str, Tensor]
+    saturated: dict[str, Tensor]
     spikes: dict[str, Tensor]
     state: State
 
@@ -146,12 +148,16 @@ class Rows:
         logits: list[Tensor] = []
         counts: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
         synops: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
+        saturated: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
         trains: dict[str, list[Tensor]] = {name: [] for name in self.net.layers} if record else {}
         for t in range(start, steps[-1]):
             spikes, output = self.step(t, state, self.net.nodes)
             state.current = output.clone() if state.current is None else state.current + output
             for name, values in spikes.items():
-                state.counts[name] = state.counts[name] + values if name in state.counts else values.clone()
+                if name in state.counts:
+                    state.counts[name] += values
+                else:
+                    state.counts[name] = values.clone()
                 if record and name != INPUT:
                     trains[name].append(values.to(torch.uint8))
             if t + 1 in steps:
@@ -160,11 +166,13 @@ class Rows:
                     count = state.counts[name].flatten(1).double()
                     counts[name].append(count.sum(1).to(torch.int64))
                     synops[name].append((count @ synapses.flatten().to(count)).to(torch.int64))
+                    saturated[name].append((count >= SATURATED_RATE * (t + 1)).sum(1))
         state.t = steps[-1]
         return RowResult(
             torch.stack(logits),
             {name: torch.stack(c) for name, c in counts.items()},
             {name: torch.stack(c) for name, c in synops.items()},
+            {name: torch.stack(c) for name, c in saturated.items()},
             {name: torch.stack(train) for name, train in trains.items()},
             state,
         )
@@ -187,19 +195,17 @@ class Rows:
                     value = F.avg_pool2d(x[0], **node.options)
                 case "max_pool":
                     value = self._max_pool(node, x[0], state)
-                case "flatten":
-                    value = x[0].flatten(1)
+                case "flatten" | "slice" | "pad":
+                    value = rearrange(node, x[0])
                 case "add":
                     left, right = (
                         v * self.factor[node.name, i] if (node.name, i) in self.factor else v for i, v in enumerate(x)
                     )
                     value = left + right
                 case "spike":
-                    before = state.potentials.get(node.name)
-                    if before is None:
-                        before = self.start[node.name].expand_as(x[0])
-                    value, after = neuron.step(x[0], before, self.threshold[node.name], self.kind.reset)
-                    state.potentials[node.name] = after
+                    if node.name not in state.potentials:
+                        state.potentials[node.name] = self.start[node.name].expand_as(x[0]).clone()
+                    value = neuron.step_(x[0], state.potentials[node.name], self.threshold[node.name], self.kind.reset)
                     spikes[node.name] = value
                     if node.name in self.channel_weight:
                         value = value * self.channel_weight[node.name]

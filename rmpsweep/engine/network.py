@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Op = Literal["input", "conv", "linear", "avg_pool", "max_pool", "flatten", "add", "spike"]
+Op = Literal["input", "conv", "linear", "avg_pool", "max_pool", "flatten", "slice", "pad", "add", "spike"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Node:
 
     name: unique; inputs: names of the nodes it reads; shape: of its output without N;
     unit: the spiking layer (or "input") in whose spikes its output is measured; a "spike" node is its own unit;
-    options: keyword arguments of the torch function behind `op`.
+    options: keyword arguments of the torch function behind `op`; of "slice" the index.
     """
 
     name: str
@@ -102,6 +102,18 @@ def average_of_max_pool(node: Node, x: Tensor, divisor: int | None = None) -> Te
     return F.avg_pool2d(x, **options, count_include_pad=False, divisor_override=divisor)
 
 
+def rearrange(node: Node, x: Tensor) -> Tensor:
+    """A flatten, slice or pad node: every value goes to one place or to none. [N, ...] -> [N, *node.shape]."""
+    match node.op:
+        case "flatten":
+            return x.flatten(1)
+        case "slice":
+            return x[node.options["index"]]
+        case "pad":
+            return F.pad(x, **node.options)
+    raise AssertionError(node.op)
+
+
 def activations(net: SpikingNetwork, images: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
     """The ANN's values at the named nodes (a spiking layer's is the ReLU output). [N, C, H, W] -> name: [N, ...]."""
     values: dict[str, Tensor] = {}
@@ -118,8 +130,8 @@ def activations(net: SpikingNetwork, images: Tensor, wanted: Sequence[str]) -> d
                 value = F.avg_pool2d(x[0], **node.options)
             case "max_pool":
                 value = F.max_pool2d(x[0], **node.options)
-            case "flatten":
-                value = x[0].flatten(1)
+            case "flatten" | "slice" | "pad":
+                value = rearrange(node, x[0])
             case "add":
                 value = x[0] + x[1]
             case "spike":

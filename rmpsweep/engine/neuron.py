@@ -33,3 +33,14 @@ def step(z: Tensor, v: Tensor, threshold: Tensor | float, reset: Reset) -> tuple
         return spikes, u - threshold * spikes
     check_choice("reset", reset, Reset)
     return spikes, u * (1 - spikes)
+
+
+def step_(z: Tensor, v: Tensor, threshold: Tensor | float, reset: Reset) -> Tensor:
+    """`step` with v updated in place: the same spikes and potentials, bit for bit, in fewer passes over memory."""
+    v += z
+    spikes = (v >= threshold).to(v.dtype)
+    if reset == "soft":
+        v -= threshold * spikes
+    else:
+        v *= 1 - spikes
+    return spikes

@@ -26,6 +26,7 @@ class Simulation:
     spike_counts: layer -> int64 [len(time_steps)], summed over images and neurons; input_spikes: nonzero input
     elements, likewise; synops: likewise, each nonzero output x its fan-out, booked to the emitting layer, and a row
     "input" (under constant encoding these are multiplications by an analog value, not additions);
+    saturated: layer -> int64 [len(time_steps)], pairs of image and neuron with SATURATED_RATE or more spikes per step;
     spikes: layer -> uint8 [steps run, N, ...] if recorded; state: hand to `simulate(..., state=, start=)` to go on.
     """
 
@@ -34,6 +35,7 @@ class Simulation:
     spike_counts: dict[str, Tensor]
     input_spikes: Tensor
     synops: dict[str, Tensor]
+    saturated: dict[str, Tensor]
     spikes: dict[str, Tensor]
     state: State
 
@@ -147,6 +149,7 @@ def _take(result: RowResult, num_rows: int) -> RowResult:
         result.logits[:, head],
         {k: v[:, head] for k, v in result.spike_counts.items()},
         {k: v[:, head] for k, v in result.synops.items()},
+        {k: v[:, head] for k, v in result.saturated.items()},
         {k: v[:, head] for k, v in result.spikes.items()},
         select(result.state, head),
     )
@@ -158,6 +161,7 @@ def _join(parts: Sequence[RowResult]) -> RowResult:
         torch.cat([p.logits for p in parts], 1),
         {k: torch.cat([p.spike_counts[k] for p in parts], 1) for k in first.spike_counts},
         {k: torch.cat([p.synops[k] for p in parts], 1) for k in first.synops},
+        {k: torch.cat([p.saturated[k] for p in parts], 1) for k in first.saturated},
         {k: torch.cat([p.spikes[k] for p in parts], 1) for k in first.spikes},
         concatenate([p.state for p in parts]),
     )
@@ -171,6 +175,7 @@ def _summed(result: RowResult, rows: slice, steps: tuple[int, ...]) -> Simulatio
         counts,
         counts.pop(INPUT),
         {k: v[:, rows].sum(1).cpu() for k, v in result.synops.items()},
+        {k: v[:, rows].sum(1).cpu() for k, v in result.saturated.items() if k != INPUT},
         {k: v[:, rows].cpu() for k, v in result.spikes.items()},
         select(result.state, rows),
     )

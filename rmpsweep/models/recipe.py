@@ -97,7 +97,7 @@ class Card:
     """What a training run made, kept as JSON beside the weights.
 
     Fields:
-        recipe, recipe_digest: what was asked for.
+        recipe, recipe_digest: what was asked for; where the images lay is left out.
         data_fingerprint, test_fingerprint: of the training and the test images.
         test_accuracy: {"correct", "images"} of the last epoch's weights, eval mode, float32.
         history: of each epoch: loss, train_accuracy, test_accuracy, learning_rate, seconds.

@@ -1,4 +1,5 @@
-"""Networks by name: the constrained ones that come with rmpsweep, and a user's own by "package.module:factory".
+"""Networks by name: the constrained ones that come with rmpsweep, those of `external`, and a user's own by
+"package.module:factory".
 
 Listing the names needs no torch.
 """
@@ -7,10 +8,11 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rmpsweep.errors import NetworkError
+from rmpsweep.models.external import EXAMPLES, FORMS, build_external, is_external
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,11 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A network that can be built by name; build(num_classes, in_channels, (height, width), dropout)."""
+    """A constrained network that can be built by name.
+
+    Fields:
+        build: (num_classes, in_channels, (height, width), dropout) -> network.
+        inputs: what it is made for: (channels, side in pixels, classes).
+        min_side: of the images, in pixels.
+    """
 
     build: "Builder"
     description: str
     source: str
+    inputs: tuple[tuple[int, int, int], ...]
+    min_side: int = 4
 
 
 @dataclass(frozen=True)
@@ -56,23 +66,63 @@ def _resnet20(num_classes: int, in_channels: int, image_size: tuple[int, int], d
     return ResNet([16, 32, 64], [3, 3, 3], num_classes, in_channels, dropout)
 
 
+def _resnet20_wide(num_classes: int, in_channels: int, image_size: tuple[int, int], dropout: float) -> "nn.Module":
+    from rmpsweep.models.resnet import ResNet
+
+    del image_size
+    return ResNet([64, 128, 256, 512], [2, 2, 2, 2], num_classes, in_channels, dropout, deep_stem_stride=1)
+
+
+def _resnet34(num_classes: int, in_channels: int, image_size: tuple[int, int], dropout: float) -> "nn.Module":
+    from rmpsweep.models.resnet import ResNet
+
+    del image_size
+    return ResNet([64, 128, 256, 512], [3, 4, 6, 3], num_classes, in_channels, dropout, deep_stem_stride=2)
+
+
 _RMP = "Han, Srinivasan and Roy 2020 (RMP-SNN)"
+_HYBRID = "nitin-rathi/hybrid-snn-conversion"
+_CIFAR10, _IMAGENET = (3, 32, 10), (3, 224, 1000)
 
 NETWORKS: dict[str, NetworkInfo] = {
     "vgg-small": NetworkInfo(
-        _vgg_small, "4 convolutions (16, 16, 32, 32), 2 pools, FC 64; images of 8x8 to 32x32", _RMP
+        _vgg_small, "4 convolutions (16, 16, 32, 32), 2 pools, FC 64; images of 8x8 to 32x32", _RMP, ((1, 8, 10),)
     ),
-    "vgg16": NetworkInfo(_vgg16, "13 convolutions, FC 4096-4096; 4 pools up to 32x32, 5 for larger images", _RMP),
+    "vgg16": NetworkInfo(
+        _vgg16, "13 convolutions, FC 4096-4096; 4 pools up to 32x32, 5 for larger images", _RMP, (_CIFAR10, _IMAGENET),
+        min_side=16,
+    ),
     "resnet20": NetworkInfo(
-        _resnet20, "ResNet-20 (16, 32, 64 channels) with 1x1 convolution shortcuts", "He et al. 2016"
+        _resnet20, "ResNet-20 (16, 32, 64 channels) with 1x1 convolution shortcuts", "He et al. 2016", (_CIFAR10,)
     ),
-}
+    "resnet20-wide": NetworkInfo(
+        _resnet20_wide, "the RMP laboratory's ResNet-20: 3 stem convolutions, 64 to 512 channels, 2-2-2-2 blocks",
+        _HYBRID, (_CIFAR10,),
+    ),
+    "resnet34": NetworkInfo(
+        _resnet34, "ResNet-34: 3 stem convolutions, 64 to 512 channels, 3-4-6-3 blocks",
+        f"He et al. 2016; {_HYBRID}", (_IMAGENET,),
+    ),
+}  # fmt: skip
+
+NAMES = ", ".join((*NETWORKS, FORMS))
+"""Every form of a network's name, as messages show it."""
+
+ANY_EXTERNAL = (
+    "Any other classifier of torchvision (or timm, if it is installed) is torchvision:NAME or timm:NAME;\n"
+    "one with a layer that cannot be converted faithfully is refused, and the layer named."
+)
+
+
+def is_known(name: str) -> bool:
+    """Whether a name is in NETWORKS or of the form of a library's; the library itself is not asked."""
+    return name in NETWORKS or is_external(name)
 
 
 def build(
     name: str, num_classes: int, in_channels: int, image_size: int | tuple[int, int], dropout: float = 0.0
 ) -> "nn.Module":
-    """A network with initial weights from torch's global random generator, in train mode.
+    """A constrained network with initial weights from torch's global random generator, in train mode.
 
     Args:
         name: a name in NETWORKS.
@@ -84,10 +134,17 @@ def build(
     if name not in NETWORKS:
         raise NetworkError(f"network: got {name!r}, expected one of {', '.join(NETWORKS)}")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    smallest = 16 if name == "vgg16" else 4
+    smallest = NETWORKS[name].min_side
     if min(size) < smallest:
         raise NetworkError(f"network {name}: got images of {size[0]}x{size[1]}, expected {smallest}x{smallest} or more")
     return NETWORKS[name].build(num_classes, in_channels, size, dropout)
+
+
+def build_any(name: str, num_classes: int, in_channels: int, image_size: int | tuple[int, int]) -> "nn.Module":
+    """`build`, or `build_external` for a library's name; those take images of 3 channels. Raises NetworkError."""
+    if is_external(name):
+        return build_external(name, num_classes)
+    return build(name, num_classes, in_channels, image_size)
 
 
 def build_from_module(spec: str) -> "nn.Module":
@@ -131,7 +188,19 @@ def describe(name: str, num_classes: int, in_channels: int, image_size: int | tu
 
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     with torch.device("meta"):
-        return measure(build(name, num_classes, in_channels, image_size), (in_channels, height, width))
+        return measure(build_any(name, num_classes, in_channels, image_size), (in_channels, height, width))
+
+
+def list_networks() -> list[dict[str, str | int]]:
+    """Networks at the inputs they are made for: name, image (CxHxW), classes, parameters, macs_per_image, source."""
+    entries = [(name, info.source, shape) for name, info in NETWORKS.items() for shape in info.inputs]
+    entries += [(name, "torchvision (unconstrained)", _IMAGENET) for name in EXAMPLES]
+    rows: list[dict[str, str | int]] = []
+    for name, source, (channels, side, classes) in entries:
+        size = describe(name, classes, channels, side)
+        image = f"{channels}x{side}x{side}"
+        rows.append({"name": name, "image": image, "classes": classes, **asdict(size), "source": source})
+    return rows
 
 
 def measure(network: "nn.Module", image_shape: tuple[int, int, int]) -> NetworkSize:

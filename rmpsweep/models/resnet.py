@@ -1,7 +1,11 @@
 """Residual networks under the constraints of conversion: no bias, no batch norm; only ReLU, average pooling, dropout.
 
-Source: He et al. 2016 (ResNet-20 of section 4.2), with 1x1 convolutions as shortcuts where the width changes. It is not
-the "ResNet-20" of nitin-rathi/hybrid-snn-conversion, whose widths are 64 to 512.
+Source: He et al. 2016 (ResNet-20 of section 4.2, ResNet-34 of section 4.1), with 1x1 convolutions as shortcuts where
+the shape changes. The deep stem is that of nitin-rathi/hybrid-snn-conversion, self_models/resnet.py, whose "ResNet-20"
+is another network than He's: 64 to 512 channels in 2-2-2-2 blocks. Its ResNet-34 has 3-4-5-3 blocks, which with the
+three convolutions of the stem make 34 layers; here the blocks are He's 3-4-6-3, the ResNet-34 of torchvision and of the
+accuracies others compare with (Bu, Li and Yu 2025: "standard ResNet-34 architecture without batch normalization").
+Both networks end there in a linear layer over all positions, here, as He's, in global average pooling.
 """
 
 import math
@@ -31,8 +35,16 @@ class Block(nn.Module):
         return out
 
 
+def deep_stem(in_channels: int, channels: int, stride: int, dropout: float) -> nn.Sequential:
+    """Three 3x3 convolutions, the first with this stride, ReLU and dropout between them; in place of a 7x7 one."""
+    layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)]
+    for _ in range(2):
+        layers += [nn.ReLU(), nn.Dropout(dropout), nn.Conv2d(channels, channels, 3, padding=1, bias=False)]
+    return nn.Sequential(*layers)
+
+
 class ResNet(nn.Module):
-    """3x3 stem, stages of blocks (stride 2 between stages), global average pooling, one linear layer.
+    """Stem, stages of blocks (stride 2 between stages), global average pooling, one linear layer.
 
     Weights start as He normal (He et al. 2015); the last convolution of each branch is divided by the root of the
     number of blocks, which keeps activations from growing exponentially with depth in the absence of batch norm.
@@ -40,17 +52,29 @@ class ResNet(nn.Module):
     Args:
         widths: channels of each stage; the stem has the first.
         blocks: number of blocks of each stage.
-        dropout: probability between the two convolutions of a block.
+        dropout: probability between the two convolutions of a block, and between those of a deep stem.
+        deep_stem_stride: None for a stem of one 3x3 convolution; else a `deep_stem` of this stride and 2x2 average
+            pooling, which takes the place of max pooling.
     Shape:
         [N, in_channels, H, W] -> [N, num_classes].
     """
 
     def __init__(
-        self, widths: Sequence[int], blocks: Sequence[int], num_classes: int, in_channels: int, dropout: float
+        self,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        num_classes: int,
+        in_channels: int,
+        dropout: float,
+        deep_stem_stride: int | None = None,
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        if deep_stem_stride is None:
+            self.stem: nn.Module = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        else:
+            self.stem = deep_stem(in_channels, widths[0], deep_stem_stride, dropout)
         self.relu = nn.ReLU()
+        self.stem_pool = None if deep_stem_stride is None else nn.AvgPool2d(2)
         stages, channels = [], widths[0]
         for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             for index in range(count):
@@ -67,6 +91,9 @@ class ResNet(nn.Module):
             nn.init.normal_(block.conv2.weight, std=math.sqrt(2 / block.conv2.weight[0].numel() / len(stages)))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.relu(self.stem(x)))
+        x = self.relu(self.stem(x))
+        if self.stem_pool is not None:
+            x = self.stem_pool(x)
+        x = self.blocks(x)
         logits: Tensor = self.classifier(self.flatten(self.pool(x)))
         return logits

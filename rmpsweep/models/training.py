@@ -10,7 +10,7 @@ import math
 import pickle
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class EpochReport:
         test_accuracy: fraction of the test images, eval mode.
         learning_rate: of the last step.
         seconds, eta_s: of this epoch, and until the end at this pace.
+        history: of every epoch done, as on the card.
     """
 
     epoch: int
@@ -53,6 +54,7 @@ class EpochReport:
     learning_rate: float
     seconds: float
     eta_s: float
+    history: Sequence[Mapping[str, float]]
 
 
 def train(
@@ -121,6 +123,7 @@ def train(
                 learning_rate=optimizer.param_groups[0]["lr"],
                 seconds=(seconds := time.perf_counter() - start),
                 eta_s=seconds * (recipe.epochs - epoch),
+                history=history,
             )
             history.append({name: getattr(report, name) for name in HISTORY})
             _save_checkpoint(checkpoint, f"{run_digest}/{precision}", model, optimizer, history)
@@ -130,7 +133,7 @@ def train(
 
     save_weights(model, weights_path)
     card = Card(
-        recipe=asdict(recipe),
+        recipe={name: value for name, value in asdict(recipe).items() if name != "path"},
         recipe_digest=run_digest,
         data_fingerprint=train_split.fingerprint,
         test_fingerprint=test_split.fingerprint,

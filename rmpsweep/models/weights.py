@@ -2,7 +2,7 @@
 
 import hashlib
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
+PARALLEL_PREFIX = "module."
 
 
 def file_sha256(path: Path) -> str:
@@ -42,36 +43,61 @@ def save_weights(model: "nn.Module", path: Path) -> None:
 
 
 def load_weights(model: "nn.Module", path: Path) -> None:
-    """Put the weights of a file into a model; the model is unchanged if there is anything wrong with them.
+    """`read_weights`, then `put_weights`."""
+    put_weights(model, read_weights(path), path)
+
+
+def put_weights(model: "nn.Module", state: "Mapping[str, Tensor]", path: Path) -> None:
+    """Put a state dict into a model; the model is unchanged if there is anything wrong with it.
+
+    Two differences are no mistake: a state dict of torch.nn.DataParallel, where every key starts with "module."; and
+    one without the num_batches_tracked of batch norm, which PyTorch before 0.4.1 did not save and evaluation ignores.
 
     Args:
-        path: .safetensors, or .pt / .pth holding a state dict, also under the key "state_dict".
+        path: of the file it was read from, for messages.
     Raises:
-        NetworkError: missing or unreadable file, not a state dict, keys or shapes that do not fit, values not finite.
+        NetworkError: keys or shapes that do not fit, values not finite.
     """
-    state = _read(path)
-    expected: dict[str, Tensor] = model.state_dict()
+    state = _unwrapped(model, state)
+    expected: dict[str, Tensor] = {
+        key: value
+        for key, value in model.state_dict().items()
+        if key in state or not key.endswith(".num_batches_tracked")
+    }
     missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
     if missing or unexpected:
         raise NetworkError(
             f"{path}: does not fit the network: missing {_some(missing)}; unexpected {_some(unexpected)}; "
             f"name the network these weights were trained for"
         )
-    last = [key for key in expected if key.endswith(".weight")][-1:]
     for key, current in expected.items():
         value = state[key]
         if value.shape != current.shape:
             got, want = list(value.shape), list(current.shape)
-            hint = f" (the last layer: {got[0]} classes for {want[0]})" if [key] == last and got and want else ""
+            last = key == _last_layer(model) and got and want
+            hint = f" (the last layer: {got[0]} classes for {want[0]})" if last else ""
             raise NetworkError(f"{path}: {key}: got shape {got}, expected {want}{hint}")
         if value.is_floating_point() and not value.isfinite().all():
             raise NetworkError(
                 f"{path}: {key}: holds NaN or infinite values; the training diverged or the file is damaged"
             )
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)  # the keys are known to fit
 
 
-def _read(path: Path) -> "dict[str, Tensor]":
+def count_classes(model: "nn.Module", state: "Mapping[str, Tensor]") -> int:
+    """Outputs of the model's last layer in a state dict, 0 if it lacks that layer; the model may be on meta."""
+    weight = _unwrapped(model, state).get(_last_layer(model))
+    return 0 if weight is None or weight.dim() == 0 else len(weight)
+
+
+def read_weights(path: Path) -> "dict[str, Tensor]":
+    """The state dict in a file.
+
+    Args:
+        path: .safetensors, or .pt / .pth holding a state dict, also under the key "state_dict".
+    Raises:
+        NetworkError: missing or unreadable file, not a state dict.
+    """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -93,9 +119,24 @@ def _read(path: Path) -> "dict[str, Tensor]":
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
+    ):
         raise NetworkError(f"{path}: got {type(content).__name__}, expected a state dict (name -> tensor)")
     return content
+
+
+def _unwrapped(model: "nn.Module", state: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
+    """Without the prefix that torch.nn.DataParallel puts before every key."""
+    wrapped = all(key.startswith(PARALLEL_PREFIX) for key in state)
+    if not wrapped or state.keys() & model.state_dict().keys():
+        return state
+    return {key.removeprefix(PARALLEL_PREFIX): value for key, value in state.items()}
+
+
+def _last_layer(model: "nn.Module") -> str:
+    """The last weight in the order of the state dict, "" if there is none."""
+    return next((key for key in reversed(model.state_dict()) if key.endswith(".weight")), "")
 
 
 def _some(keys: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rmpsweep.firing import firing_rate, flag_layers
 from rmpsweep.report import charts
 from rmpsweep.stats import RESETS, SETTINGS, BestTrial, PairedComparison, best_trials, compare_paired, wilson_interval
 
@@ -39,6 +40,8 @@ class ReportInfo:
     quarantined: Sequence[tuple[str, str]] = ()
     """(unit, message) of each unit that failed for good."""
     warnings: Sequence[str] = ()
+    calibration: Sequence[Mapping[str, Any]] = ()
+    """Rows with rule, layer, channel and threshold."""
 
     @property
     def ann_accuracy(self) -> float:
@@ -80,7 +83,8 @@ def render(summary: pa.Table, activity: pa.Table, predictions: pa.Table, info: R
         time_steps=sorted({row["time_steps"] for row in rows}),
         trials=_trials(rows),
         paired=_soft_against_hard(best, predictions),
-        charts=_charts(rows, best, activity, info.ann_accuracy),
+        flagged=flag_layers(summary, activity),
+        charts=_charts(rows, best, activity, info),
         config=charts.CONFIG,
         themes=charts.THEMES,
         library=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # its stub lacks the default
@@ -130,19 +134,22 @@ def _soft_against_hard(best: Mapping[str, BestTrial], predictions: pa.Table) -> 
     return compare_paired(soft, hard)
 
 
-def _charts(rows: Sequence[Row], best: Mapping[str, BestTrial], activity: pa.Table, ann_accuracy: float) -> Row:
+def _charts(rows: Sequence[Row], best: Mapping[str, BestTrial], activity: pa.Table, info: ReportInfo) -> Row:
     """Element id -> Vega-Lite specification; charts without data are left out."""
     drawn = {}
     if rows:
-        drawn["accuracy-chart"] = charts.accuracy_chart(rows, ann_accuracy)
+        drawn["accuracy-chart"] = charts.accuracy_chart(rows, info.ann_accuracy)
     if any(row["synops_per_image"] > 0 for row in rows):
-        drawn["cost-chart"] = charts.cost_chart(rows, ann_accuracy)
+        drawn["cost-chart"] = charts.cost_chart(rows, info.ann_accuracy)
     layers = _layer_rows(best, activity)
     spiking = [row for row in layers if row["layer"] != "input"]
     if spiking:
         drawn["rate-chart"] = charts.rate_chart(spiking)
         final = {reset: trial.time_steps for reset, trial in best.items()}
         drawn["synops-chart"] = charts.synops_chart([row for row in layers if row["time_steps"] == final[row["reset"]]])
+    thresholds = [row for row in info.calibration if row["layer"] != "input"]
+    if thresholds:
+        drawn["threshold-chart"] = charts.threshold_chart(thresholds)
     return drawn
 
 
@@ -154,7 +161,7 @@ def _layer_rows(best: Mapping[str, BestTrial], activity: pa.Table) -> list[Row]:
             "reset": reset,
             "layer": row["layer"],
             "time_steps": row["time_steps"],
-            "firing_rate": row["spikes"] / (row["neurons"] * row["images"] * row["time_steps"]),
+            "firing_rate": firing_rate(row),
             "synops_per_image": row["synops"] / row["images"],
         }
         for reset, trial in best.items()

@@ -60,6 +60,7 @@ THEMES: dict[str, dict[str, Any]] = {
         "category": ["#6fb1de", "#e09a55"],
     },
 }
+_RANGE = ("min", "median", "max")
 
 
 def panel_settings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -210,6 +211,33 @@ def synops_chart(activity: Sequence[Row]) -> Row:
         .properties(height=alt.Step(11))
     )
     return _specification(chart, "Synaptic operations per image by layer")
+
+
+def threshold_chart(calibration: Sequence[Mapping[str, Any]]) -> Row:
+    """Threshold by layer, one colour per rule: a point at the median of the channels, a bar over their range.
+
+    Args:
+        calibration: rows with rule, layer and threshold, layers in forward order.
+    """
+    import altair as alt
+
+    layers = list(dict.fromkeys(row["layer"] for row in calibration))
+    rules = list(dict.fromkeys(row["rule"] for row in calibration))
+    base = alt.Chart(alt.InlineData(values=list(calibration))).encode(
+        x=alt.X("layer:N", title=None, sort=layers).axis(labelAngle=-45),
+        xOffset=alt.XOffset("rule:N", sort=rules),
+        color=alt.Color("rule:N", title="Rule", sort=rules),
+    )
+    scale = alt.Scale(type="log")
+    bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(
+        y=alt.Y("min(threshold):Q", title="Threshold θ (log scale)").scale(scale), y2="max(threshold):Q"
+    )
+    points = base.mark_point(filled=True, size=40).encode(
+        y=alt.Y("median(threshold):Q").scale(scale),
+        tooltip=["rule:N", "layer:N", *(alt.Tooltip(f"{f}(threshold):Q", title=f, format=".4g") for f in _RANGE)],
+    )
+    chart = alt.layer(bars.properties(name="ranges"), points.properties(name="points")).properties(height=260)
+    return _specification(chart, "Threshold of each layer by calibration rule")
 
 
 def _trial_rows(summary: Sequence[Row], ann_accuracy: float) -> list[Row]:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from nets import Residual, dyadic_images, make_dyadic, powers_of_two
+from nets import Chain, Residual, dyadic_images, make_dyadic, powers_of_two
 from torch import nn
 
-from rmpsweep.engine import convert, fan_out, simulate
+from rmpsweep.engine import calibrate, convert, fan_out, simulate
 
 # A 3x3 convolution with padding 1 on a 4x4 map: corners reach 4 positions, edges 6, the inside 9.
 BORDERS = torch.tensor([[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4]])
@@ -79,3 +79,17 @@ def test_counts_are_of_unit_spikes_whatever_the_channel_thresholds():
         spikes = sim.spikes[layer].long()
         assert int(sim.spike_counts[layer]) == int(spikes.sum())
         assert int(sim.synops[layer]) == int((spikes * fans[layer]).sum())
+
+
+def test_saturated_neurons_are_those_that_spike_at_nearly_every_step() -> None:
+    net = convert(Chain(), dyadic_images(1))
+    images = dyadic_images(3)
+    thresholds = calibrate(net, images, time_steps=8)
+    sim = simulate(net, images, thresholds, [7, 40], alpha=0.25, record_spikes=True)
+    some = 0
+    for layer in net.layers:
+        rates = [sim.spikes[layer][:t].double().mean(0) for t in (7, 40)]
+        assert sim.saturated[layer].tolist() == [int((rate >= 0.95).sum()) for rate in rates]
+        some += int(sim.saturated[layer][1])
+    assert 0 < some < sum(sim.spikes[layer][0].numel() for layer in net.layers)
+    assert "input" not in sim.saturated

@@ -120,3 +120,21 @@ def test_bad_arguments(change):
     net = convert(nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU()), IMAGES)
     with pytest.raises(ValueError, match="got"):
         calibrate(net, **{"images": IMAGES, **change})
+
+
+def test_moving_average_of_maxima_is_spikingjellys() -> None:
+    ann2snn = pytest.importorskip("spikingjelly.activation_based.ann2snn")
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 8), nn.ReLU(), nn.Linear(8, 3))
+    images = torch.randn(70, 1, 8, 8)
+    net = convert(ann, images[:1])
+    hooks = {name: ann2snn.modules.VoltageHook(mode="Max").train() for name in net.layers}
+    for part in images.split(16):
+        for name, values in activations(net, part, net.layers).items():
+            hooks[name](values)
+    scales = {"input": torch.tensor(1.0), **{name: hook.scale for name, hook in hooks.items()}}
+    found = calibrate(net, images, "activation_max_ema", batch_size=16)
+    assert found == thresholds_from_scales(net, scales)
+    assert found != calibrate(net, images.flip(0), "activation_max_ema", batch_size=16)
+    with pytest.raises(ValueError, match="granularity"):
+        calibrate(net, images, "activation_max_ema", "channel")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmpsweep.engine.neuron import step
+from rmpsweep.engine.neuron import step, step_
 
 BITS = 6
 dyadic = st.integers(-(2**BITS), 2**BITS).map(lambda k: Fraction(k, 2**BITS))
@@ -86,3 +86,20 @@ def test_five_steps_by_hand():
 def test_unknown_reset_names_the_allowed_ones():
     with pytest.raises(ValueError, match="'softt', expected one of 'soft', 'hard'"):
         step(torch.zeros(1), torch.zeros(1), 1.0, "softt")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+def test_in_place_step_equals_the_reference_bit_for_bit(reset, dtype):
+    generator = torch.Generator().manual_seed(0)
+    threshold = torch.rand(1, 50, 1, generator=generator, dtype=dtype) + 0.1
+    v = torch.randn(20, 50, 30, generator=generator, dtype=dtype)
+    v[0, 0, 0] = float("inf")
+    in_place = v.clone()
+    for _ in range(10):
+        z = torch.randn(v.shape, generator=generator, dtype=dtype)
+        before = z.clone()
+        spikes, v = step(z, v, threshold, reset)
+        assert torch.equal(step_(z, in_place, threshold, reset), spikes)
+        torch.testing.assert_close(in_place, v, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(z, before)

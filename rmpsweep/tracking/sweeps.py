@@ -1,4 +1,4 @@
-"""Result tables -> MLflow: one run per sweep, one child run per trial. The only file that imports mlflow.
+"""Result tables -> MLflow: one run per sweep, one child run per trial.
 
 Logging again is safe: runs are found by tag before any is made, nothing is derived from the clock, and each run
 carries a digest of what it holds, so that an unchanged run is not written to.
@@ -10,15 +10,13 @@ counts, in ms after the sweep was first launched: of the images behind a value, 
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rmpsweep.errors import InputError, TrackingError
+from rmpsweep.tracking.connection import connected, experiment_id, without_password
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,20 +27,6 @@ _SWEEP_ID, _TRIAL_ID = "rmpsweep.sweep_id", "rmpsweep.trial_id"
 _DIGEST, _ARTIFACTS, _COMPLETE = "rmpsweep.digest", "rmpsweep.artifacts_digest", "rmpsweep.complete"
 _WITHIN_1PT = "time_steps_within_1pt"
 _NAME_LENGTH, _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 250, 6000, 8000, 36
-_CONNECT_TIMEOUT_S = 10
-_ENVIRONMENT = {
-    "GIT_PYTHON_REFRESH": "quiet",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-"""Read by MLflow; what the user has set stays. A server that does not answer is given up after about 2 minutes."""
-
-_DATABASE = r"sqlite:///(?!/*:memory:$).*[^/]|(postgresql|mysql)(\+\w+)?://.+"
-_SERVER = r"https?://([^/@\s]*@)?([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?(/\S*)?|databricks(://.+)?"
 
 
 @dataclass(frozen=True)
@@ -77,23 +61,6 @@ class LoggedSweep:
     runs_total: int
 
 
-def check_uri(tracking_uri: str) -> None:
-    """Check the form of a tracking URI, without connecting and without importing mlflow.
-
-    Raises:
-        InputError: not a SQL database, an MLflow server or Databricks; directories of files are no longer a store.
-    """
-    if re.fullmatch(f"{_DATABASE}|{_SERVER}", tracking_uri):
-        return
-    is_directory = tracking_uri.startswith("file:") or (tracking_uri and ":" not in tracking_uri)
-    directory = tracking_uri.removeprefix("file:").removeprefix("//").rstrip("/")
-    hint = f"; MLflow no longer keeps runs in directories: use sqlite:///{directory}/mlflow.db" if is_directory else ""
-    raise InputError(
-        f"mlflow tracking URI: got {without_password(tracking_uri)!r}, expected sqlite:///<file>, "
-        f"http(s)://<host>:<port>, postgresql://…, mysql://… or databricks{hint}"
-    )
-
-
 def log_sweep(tracking_uri: str, record: SweepRecord, summary: "pa.Table") -> LoggedSweep:
     """Log a sweep and its trials; with tables already logged, change nothing.
 
@@ -109,22 +76,12 @@ def log_sweep(tracking_uri: str, record: SweepRecord, summary: "pa.Table") -> Lo
         InputError: a malformed URI.
         TrackingError: server or database unreachable or refusing; what has been logged stays and is not repeated.
     """
-    check_uri(tracking_uri)
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        location = _reach_database(tracking_uri, record.artifacts) if re.fullmatch(_DATABASE, tracking_uri) else None
-        return _log(MlflowClient(tracking_uri=tracking_uri), location, record, summary)
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = without_password(str(error).strip().partition("\n")[0])
-        raise TrackingError(
-            f"MLflow at {without_password(tracking_uri)} cannot be used: {reason}. The results themselves are safe; "
-            "start or repair the server or database, or name another with --mlflow, then run `rmpsweep log`"
-        ) from error
+    remedy = (
+        "The results themselves are safe; start or repair the server or database, or name another with --mlflow, then "
+        "run `rmpsweep log`"
+    )
+    with connected(tracking_uri, record.artifacts, remedy) as (client, location):
+        return _log(client, location, record, summary)
 
 
 class _Point(NamedTuple):  # fields in the order of mlflow.entities.Metric
@@ -148,15 +105,14 @@ class _Content(NamedTuple):
 
 
 def _log(client: "MlflowClient", location: str | None, record: SweepRecord, summary: "pa.Table") -> LoggedSweep:
-    experiment = client.get_experiment_by_name(record.experiment)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(record.experiment, location)
-    runs = _find_runs(client, experiment_id, record.sweep_id)
+    experiment = experiment_id(client, record.experiment, location)
+    runs = _find_runs(client, experiment, record.sweep_id)
     found = len(runs)
 
     def run_of(trial_id: str, content: _Content) -> "Run":
         if trial_id not in runs:
             tags = {key: value[:_TAG_LENGTH] for key, value in content.tags.items()}
-            runs[trial_id] = client.create_run(experiment_id, record.created_ms, tags, content.name[:_NAME_LENGTH])
+            runs[trial_id] = client.create_run(experiment, record.created_ms, tags, content.name[:_NAME_LENGTH])
         return runs[trial_id]
 
     sweep = _sweep_content(record, summary)
@@ -172,31 +128,14 @@ def _log(client: "MlflowClient", location: str | None, record: SweepRecord, summ
     complete = all(row["images"] == row["images_planned"] for row in rows)
     _set_tag(client, parent, _COMPLETE, "true" if complete else "false")
     uri = without_password(client.tracking_uri)
-    return LoggedSweep(uri, experiment_id, parent.info.run_id, runs_created=len(runs) - found, runs_total=len(runs))
+    return LoggedSweep(uri, experiment, parent.info.run_id, runs_created=len(runs) - found, runs_total=len(runs))
 
 
-def _reach_database(tracking_uri: str, artifacts: Sequence[Path]) -> str | None:
-    """Connect once (MLflow by itself would try for minutes); where artifacts go, as a URI: beside the file."""
-    from sqlalchemy import create_engine, inspect, make_url
-
-    url = make_url(tracking_uri)
-    is_file = url.get_backend_name() == "sqlite"
-    if is_file:
-        artifacts = [Path(str(url.database))]
-        artifacts[0].parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout" if is_file else "connect_timeout": _CONNECT_TIMEOUT_S})
-    try:
-        inspect(engine).get_table_names()
-    finally:
-        engine.dispose()
-    return (artifacts[0].resolve().parent / "mlartifacts").as_uri() if artifacts else None
-
-
-def _find_runs(client: "MlflowClient", experiment_id: str, sweep_id: str) -> dict[str, "Run"]:
+def _find_runs(client: "MlflowClient", experiment: str, sweep_id: str) -> dict[str, "Run"]:
     """Trial id -> run, and "" -> the sweep's own; the smallest run id, should a retried request have made two."""
     found, token = [], None
     while token != "":
-        page = client.search_runs([experiment_id], f"tags.`{_SWEEP_ID}` = '{sweep_id}'", page_token=token)
+        page = client.search_runs([experiment], f"tags.`{_SWEEP_ID}` = '{sweep_id}'", page_token=token)
         found += page
         token = page.token or ""
     found.sort(key=lambda run: run.info.run_id, reverse=True)
@@ -292,8 +231,3 @@ def _set_tag(client: "MlflowClient", run: "Run", key: str, value: str) -> None:
     if run.data.tags.get(key) != value:
         client.set_tag(run.info.run_id, key, value)
         run.data.tags[key] = value
-
-
-def without_password(text: str) -> str:
-    """A URI, or a message with one, its password replaced by stars."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)

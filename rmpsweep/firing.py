@@ -1,0 +1,74 @@
+"""Firing rates of layers, and which layers have lost their grip: saturated ones and silent ones. Knows tables only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from rmpsweep.terms import INPUT
+
+SATURATED_SHARE = 0.05
+
+
+def firing_rate(row: Mapping[str, Any]) -> float:
+    """Spikes per neuron per step of a row of the activity table."""
+    return float(row["spikes"] / (row["neurons"] * row["images"] * row["time_steps"]))
+
+
+@dataclass(frozen=True)
+class FlaggedTrial:
+    """A trial with saturated or silent layers, counted over its largest number of steps.
+
+    saturated: (layer, share) of layers where at least SATURATED_SHARE of all neurons, on average over the images, spike
+    at `terms.SATURATED_RATE` or more of the steps: what they should have said beyond one spike per step is lost.
+    silent: layers without a single spike.
+    """
+
+    trial_id: str
+    reset: str
+    threshold: str
+    alpha: float
+    time_steps: int
+    saturated: tuple[tuple[str, float], ...]
+    silent: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = []
+        if self.saturated:
+            shares = ", ".join(f"{layer} ({share:.0%} of neurons)" for layer, share in self.saturated)
+            parts.append(f"saturated {shares}")
+        if self.silent:
+            parts.append("silent " + ", ".join(self.silent))
+        name = f"{self.reset} reset, α {self.alpha:g}, {self.threshold}"
+        return f"{name} (trial {self.trial_id}) at T = {self.time_steps}: {'; '.join(parts)}"
+
+
+def flag_layers(summary: pa.Table, activity: pa.Table) -> list[FlaggedTrial]:
+    """The trials of a summary table with saturated or silent layers, in the table's order.
+
+    Args:
+        activity: one row per (trial, layer, T).
+    """
+    layers: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in activity.to_pylist():
+        if row["layer"] != INPUT:
+            layers.setdefault((row["trial_id"], row["time_steps"]), []).append(row)
+    last = {row["trial_id"]: row for row in sorted(summary.to_pylist(), key=lambda row: row["time_steps"])}
+    flagged = []
+    for trial_id in dict.fromkeys(summary["trial_id"].to_pylist()):
+        trial = last[trial_id]
+        rows = layers.get((trial_id, trial["time_steps"]), [])
+        shares = [(row["layer"], row["saturated"] / (row["neurons"] * row["images"])) for row in rows]
+        saturated = tuple((layer, share) for layer, share in shares if share >= SATURATED_SHARE)
+        silent = tuple(row["layer"] for row in rows if row["spikes"] == 0)
+        if saturated or silent:
+            settings = {name: trial[name] for name in ("reset", "threshold", "alpha", "time_steps")}
+            flagged.append(FlaggedTrial(trial_id=trial_id, saturated=saturated, silent=silent, **settings))
+    return flagged
+
+
+def shortened(flagged: Sequence[FlaggedTrial], limit: int = 5) -> list[str]:
+    """The first of them as text, and how many more there are."""
+    more = [f"and {len(flagged) - limit} more trials"] if len(flagged) > limit else []
+    return [*map(str, flagged[:limit]), *more]

@@ -1,0 +1,165 @@
+"""Networks and published weights of torchvision and timm, by name: "torchvision:resnet34", "timm:resnet34.a1_in1k".
+
+Only this file imports timm, which is optional. Nothing is imported before a network is built or its weights are found.
+"""
+
+import difflib
+import hashlib
+import re
+import urllib.request
+from collections.abc import Iterable
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmpsweep.errors import NetworkError
+from rmpsweep.files import write_atomic
+from rmpsweep.models.weights import SUFFIXES, file_sha256
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LIBRARIES = ("torchvision", "timm")
+FORMS = "torchvision:NAME, timm:NAME"
+EXAMPLES = ("torchvision:resnet18", "torchvision:resnet34", "torchvision:resnet50", "torchvision:vgg16",
+            "torchvision:vgg16_bn")  # fmt: skip
+TIMM_WEIGHTS = "pretrained"
+DOWNLOAD_TIMEOUT_S = 60
+
+
+def is_external(name: str) -> bool:
+    """Whether a network's name has the form "torchvision:NAME" or "timm:NAME"."""
+    library, _, model = name.partition(":")
+    return library in LIBRARIES and model != ""
+
+
+def build_external(name: str, num_classes: int) -> "nn.Module":
+    """A network of torchvision (a classifier) or timm with initial weights.
+
+    Raises:
+        NetworkError: the library has no such network, or is not installed.
+    """
+    library, _, model = name.partition(":")
+    network: nn.Module
+    if library == "torchvision":
+        from torchvision import models
+
+        _check_torchvision_name(name)
+        network = models.get_model(model, weights=None, num_classes=num_classes)
+        return network
+    timm = _import_timm(name)
+    try:
+        network = timm.create_model(model, pretrained=False, num_classes=num_classes)
+    except RuntimeError as error:  # what timm raises for an unknown model or tag
+        raise NetworkError(f"network {name}: {error}{_close(model, timm.list_models())}") from error
+    return network
+
+
+def find_published(name: str, weights: str, download: bool) -> tuple[Path, str]:
+    """The file of weights that the library publishes, where the library itself keeps it.
+
+    Args:
+        name: "torchvision:NAME" or "timm:NAME".
+        weights: torchvision: a member of the network's weights enum, or DEFAULT; timm: "pretrained".
+        download: fetch the file if it is missing.
+    Returns:
+        Its path and SHA-256 (hex).
+    Raises:
+        NetworkError: unknown network or weights; a file that is missing, damaged or cannot be fetched.
+        StorageError: the cache cannot be written.
+    """
+    if name.startswith("torchvision:"):
+        return _find_torchvision(name, weights, download)
+    path = _find_timm(name, weights, download)
+    return path, file_sha256(path)
+
+
+def _find_torchvision(name: str, weights: str, download: bool) -> tuple[Path, str]:
+    import torch
+    from torchvision import models
+
+    _check_torchvision_name(name)
+    known = models.get_model_weights(name.partition(":")[2]).__members__
+    if weights not in known:
+        raise _unknown_weights(name, weights, known)
+    url = known[weights].url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not path.is_file():
+        if not download:
+            raise _missing(name, weights, f"{path} does not exist")
+        try:
+            with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
+                content = response.read()
+        except (OSError, HTTPException) as error:
+            raise NetworkError(
+                f"network.weights: {weights} of {name}: cannot be fetched from {url} ({error}); fetch it elsewhere and "
+                f"put it at {path}, or name a file"
+            ) from error
+        _check_hash(hashlib.sha256(content).hexdigest(), url, "try again")
+        write_atomic(path, content)
+    sha256 = file_sha256(path)
+    _check_hash(sha256, str(path), "remove it, and launch fetches it again")
+    return path, sha256
+
+
+def _check_hash(sha256: str, where: str, remedy: str) -> None:
+    """torchvision names a file after the first digits of its SHA-256."""
+    expected = re.search(r"-([0-9a-f]{8,})\.pth$", where)
+    if expected is not None and not sha256.startswith(expected[1]):
+        raise NetworkError(f"{where}: damaged: its SHA-256 starts with {sha256[:8]}, expected {expected[1]}; {remedy}")
+
+
+def _find_timm(name: str, weights: str, download: bool) -> Path:
+    timm = _import_timm(name)
+    from huggingface_hub import hf_hub_download
+
+    model = name.partition(":")[2]
+    if weights != TIMM_WEIGHTS:
+        raise _unknown_weights(name, weights, [TIMM_WEIGHTS])
+    try:
+        published = timm.get_pretrained_cfg(model, allow_unregistered=False)
+    except RuntimeError as error:
+        raise NetworkError(f"network {name}: {error}{_close(model, timm.list_models())}") from error
+    if not published.hf_hub_id:
+        raise NetworkError(f"network {name}: timm publishes no weights of it on the Hugging Face hub; name a file")
+    try:
+        return Path(hf_hub_download(published.hf_hub_id, "model.safetensors", local_files_only=not download))
+    except Exception as error:  # the hub's errors have no base of their own
+        if not download:
+            raise _missing(name, weights, "not in the cache of huggingface_hub") from error
+        raise NetworkError(
+            f"network.weights: {weights} of {name}: model.safetensors cannot be fetched from "
+            f"https://huggingface.co/{published.hf_hub_id} ({error}); fetch it elsewhere and name the file"
+        ) from error
+
+
+def _missing(name: str, weights: str, why: str) -> NetworkError:
+    return NetworkError(f"network.weights: {weights} of {name}: {why}; launch fetches it, or name a file")
+
+
+def _unknown_weights(name: str, weights: str, known: Iterable[str]) -> NetworkError:
+    return NetworkError(
+        f"network.weights: got {weights!r}, expected a {', '.join(SUFFIXES)} file, or weights published for {name}: "
+        f"{', '.join(known)}"
+    )
+
+
+def _check_torchvision_name(name: str) -> None:
+    from torchvision import models
+
+    model, known = name.partition(":")[2], models.list_models(module=models)
+    if model not in known:
+        raise NetworkError(f"network {name}: torchvision has no such classifier{_close(model, known)}")
+
+
+def _close(model: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(model, known, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _import_timm(name: str) -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise NetworkError(f"network {name}: timm is not installed; pip install timm") from error
+    return timm

@@ -1,0 +1,96 @@
+"""Reaching MLflow: which tracking URIs there are, how long to wait, and what a failure means for the user."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rmpsweep.errors import InputError, TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_CONNECT_TIMEOUT_S = 10
+_ENVIRONMENT = {
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Read by MLflow; what the user has set stays. A server that does not answer is given up after about 2 minutes."""
+
+_DATABASE = r"sqlite:///(?!/*:memory:$).*[^/]|(postgresql|mysql)(\+\w+)?://.+"
+_SERVER = r"https?://([^/@\s]*@)?([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?(/\S*)?|databricks(://.+)?"
+
+
+def check_uri(tracking_uri: str) -> None:
+    """Check the form of a tracking URI, without connecting and without importing mlflow.
+
+    Raises:
+        InputError: not a SQL database, an MLflow server or Databricks; directories of files are no longer a store.
+    """
+    if re.fullmatch(f"{_DATABASE}|{_SERVER}", tracking_uri):
+        return
+    is_directory = tracking_uri.startswith("file:") or (tracking_uri and ":" not in tracking_uri)
+    directory = tracking_uri.removeprefix("file:").removeprefix("//").rstrip("/")
+    hint = f"; MLflow no longer keeps runs in directories: use sqlite:///{directory}/mlflow.db" if is_directory else ""
+    raise InputError(
+        f"mlflow tracking URI: got {without_password(tracking_uri)!r}, expected sqlite:///<file>, "
+        f"http(s)://<host>:<port>, postgresql://…, mysql://… or databricks{hint}"
+    )
+
+
+@contextlib.contextmanager
+def connected(tracking_uri: str, artifacts: Sequence[Path], remedy: str) -> Iterator[tuple["MlflowClient", str | None]]:
+    """A client, and where artifacts of a new experiment go (None where the server decides).
+
+    Raises:
+        InputError: a malformed URI. TrackingError: whatever MLflow or its database refuses within.
+    """
+    check_uri(tracking_uri)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        location = _reach_database(tracking_uri, artifacts) if re.fullmatch(_DATABASE, tracking_uri) else None
+        yield MlflowClient(tracking_uri=tracking_uri), location
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        reason = without_password(str(error).strip().partition("\n")[0])
+        raise TrackingError(f"MLflow at {without_password(tracking_uri)} cannot be used: {reason}. {remedy}") from error
+
+
+def experiment_id(client: "MlflowClient", name: str, location: str | None) -> str:
+    """The experiment of that name, made where there is none."""
+    experiment = client.get_experiment_by_name(name)
+    found: str = experiment.experiment_id if experiment else client.create_experiment(name, location)
+    return found
+
+
+def _reach_database(tracking_uri: str, artifacts: Sequence[Path]) -> str | None:
+    """Connect once (MLflow by itself would try for minutes); where artifacts go, as a URI: beside the file."""
+    from sqlalchemy import create_engine, inspect, make_url
+
+    url = make_url(tracking_uri)
+    is_file = url.get_backend_name() == "sqlite"
+    if is_file:
+        artifacts = [Path(str(url.database))]
+        artifacts[0].parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout" if is_file else "connect_timeout": _CONNECT_TIMEOUT_S})
+    try:
+        inspect(engine).get_table_names()
+    finally:
+        engine.dispose()
+    return (artifacts[0].resolve().parent / "mlartifacts").as_uri() if artifacts else None
+
+
+def without_password(text: str) -> str:
+    """A URI, or a message with one, its password replaced by stars."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)

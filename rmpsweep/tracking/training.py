@@ -1,0 +1,58 @@
+"""A training -> one MLflow run, epoch by epoch: logging again adds only the epochs that are not there yet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rmpsweep.tracking.connection import connected, experiment_id
+
+_TRAINING_ID, _ARTIFACTS = "rmpsweep.training_id", "rmpsweep.artifacts"
+_EPOCH = "epoch"
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What MLflow is told of a training.
+
+    training_id: equal for what gives equal weights; a resumed training goes on in its run. params: the recipe.
+    history: of each epoch done: loss, train_accuracy, test_accuracy, learning_rate, seconds.
+    artifacts: weights and card, once the training is complete; empty before that.
+    """
+
+    training_id: str
+    experiment: str
+    params: Mapping[str, str]
+    history: Sequence[Mapping[str, float]]
+    artifacts: tuple[Path, ...] = ()
+
+
+def log_training(tracking_uri: str, record: TrainingRecord) -> str:
+    """Log what is new of a training, with step = epoch; the run's id.
+
+    Raises:
+        InputError: a malformed URI. TrackingError: server or database unreachable or refusing.
+    """
+    remedy = "What has been trained is kept; the same command goes on, with --mlflow none without logging"
+    with connected(tracking_uri, record.artifacts, remedy) as (client, location):
+        from mlflow.entities import Metric, Param
+
+        experiment = experiment_id(client, record.experiment, location)
+        found = client.search_runs([experiment], f"tags.`{_TRAINING_ID}` = '{record.training_id}'")
+        tags = {_TRAINING_ID: record.training_id}
+        run = found[0] if found else client.create_run(experiment, tags=tags, run_name=record.experiment)
+        logged = int(run.data.metrics.get(_EPOCH, 0))
+        began_ms = run.info.start_time
+        metrics, elapsed = [], 0.0
+        for epoch, values in enumerate(record.history, start=1):
+            elapsed += values["seconds"]
+            if epoch > logged:
+                at = began_ms + round(1000 * elapsed)
+                metrics += [Metric(key, value, at, epoch) for key, value in {**values, _EPOCH: float(epoch)}.items()]
+        params = [Param(key, value) for key, value in record.params.items() if key not in run.data.params]
+        client.log_batch(run.info.run_id, metrics=metrics, params=params, synchronous=True)
+        if record.artifacts and _ARTIFACTS not in run.data.tags:
+            for path in record.artifacts:
+                client.log_artifact(run.info.run_id, str(path))
+            client.set_tag(run.info.run_id, _ARTIFACTS, " ".join(path.name for path in record.artifacts))
+            client.set_terminated(run.info.run_id, "FINISHED", end_time=began_ms + round(1000 * elapsed))
+        return str(run.info.run_id)
