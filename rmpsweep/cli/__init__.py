@@ -1,0 +1,51 @@
+"""The command line: the only package that prints or exits.
+
+``run`` computes, ``results`` reads what has been computed, ``lookup`` needs neither; ``options`` is what they share.
+Each command reads as the pipeline: arguments in, verbs of `pipeline` and `publish` called, text and exit codes out.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from rmpsweep import __version__
+from rmpsweep.cli import lookup, results, run
+from rmpsweep.display import error
+from rmpsweep.errors import RmpsweepError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Accuracy against latency of converted spiking networks, over thresholds, resets and time steps.",
+)  # fmt: skip
+
+for command in (
+    run.launch, run.plan, results.status, results.merge, results.log, results.report, results.claims, run.train,
+    run.calibrate, lookup.list_, lookup.doctor,
+):  # fmt: skip
+    app.command(name=command.__name__.rstrip("_"))(command)
+
+
+def main() -> None:
+    """Entry point: errors to standard error, exit codes of `errors`."""
+    # OpenMP threads that spin long while they wait starve each other once another program runs; read when torch loads
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    try:
+        app()
+    except RmpsweepError as problem:
+        error(str(problem))
+        sys.exit(problem.exit_code)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
+) -> None:
+    """Options of the program itself."""

@@ -1,0 +1,111 @@
+"""The commands that read a results directory: status, merge, log, report, claims."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rmpsweep import overview, pipeline, publish
+from rmpsweep.claims import examine, write
+from rmpsweep.cli.options import (
+    JsonOption,
+    MlflowOption,
+    ResultsOption,
+    TargetArgument,
+    results_directory,
+)
+from rmpsweep.display import Display, duration, quantity
+from rmpsweep.errors import SweepError
+from rmpsweep.results import Layout
+from rmpsweep.tracking import check_uri
+
+
+def status(target: TargetArgument, results: ResultsOption = None, json_: JsonOption = False) -> None:
+    """Show what is done and what is left of a sweep, from its results directory alone.
+
+    Usage: rmpsweep status quickstart
+    """
+    display = Display(json_)
+    prepared = pipeline.reopen(results_directory(target, results))
+    progress = pipeline.inspect(prepared)
+    standing = overview.status_document(prepared, progress)
+    shown = ("trial_id", "done", "cells", "threshold", "reset", "alpha")
+    display.table(f"Sweep {standing['name']}", shown, [[row.get(key) for key in shown] for row in standing["trials"]])
+    for name, why in standing["rejected"].items():
+        display.line(f"unit file {name} does not count: {why}")
+    for bad in standing["quarantined"]:
+        display.line(f"unit {bad['unit']} is quarantined after {bad['attempts']} attempts: {bad['message']}")
+    for line in standing["flagged_layers"]:
+        display.line(f"warning: {line}")
+    eta = "" if standing["eta_s"] is None else f", about {duration(standing['eta_s'])} at the last launch's rate"
+    steps = quantity(standing["image_steps_left"])
+    display.line(f"{standing['units_left']} units left ({steps} image-steps){eta}")
+    display.document(standing)
+
+
+def merge(
+    target: TargetArgument, results: ResultsOption = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Merge what is there.")] = False,
+    json_: JsonOption = False,
+) -> None:  # fmt: skip
+    """Make the result tables from the committed units; refuses gaps.
+
+    Usage: rmpsweep merge quickstart --allow-partial
+    """
+    display = Display(json_)
+    prepared = pipeline.reopen(results_directory(target, results))
+    progress = pipeline.inspect(prepared)
+    tables = publish.merge_tables(prepared, progress, allow_partial=allow_partial)
+    display.line(f"{tables.predictions.num_rows} of {prepared.plan.num_cells} predictions in {prepared.layout.root}")
+    display.document({"predictions": tables.predictions.num_rows, "cells": prepared.plan.num_cells})
+
+
+def log(
+    target: TargetArgument, results: ResultsOption = None, mlflow: MlflowOption = None, json_: JsonOption = False
+) -> None:
+    """Log merged results to MLflow; logging again changes nothing.
+
+    Usage: rmpsweep log quickstart --mlflow http://127.0.0.1:5000
+    """
+    display = Display(json_)
+    prepared = pipeline.reopen(results_directory(target, results))
+    uri = publish.mlflow_uri(prepared, mlflow)
+    if uri is None:
+        raise SweepError("--mlflow: got 'none', expected a tracking URI")
+    check_uri(uri)
+    logged = publish.log(prepared, publish.read_tables(prepared.layout), uri)
+    display.line(f"{logged.runs_total} runs at {logged.tracking_uri}, {logged.runs_created} of them new")
+    display.document(asdict(logged))
+
+
+def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOption = False) -> None:
+    """Write report.html again from the merged tables.
+
+    Usage: rmpsweep report quickstart
+    """
+    prepared = pipeline.reopen(results_directory(target, results))
+    publish.write_report(prepared, publish.read_tables(prepared.layout))
+    display = Display(json_)
+    display.line(str(prepared.layout.report))
+    display.document({"report": str(prepared.layout.report)})
+
+
+def claims(
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="response, steps, loss or activity.")],
+    target: Annotated[str | None, typer.Argument(metavar="SWEEP", help="As for report; none for response.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the files; default claims/ in results.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Hold a claim of RMP-SNN against our own figures: a table, a figure (SVG and PNG) and its points (CSV).
+
+    Usage: rmpsweep claims steps quickstart
+    """
+    display = Display(json_)
+    layout = None if target is None else Layout(results_directory(target, None))
+    claim = examine(subject, layout)
+    written = [str(path) for path in write(claim, out or (layout.root if layout else Path()) / "claims")]
+    display.claim(claim)
+    for path in written:
+        display.line(path)
+    display.document(claim.document() | {"files": written})
