@@ -1,7 +1,8 @@
 """The report: tables of a sweep -> one HTML page that needs nothing but a browser.
 
 The page carries its style, data and drawing library with it and makes no request; a content security policy in the
-page holds it to that. Reading order: this file (what the page says), charts.py (what it draws), page.html.j2 (layout).
+page holds it to that. Reading order: this file (what the page says), charts.py and layer_charts.py (what it draws),
+page.html.j2 (layout).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rmpsweep.firing import firing_rate, flag_layers
-from rmpsweep.report import charts
+from rmpsweep.report import charts, layer_charts
 from rmpsweep.stats import RESETS, SETTINGS, BestTrial, PairedComparison, best_trials, compare_paired, wilson_interval
 
 Row = dict[str, Any]
@@ -144,12 +145,14 @@ def _charts(rows: Sequence[Row], best: Mapping[str, BestTrial], activity: pa.Tab
     layers = _layer_rows(best, activity)
     spiking = [row for row in layers if row["layer"] != "input"]
     if spiking:
-        drawn["rate-chart"] = charts.rate_chart(spiking)
+        drawn["rate-chart"] = layer_charts.rate_chart(spiking)
         final = {reset: trial.time_steps for reset, trial in best.items()}
-        drawn["synops-chart"] = charts.synops_chart([row for row in layers if row["time_steps"] == final[row["reset"]]])
+        drawn["synops-chart"] = layer_charts.synops_chart(
+            [row for row in layers if row["time_steps"] == final[row["reset"]]]
+        )
     thresholds = [row for row in info.calibration if row["layer"] != "input"]
     if thresholds:
-        drawn["threshold-chart"] = charts.threshold_chart(thresholds)
+        drawn["threshold-chart"] = layer_charts.threshold_chart(thresholds)
     return drawn
 
 

@@ -60,7 +60,6 @@ THEMES: dict[str, dict[str, Any]] = {
         "category": ["#6fb1de", "#e09a55"],
     },
 }
-_RANGE = ("min", "median", "max")
 
 
 def panel_settings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -118,7 +117,7 @@ def accuracy_chart(summary: Sequence[Row], ann_accuracy: float) -> Row:
         points.properties(name="points"),
         targets.add_params(pointed).properties(name="targets"),
     ).properties(height=290)
-    return _specification(_faceted(alt, chart, rows), "Accuracy against time steps, one line per trial")
+    return specification(faceted(alt, chart, rows), "Accuracy against time steps, one line per trial")
 
 
 def cost_chart(summary: Sequence[Row], ann_accuracy: float) -> Row:
@@ -154,90 +153,7 @@ def cost_chart(summary: Sequence[Row], ann_accuracy: float) -> Row:
         .encode(x=x, y=_accuracy_axis(alt, "accuracy"))
     )
     chart = alt.layer(line, points).properties(height=300)
-    return _specification(chart, "Accuracy against synaptic operations per image")
-
-
-def rate_chart(activity: Sequence[Row]) -> Row:
-    """Firing rate, layer × T, one panel per trial.
-
-    Args:
-        activity: rows with panel, layer, time_steps and firing_rate (spikes per neuron per step), layers in forward
-            order.
-    """
-    import altair as alt
-
-    layers = list(dict.fromkeys(row["layer"] for row in activity))
-    largest = max(row["firing_rate"] for row in activity)
-    base = alt.Chart().encode(
-        x=alt.X("time_steps:O", title="Time steps T").axis(labelAngle=0),
-        y=alt.Y("layer:N", title=None, sort=layers),
-        tooltip=[
-            alt.Tooltip("layer:N", title="layer"),
-            alt.Tooltip("time_steps:Q", title="T"),
-            alt.Tooltip("firing_rate:Q", title="firing rate", format=".4f"),
-        ],
-    )
-    cells = base.mark_rect().encode(
-        color=alt.Color("firing_rate:Q", title="Spikes per neuron per step").scale(domain=[0, largest])
-    )
-    numbers = base.mark_text(fontSize=10).encode(
-        text=alt.Text("firing_rate:Q", format=".3f"),
-        color=alt.when(alt.datum.firing_rate > largest / 2).then(alt.value("#ffffff")).otherwise(alt.value("#12303f")),
-    )
-    chart = alt.layer(cells.properties(name="cells"), numbers.properties(name="numbers"))
-    chart = _faceted(alt, chart.properties(height=alt.Step(22)), activity)
-    return _specification(chart, "Firing rate by layer and time steps")
-
-
-def synops_chart(activity: Sequence[Row]) -> Row:
-    """Synops per image by emitting layer, one bar per reset.
-
-    Args:
-        activity: rows with layer, reset and synops_per_image at one T, layers in forward order.
-    """
-    import altair as alt
-
-    layers = list(dict.fromkeys(row["layer"] for row in activity))
-    chart = (
-        alt.Chart(alt.InlineData(values=list(activity)), name="synops")
-        .mark_bar(height={"band": 0.9})
-        .encode(
-            x=alt.X("synops_per_image:Q", title="Synaptic operations per image").axis(format="~s", tickCount=6),
-            y=alt.Y("layer:N", title=None, sort=layers).scale(paddingInner=0.25),
-            yOffset=alt.YOffset("reset:N", sort=RESETS),
-            color=alt.Color("reset:N", title="Reset", sort=RESETS),
-            tooltip=["layer:N", "reset:N", alt.Tooltip("synops_per_image:Q", title="synops per image", format=".4s")],
-        )
-        .properties(height=alt.Step(11))
-    )
-    return _specification(chart, "Synaptic operations per image by layer")
-
-
-def threshold_chart(calibration: Sequence[Mapping[str, Any]]) -> Row:
-    """Threshold by layer, one colour per rule: a point at the median of the channels, a bar over their range.
-
-    Args:
-        calibration: rows with rule, layer and threshold, layers in forward order.
-    """
-    import altair as alt
-
-    layers = list(dict.fromkeys(row["layer"] for row in calibration))
-    rules = list(dict.fromkeys(row["rule"] for row in calibration))
-    base = alt.Chart(alt.InlineData(values=list(calibration))).encode(
-        x=alt.X("layer:N", title=None, sort=layers).axis(labelAngle=-45),
-        xOffset=alt.XOffset("rule:N", sort=rules),
-        color=alt.Color("rule:N", title="Rule", sort=rules),
-    )
-    scale = alt.Scale(type="log")
-    bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(
-        y=alt.Y("min(threshold):Q", title="Threshold θ (log scale)").scale(scale), y2="max(threshold):Q"
-    )
-    points = base.mark_point(filled=True, size=40).encode(
-        y=alt.Y("median(threshold):Q").scale(scale),
-        tooltip=["rule:N", "layer:N", *(alt.Tooltip(f"{f}(threshold):Q", title=f, format=".4g") for f in _RANGE)],
-    )
-    chart = alt.layer(bars.properties(name="ranges"), points.properties(name="points")).properties(height=260)
-    return _specification(chart, "Threshold of each layer by calibration rule")
+    return specification(chart, "Accuracy against synaptic operations per image")
 
 
 def _trial_rows(summary: Sequence[Row], ann_accuracy: float) -> list[Row]:
@@ -291,7 +207,7 @@ def _alpha_colour(alt: Any) -> Any:
     return alt.Color("alpha:O", title="Threshold scale α").legend(symbolType="circle", symbolOpacity=1)
 
 
-def _faceted(alt: Any, chart: Any, rows: Iterable[Row]) -> Any:
+def faceted(alt: Any, chart: Any, rows: Iterable[Row]) -> Any:
     """One panel per value of `panel`, in the order of first appearance."""
     rows = list(rows)
     panels = list(dict.fromkeys(row["panel"] for row in rows))
@@ -299,7 +215,7 @@ def _faceted(alt: Any, chart: Any, rows: Iterable[Row]) -> Any:
     return chart.properties(data=alt.InlineData(values=rows)).facet(facets, columns=min(2, len(panels)))
 
 
-def _specification(chart: Any, description: str) -> Row:
+def specification(chart: Any, description: str) -> Row:
     """The chart as JSON with its description for screen readers; the page sets style and widths."""
     import altair as alt
 
