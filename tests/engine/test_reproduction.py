@@ -1,10 +1,14 @@
 """The same spikes as SpikingJelly 2.0's own conversion, on He's CIFAR ResNets with batch norm and option-A shortcuts.
 
-On the ResNet-32 that others trained this needs the project's shared data. RMPSWEEP_REPRODUCTION_IMAGES=500 runs it in
-full (a quarter of an hour on one core) and adds the published accuracy on all 10,000 images.
+With RMPSWEEP_TEST_DATA naming a folder that holds networks/cifar10-resnet32-he-optionA.pth (resnet32 of
+akamaster/pytorch_resnet_cifar10) and cifar10/ (Parquet files train-* and test-*), the ResNet-32 that others trained is
+compared too, on a few images. In full, with the published accuracy on all 10,000 images (half an hour on one core):
+
+    RMPSWEEP_TEST_DATA=DIR RMPSWEEP_REPRODUCTION_IMAGES=500 pytest --timeout=0 tests/engine/test_reproduction.py
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,16 +16,16 @@ import torch
 from cifar_resnet import CifarResNet, with_statistics_of
 from lockstep import Comparison, Pair
 
-from rmpsweep.data import image_order, open_split
+from rmpsweep.data import ImageSplit, image_order, open_split
 from rmpsweep.engine import convert
 from rmpsweep.engine.network import activations
 
 T = 64
-SHARED = Path(os.environ.get("RMPSWEEP_SHARED", Path(__file__).parents[3] / "shared")) / "data"
-WEIGHTS = SHARED / "networks" / "cifar10-resnet32-he-optionA.pth"
+DATA = Path(os.environ.get("RMPSWEEP_TEST_DATA", "test-data"))
+WEIGHTS = DATA / "networks" / "cifar10-resnet32-he-optionA.pth"
 NUM_IMAGES = int(os.environ.get("RMPSWEEP_REPRODUCTION_IMAGES", "4"))
-BATCH = 10
-needs_shared_data = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"{WEIGHTS} is not there; set RMPSWEEP_SHARED")
+BATCH = 10  # potentials and counts of an image take 8 MB in float64
+needs_data = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"{WEIGHTS} is not there; set RMPSWEEP_TEST_DATA")
 
 
 def random_pair(seed: int, dtype: torch.dtype) -> tuple[Pair, torch.Tensor]:
@@ -38,8 +42,17 @@ def resnet32() -> CifarResNet:
     return ann.eval()
 
 
-def cifar10(split: str, ids) -> tuple[torch.Tensor, torch.Tensor]:
-    return open_split("parquet", str(SHARED / "cifar10"), split, "imagenet-norm").load(ids)
+def cifar10(split: str) -> ImageSplit:
+    return open_split("parquet", str(DATA / "cifar10"), split, "imagenet-norm")
+
+
+def resnet32_comparisons(dtype: torch.dtype) -> Iterator[Comparison]:
+    """Calibrated on training images, compared on the first test images of the fixed permutation, batch by batch."""
+    pair = Pair(resnet32().to(dtype), cifar10("train").load(range(64))[0].to(dtype))
+    test = cifar10("test")
+    for start in range(0, NUM_IMAGES, BATCH):
+        images, _ = test.load(image_order(10_000)[start : min(start + BATCH, NUM_IMAGES)])
+        yield pair.compare(images.to(dtype), T)
 
 
 def assert_ties_up_to_rounding(result: Comparison, dtype: torch.dtype) -> None:
@@ -82,33 +95,27 @@ def test_a_scale_that_is_off_by_a_thousandth_is_found(layer):
         assert_ties_up_to_rounding(pair.compare(images[:8], 32), torch.float32)
 
 
-@needs_shared_data
+@needs_data
 def test_resnet32_trained_by_others_gives_the_spikes_of_spikingjelly():
-    calibration, _ = cifar10("train", range(64))
-    pair = Pair(resnet32().double(), calibration.double())
-    for ids in torch.from_numpy(image_order(10_000)[:NUM_IMAGES]).split(BATCH):
-        images, _ = cifar10("test", ids.tolist())
-        result = pair.compare(images.double(), T)
+    for result in resnet32_comparisons(torch.float64):
         assert result.differing == 0, result.flips
         assert torch.equal(result.ours, result.theirs)
-        assert result.spikes > 100_000 * len(images)
+        assert result.spikes > 100_000 * result.ours.shape[1]
 
 
-@needs_shared_data
+@needs_data
 def test_resnet32_in_float32_differs_only_in_ties_up_to_rounding():
-    calibration, _ = cifar10("train", range(64))
-    images, _ = cifar10("test", image_order(10_000)[:NUM_IMAGES])
-    assert_ties_up_to_rounding(Pair(resnet32(), calibration).compare(images, T), torch.float32)
+    for result in resnet32_comparisons(torch.float32):
+        assert_ties_up_to_rounding(result, torch.float32)
 
 
-@needs_shared_data
+@needs_data
 @pytest.mark.skipif(NUM_IMAGES < 500, reason="takes a minute; set RMPSWEEP_REPRODUCTION_IMAGES=500")
 def test_resnet32_has_its_published_accuracy():
     net = convert(resnet32(), torch.rand(2, 3, 32, 32))
-    split = open_split("parquet", str(SHARED / "cifar10"), "test", "imagenet-norm")
-    correct = 0
+    test, correct = cifar10("test"), 0
     with torch.no_grad():
         for ids in torch.arange(10_000).split(250):
-            images, labels = split.load(ids.tolist())
+            images, labels = test.load(ids.numpy())
             correct += int((activations(net, images, [net.output])[net.output].argmax(1) == labels).sum())
     assert correct == 9263
