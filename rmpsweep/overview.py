@@ -20,10 +20,16 @@ def plan_figures(prepared: Prepared, progress: Progress, workers: int | None) ->
         "cells_missing": sum(unit.num_cells for unit in progress.todo),
         "units_missing": len(progress.todo),
         "image_steps_missing": left,
-        "weights": "to be trained" if prepared.weights.recipe else str(prepared.weights.path),
+        "weights": _weights(prepared),
         "workers": workers,
         "eta_s": _eta_s(prepared, left, workers),
     }
+
+
+def _weights(prepared: Prepared) -> str:
+    if prepared.weights.recipe is not None:
+        return "to be trained"
+    return str(prepared.weights.path) if prepared.weights.path.exists() else "to be fetched"
 
 
 def trial_rows(prepared: Prepared) -> list[dict[str, Any]]:

@@ -31,7 +31,8 @@ def find_weights(sweep: Sweep, download: bool = False) -> Weights:
     """
     network = sweep.network
     if network.published is not None:
-        return Weights(*find_published(network.label, network.published, download), None)
+        path, sha256 = find_published(network.label, network.published, download)
+        return Weights(path, sha256 or f"{network.published} of {network.label}", None)
     if network.weights is not None and network.weights.exists():
         return Weights(network.weights, file_sha256(network.weights), None)
     if network.train is None:

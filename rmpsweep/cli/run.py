@@ -168,7 +168,7 @@ def calibrate(
     Usage: rmpsweep calibrate quickstart
     """
     display = Display(json_)
-    prepared = _trained(pipeline.prepare(load_sweep(sweep, set_ or ()), results), display)
+    prepared = _trained(pipeline.prepare(load_sweep(sweep, set_ or ()), results, download=True), display)
     known = pipeline.inspect(prepared).thresholds
     pool = pipeline.open_pool(prepared, inline=True)
     thresholds, notes = pipeline.calibrate(prepared, known, pool)

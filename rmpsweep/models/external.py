@@ -55,7 +55,7 @@ def build_external(name: str, num_classes: int) -> "nn.Module":
     return network
 
 
-def find_published(name: str, weights: str, download: bool) -> tuple[Path, str]:
+def find_published(name: str, weights: str, download: bool) -> tuple[Path, str | None]:
     """The file of weights that the library publishes, where the library itself keeps it.
 
     Args:
@@ -63,18 +63,18 @@ def find_published(name: str, weights: str, download: bool) -> tuple[Path, str]:
         weights: torchvision: a member of the network's weights enum, or DEFAULT; timm: "pretrained".
         download: fetch the file if it is missing.
     Returns:
-        Its path and SHA-256 (hex).
+        Its path and SHA-256 (hex), None where it is missing and not to be fetched.
     Raises:
-        NetworkError: unknown network or weights; a file that is missing, damaged or cannot be fetched.
+        NetworkError: unknown network or weights; a file that is damaged or cannot be fetched.
         StorageError: the cache cannot be written.
     """
     if name.startswith("torchvision:"):
         return _find_torchvision(name, weights, download)
     path = _find_timm(name, weights, download)
-    return path, file_sha256(path)
+    return path, file_sha256(path) if path.is_file() else None
 
 
-def _find_torchvision(name: str, weights: str, download: bool) -> tuple[Path, str]:
+def _find_torchvision(name: str, weights: str, download: bool) -> tuple[Path, str | None]:
     import torch
     from torchvision import models
 
@@ -86,7 +86,7 @@ def _find_torchvision(name: str, weights: str, download: bool) -> tuple[Path, st
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
         if not download:
-            raise _missing(name, weights, f"{path} does not exist")
+            return path, None
         try:
             with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
                 content = response.read()
@@ -126,15 +126,11 @@ def _find_timm(name: str, weights: str, download: bool) -> Path:
         return Path(hf_hub_download(published.hf_hub_id, "model.safetensors", local_files_only=not download))
     except Exception as error:  # the hub's errors have no base of their own
         if not download:
-            raise _missing(name, weights, "not in the cache of huggingface_hub") from error
+            return Path(published.hf_hub_id) / "model.safetensors"
         raise NetworkError(
             f"network.weights: {weights} of {name}: model.safetensors cannot be fetched from "
             f"https://huggingface.co/{published.hf_hub_id} ({error}); fetch it elsewhere and name the file"
         ) from error
-
-
-def _missing(name: str, weights: str, why: str) -> NetworkError:
-    return NetworkError(f"network.weights: {weights} of {name}: {why}; launch fetches it, or name a file")
 
 
 def _unknown_weights(name: str, weights: str, known: Iterable[str]) -> NetworkError:
