@@ -36,10 +36,10 @@ class FlaggedTrial:
     def __str__(self) -> str:
         parts = []
         if self.saturated:
-            shares = ", ".join(f"{layer} ({share:.0%} of neurons)" for layer, share in self.saturated)
-            parts.append(f"saturated {shares}")
+            shares = [f"{layer} ({share:.0%} of neurons)" for layer, share in self.saturated]
+            parts.append("saturated " + ", ".join(_first(shares, "layers")))
         if self.silent:
-            parts.append("silent " + ", ".join(self.silent))
+            parts.append("silent " + ", ".join(_first(self.silent, "layers")))
         name = f"{self.reset} reset, α {self.alpha:g}, {self.threshold}"
         return f"{name} (trial {self.trial_id}) at T = {self.time_steps}: {'; '.join(parts)}"
 
@@ -68,7 +68,11 @@ def flag_layers(summary: pa.Table, activity: pa.Table) -> list[FlaggedTrial]:
     return flagged
 
 
-def shortened(flagged: Sequence[FlaggedTrial], limit: int = 5) -> list[str]:
+def shortened(flagged: Sequence[FlaggedTrial]) -> list[str]:
     """The first of them as text, and how many more there are."""
-    more = [f"and {len(flagged) - limit} more trials"] if len(flagged) > limit else []
-    return [*map(str, flagged[:limit]), *more]
+    return _first([str(trial) for trial in flagged], "trials")
+
+
+def _first(texts: Sequence[str], what: str, limit: int = 5) -> list[str]:
+    more = [f"and {len(texts) - limit} more {what}"] if len(texts) > limit else []
+    return [*texts[:limit], *more]

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,6 +43,8 @@ def test_layers_are_flagged_by_their_neurons_over_all_steps() -> None:
     assert str(flagged[0]) == (
         "soft reset, α 0.5, vin_max (trial a) at T = 20: saturated one (6% of neurons); silent three"
     )
+    many = replace(flagged[0], saturated=(), silent=tuple("abcdefg"))
+    assert str(many).endswith("silent a, b, c, d, e, and 2 more layers")
     assert shortened(flagged * 7)[5:] == ["and 2 more trials"]
     assert shortened(flagged * 5) == [str(flagged[0])] * 5
 

@@ -52,7 +52,7 @@ def test_killed_training_ends_with_the_weights_and_the_log_of_an_undisturbed_one
 @pytest.mark.usefixtures("environment")
 def test_without_mlflow_nothing_is_logged(tmp_path: Path) -> None:
     out = tmp_path / "w.safetensors"
-    rmpsweep(*command(out), "--set", "epochs=1", "--mlflow", "none")
+    rmpsweep(*command(out), "--set", "epochs=2", "--mlflow", "none")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["w.safetensors", "w.safetensors.json"]
 
 
