@@ -64,7 +64,9 @@ def test_launch_status_and_report_tell_saturated_and_silent_layers(
     assert high["silent"]
     assert not high["saturated"]
     _, shown, _ = run_here([str(part) for part in [*command, "--set", extremes]])
-    assert "warning: soft reset, α 0.001, activation_max" in shown
+    assert (
+        "warning: saturated or silent layers in 2 of 3 trials, which status lists; first soft reset, α 0.001" in shown
+    )
     assert [line.partition(" (trial")[0] for line in rmpsweep("status", results)["flagged_layers"]] == [
         "soft reset, α 0.001, activation_max", "soft reset, α 10000, activation_max"
     ]  # fmt: skip

@@ -24,7 +24,7 @@ from rmpsweep.cli.options import (
 )
 from rmpsweep.display import Display, duration, plan_rows
 from rmpsweep.errors import IncompleteError, SweepError
-from rmpsweep.firing import flag_layers, shortened
+from rmpsweep.firing import flag_layers
 from rmpsweep.models.recipe import read_card
 from rmpsweep.pipeline import Prepared, Progress
 from rmpsweep.sweep import load_recipe, load_sweep
@@ -83,8 +83,9 @@ def launch(
     summary = publish.read_tables(prepared.layout).summary
     display.summary(summary)
     flagged = flag_layers(summary, publish.read_tables(prepared.layout).activity)
-    for line in shortened(flagged):
-        display.line(f"warning: {line}")
+    if flagged:
+        how_many = f"{len(flagged)} of {len(prepared.plan.trials)} trials"
+        display.line(f"warning: saturated or silent layers in {how_many}, which status lists; first {flagged[0]}")
     layout, logged = prepared.layout, without_password(uri or "none")
     for what, where in (("report", layout.report), ("mlflow", logged), ("results", layout.root)):
         display.line(f"{what:8} {where}")
