@@ -3,10 +3,11 @@
 import contextlib
 from typing import Any
 
+from rmpsweep import results as files
 from rmpsweep.errors import StorageError
 from rmpsweep.firing import flag_layers, shortened
 from rmpsweep.pipeline import Prepared, Progress
-from rmpsweep.publish import measured_rate, read_run, read_tables
+from rmpsweep.publish import measured_rate, read_run
 
 
 def plan_figures(prepared: Prepared, progress: Progress, workers: int | None) -> dict[str, Any]:
@@ -63,8 +64,8 @@ def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
 def _flagged(prepared: Prepared) -> list[str]:
     """Saturated and silent layers of what was merged last; none before that."""
     with contextlib.suppress(StorageError):
-        tables = read_tables(prepared.layout)
-        return shortened(flag_layers(tables.summary, tables.activity))
+        summary = files.read_table(prepared.layout.summary, files.SUMMARY_SCHEMA)
+        return shortened(flag_layers(summary, files.read_table(prepared.layout.activity, files.ACTIVITY_SCHEMA)))
     return []
 
 

@@ -8,7 +8,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_p
 from rmpsweep.results import Journal, Layout, scan
 from rmpsweep.schema import Setting, Sweep
 from rmpsweep.sweep import dump_sweep, parse_sweep
-from rmpsweep.thresholds import read_threshold_file
+from rmpsweep.thresholds import GivenThresholds, read_threshold_file
 from rmpsweep.tracking import without_password
 from rmpsweep.trained import Weights, find_weights, train_recipe
 
@@ -30,13 +30,14 @@ Thresholds = Mapping[str, Mapping[str, Sequence[float]]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep with everything it depends on found, and its plan."""
+    """A sweep with everything it depends on found, and its plan; given: threshold file -> what it says."""
 
     sweep: Sweep
     layout: Layout
     weights: Weights
     plan: Plan
     dataset: str
+    given: Mapping[str, GivenThresholds] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,13 @@ def prepare(sweep: Sweep, results: Path | None = None, limit: int | None = None,
     split = open_split(data.source, data.path, data.split, data.transform, download)
     calibration = open_split(data.source, data.path, data.calibration_split, data.transform, download)
     weights = find_weights(sweep, download)
-    given = {str(path) for setting in sweep.settings() if (path := setting.threshold_file)}
+    paths = {path for setting in sweep.settings() if (path := setting.threshold_file)}
+    given = {str(path): read_threshold_file(path) for path in sorted(paths)}
     facts = Facts(
         weights.identity, split.fingerprint, calibration.fingerprint, split.num_images, calibration.num_images,
-        {path: read_threshold_file(Path(path)).digest() for path in sorted(given)},
+        {path: values.digest() for path, values in given.items()},
     )  # fmt: skip
-    return Prepared(sweep, layout, weights, make_plan(sweep, facts, limit), split.name)
+    return Prepared(sweep, layout, weights, make_plan(sweep, facts, limit), split.name, given)
 
 
 def reopen(results: Path) -> Prepared:
@@ -152,7 +154,7 @@ def check_network(prepared: Prepared) -> None:
     _, net = load_network(prepared.sweep, prepared.weights.path, open_evaluated(prepared.sweep))
     for setting in prepared.sweep.settings():
         if setting.threshold_file:
-            given_thresholds(net, read_threshold_file(setting.threshold_file), setting)
+            given_thresholds(net, prepared.given[str(setting.threshold_file)], setting)
 
 
 def open_pool(
@@ -186,9 +188,8 @@ def calibrate(
     calibration = prepared.sweep.calibration
     ids = calibration_ids(prepared.plan.facts.num_calibration_images, calibration.images, calibration.seed)
     jobs = [
-        CalibrationJob(key, setting, tuple(ids.tolist()), read_threshold_file(file) if file else None)
+        CalibrationJob(key, setting, tuple(ids.tolist()), prepared.given.get(str(setting.threshold_file)))
         for key, setting in missing.items()
-        for file in [setting.threshold_file]
     ]
     execution = execute(jobs, pool, prepared.sweep.run.retries, stop=stop)
     if execution.interrupted:

@@ -93,9 +93,7 @@ def merge_tables(prepared: Prepared, progress: Progress, *, allow_partial: bool 
 
 def write_calibration(prepared: Prepared, thresholds: Thresholds) -> None:
     """Write calibration.csv."""
-    rows = calibration_rows(prepared, thresholds)
-    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)] if rows else []
-    files.write_text(prepared.layout.calibration_csv, "".join(f"{line}\n" for line in lines))
+    files.write_csv(prepared.layout.calibration_csv, calibration_rows(prepared, thresholds))
 
 
 def calibration_rows(prepared: Prepared, thresholds: Thresholds) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ whole; its footer says what it computes and from what, with a checksum over the 
 a truncated, altered, foreign or stale file counts as missing.
 """
 
+import csv
 import hashlib
 import io
 import json
@@ -253,6 +254,16 @@ def write_text(path: Path, text: str) -> None:
     content = text.encode()
     if not path.is_file() or path.read_bytes() != content:
         write_atomic(path, content)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with equal keys as CSV, unless they are there already; an empty file for no rows."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0] if rows else (), lineterminator="\n")
+    if rows:
+        writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,7 +3,7 @@
 Knows tables and arrays only. Accuracies are fractions in [0, 1]; differences are in percentage points and say so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from typing import Any
@@ -26,6 +26,12 @@ SETTINGS = (
     "seed",
     "numerics",
 )
+
+
+def varying_settings(rows: Iterable[Mapping[str, Any]], apart_from: Sequence[str] = ()) -> list[str]:
+    """The settings that take more than one value in rows of the summary."""
+    rows = list(rows)
+    return [name for name in SETTINGS if name not in apart_from and len({row[name] for row in rows}) > 1]
 
 
 def wilson_interval(

@@ -1,5 +1,6 @@
 """Thresholds given in a file, presets, and how both become trials and results."""
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -46,13 +47,15 @@ GRID = "grid=[{{threshold: ['{}'], granularity: [{}], alpha: [0.7]}}]"
 def test_given_thresholds_count_as_those_calibrated(
     write_sweep: Callable[..., Path], tmp_path: Path, found: dict[str, torch.Tensor]
 ) -> None:
-    file = write(tmp_path / "mine.json", {"thresholds": {layer: value.tolist() for layer, value in found.items()}})
+    file = write(tmp_path / "mine, too.json", {"thresholds": {layer: value.tolist() for layer, value in found.items()}})
     sweep, setting = write_sweep(40), GRID.format(f"file:{file}", "channel")
     given = launch(sweep, tmp_path / "given", setting)
     (path,) = Layout(tmp_path / "given").calibration.glob("*.parquet")
     assert read_thresholds(path) == {layer: value.reshape(-1).tolist() for layer, value in found.items()}
     assert {row["threshold"] for row in given["summary"]} == {f"file:{file}"}
     assert given["units_run"] == 1
+    with open(tmp_path / "given" / "calibration.csv", newline="") as table:
+        assert {row["rule"] for row in csv.DictReader(table)} == {f"file:{file} by channel"}
 
     copy = write(tmp_path / "copy.json", json.dumps(json.loads(file.read_text()), indent=4))
     assert launch(sweep, tmp_path / "given", GRID.format(f"file:{copy}", "channel"))["units_run"] == 0

@@ -134,7 +134,10 @@ def test_resuming_with_standardised_weights_is_exact(
         train(recipe, *digits, resumed, stop_after(1))
     assert train(recipe, *digits, resumed, ignore).weights_sha256 == card.weights_sha256
     assert card.precision == precision
-    assert [epoch["learning_rate"] for epoch in card.history] != []
+    steps = math.ceil(digits[0].num_images / recipe.batch_size)
+    assert [epoch["learning_rate"] for epoch in card.history] == [
+        learning_rate(recipe, epoch * steps - 1, steps) for epoch in (1, 2)
+    ]
     load_weights(build("vgg-small", 10, 1, 8), resumed)
 
 

@@ -4,14 +4,11 @@ Reading order: claim (what comes out), then one file per claim: response, steps,
 return values; this file reads the tables and writes the figures.
 """
 
-import csv
-import io
-from collections.abc import Sequence
 from pathlib import Path
 
 from rmpsweep import results as files
 from rmpsweep.claims.activity import activity_claim
-from rmpsweep.claims.claim import Claim, Row
+from rmpsweep.claims.claim import Claim
 from rmpsweep.claims.loss import loss_claim
 from rmpsweep.claims.response import response_claim
 from rmpsweep.claims.steps import steps_claim
@@ -50,13 +47,5 @@ def write(claim: Claim, folder: Path) -> list[Path]:
     svg, png, table = (folder / f"{claim.subject}.{kind}" for kind in ("svg", "png", "csv"))
     files.write_text(svg, render_svg(claim.chart))
     files.write_atomic(png, render_png(claim.chart))
-    files.write_text(table, _csv(claim.rows))
+    files.write_csv(table, claim.rows)
     return [svg, png, table]
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -2,11 +2,11 @@
 
 import pyarrow as pa
 
-from rmpsweep.claims.claim import Claim, Row, ShownTable, panel, panel_names, panel_order, partial_note, rows_beside
+from rmpsweep.claims.claim import Claim, Row, ShownTable, panel, panel_order, partial_note, rows_beside
 from rmpsweep.errors import ResultsError
 from rmpsweep.firing import firing_rate, flag_layers, shortened
 from rmpsweep.report.claims_charts import activity_chart
-from rmpsweep.stats import SETTINGS, best_trials
+from rmpsweep.stats import SETTINGS, best_trials, varying_settings
 from rmpsweep.terms import INPUT
 
 STATEMENT = (
@@ -52,7 +52,7 @@ def activity_claim(summary: pa.Table, activity: pa.Table) -> Claim:
     rows = activity_rows(summary, activity)
     best = best_trials(summary)
     final = [row for row in rows if row["time_steps"] == best[row["reset"]].time_steps]
-    names = panel_names(rows)
+    names = varying_settings(rows, apart_from=("alpha", "reset"))
     tables, rates, findings = [], {}, []
     for reset, trial in best.items():
         layers = rows_beside(final, trial)

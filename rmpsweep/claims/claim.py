@@ -40,11 +40,6 @@ class Claim:
         return {name: getattr(self, name) for name in ("subject", "statement", "findings", "statistics", "rows")}
 
 
-def panel_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Settings other than alpha and reset that take more than one value in `rows`: they tell panels apart."""
-    return [name for name in SETTINGS if name not in ("alpha", "reset") and len({row[name] for row in rows}) > 1]
-
-
 def panel(row: Mapping[str, Any], names: Sequence[str]) -> str:
     """Title of the panel a row of the summary belongs to, e.g. "Soft reset · vin_max"; a number is named."""
     told = [row[name] if isinstance(row[name], str) else f"{name} {row[name]:g}" for name in names]

@@ -3,11 +3,11 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rmpsweep.claims.claim import Claim, Row, ShownTable, panel, panel_names, panel_order, partial_note, rows_beside
+from rmpsweep.claims.claim import Claim, Row, ShownTable, panel, panel_order, partial_note, rows_beside
 from rmpsweep.errors import ResultsError
 from rmpsweep.plan import ANN
 from rmpsweep.report.claims_charts import loss_chart
-from rmpsweep.stats import SETTINGS, BestTrial, best_trials, paired_interval
+from rmpsweep.stats import SETTINGS, BestTrial, best_trials, paired_interval, varying_settings
 
 STATEMENT = (
     "A scale α on the threshold trades accuracy against latency (RMP-SNN, arXiv:2003.01811, as a review reports). "
@@ -41,7 +41,7 @@ def loss_claim(summary: pa.Table, predictions: pa.Table | None) -> Claim:
         ResultsError: as `loss_rows`.
     """
     rows = loss_rows(summary, predictions)
-    names = panel_names(rows)
+    names = varying_settings(rows, apart_from=("alpha", "reset"))
     beside = {reset: rows_beside(rows, trial) for reset, trial in best_trials(summary).items()}
     least = {reset: min(of, key=lambda row: (row["loss_points"], row["time_steps"])) for reset, of in beside.items()}
     return Claim(

@@ -30,8 +30,3 @@ def results_directory(target: str, results: Path | None) -> Path:
     if not directory.is_dir():
         raise ResultsError(f"{directory}: no sweep has been launched here; give its --results directory")
     return directory
-
-
-def _grouped(value: object) -> object:
-    """A number with its thousands apart, anything else as it is."""
-    return f"{value:,}" if isinstance(value, int) else value

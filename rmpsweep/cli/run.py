@@ -80,9 +80,10 @@ def launch(
     tables = publish.publish(prepared, progress, uri, allow_partial=bool(progress.todo))
     if tables is None:
         display.line("nothing to do: every result is there, merged, reported and logged")
-    summary = publish.read_tables(prepared.layout).summary
+        tables = publish.read_tables(prepared.layout)
+    summary = tables.summary
     display.summary(summary)
-    flagged = flag_layers(summary, publish.read_tables(prepared.layout).activity)
+    flagged = flag_layers(summary, tables.activity)
     if flagged:
         how_many = f"{len(flagged)} of {len(prepared.plan.trials)} trials"
         display.line(f"warning: saturated or silent layers in {how_many}, which status lists; first {flagged[0]}")

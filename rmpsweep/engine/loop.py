@@ -148,7 +148,7 @@ class Rows:
         logits: list[Tensor] = []
         counts: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
         synops: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
-        saturated: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
+        saturated: dict[str, list[Tensor]] = {name: [] for name in self.net.layers}
         trains: dict[str, list[Tensor]] = {name: [] for name in self.net.layers} if record else {}
         for t in range(start, steps[-1]):
             spikes, output = self.step(t, state, self.net.nodes)
@@ -166,7 +166,8 @@ class Rows:
                     count = state.counts[name].flatten(1).double()
                     counts[name].append(count.sum(1).to(torch.int64))
                     synops[name].append((count @ synapses.flatten().to(count)).to(torch.int64))
-                    saturated[name].append((count >= SATURATED_RATE * (t + 1)).sum(1))
+                    if name in saturated:
+                        saturated[name].append((count >= SATURATED_RATE * (t + 1)).sum(1))
         state.t = steps[-1]
         return RowResult(
             torch.stack(logits),

@@ -175,7 +175,7 @@ def _summed(result: RowResult, rows: slice, steps: tuple[int, ...]) -> Simulatio
         counts,
         counts.pop(INPUT),
         {k: v[:, rows].sum(1).cpu() for k, v in result.synops.items()},
-        {k: v[:, rows].sum(1).cpu() for k, v in result.saturated.items() if k != INPUT},
+        {k: v[:, rows].sum(1).cpu() for k, v in result.saturated.items()},
         {k: v[:, rows].cpu() for k, v in result.spikes.items()},
         select(result.state, rows),
     )

@@ -30,7 +30,6 @@ from rmpsweep.models.weights import file_sha256, save_weights
 CROP_PADDING = 4
 STEP_MILESTONES = (0.6, 0.8, 0.9)
 EVALUATION_BATCH = 500
-HISTORY = ("loss", "train_accuracy", "test_accuracy", "learning_rate", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,20 +113,18 @@ def train(
             start = time.perf_counter()
             loss, accuracy = _train_epoch(recipe, model, optimizer, train_images, train_labels, epoch, precision)
             correct = _count_correct(model, test_images, test_labels, precision)
-            report = EpochReport(
-                epoch=epoch,
-                epochs=recipe.epochs,
-                loss=loss,
-                train_accuracy=accuracy,
-                test_accuracy=correct / len(test_labels),
-                learning_rate=optimizer.param_groups[0]["lr"],
-                seconds=(seconds := time.perf_counter() - start),
-                eta_s=seconds * (recipe.epochs - epoch),
-                history=history,
-            )
-            history.append({name: getattr(report, name) for name in HISTORY})
+            seconds = time.perf_counter() - start
+            figures = {
+                "loss": loss,
+                "train_accuracy": accuracy,
+                "test_accuracy": correct / len(test_labels),
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "seconds": seconds,
+            }
+            history.append(figures)
             _save_checkpoint(checkpoint, f"{run_digest}/{precision}", model, optimizer, history)
-            on_epoch(report)
+            eta_s = seconds * (recipe.epochs - epoch)
+            on_epoch(EpochReport(**figures, epoch=epoch, epochs=recipe.epochs, eta_s=eta_s, history=tuple(history)))
         fold(model)
         correct = _count_correct(model, test_images, test_labels, "float32")
 

@@ -15,7 +15,16 @@ import pyarrow.compute as pc
 
 from rmpsweep.firing import firing_rate, flag_layers
 from rmpsweep.report import charts, layer_charts
-from rmpsweep.stats import RESETS, SETTINGS, BestTrial, PairedComparison, best_trials, compare_paired, wilson_interval
+from rmpsweep.stats import (
+    RESETS,
+    SETTINGS,
+    BestTrial,
+    PairedComparison,
+    best_trials,
+    compare_paired,
+    varying_settings,
+    wilson_interval,
+)
 
 Row = dict[str, Any]
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -72,7 +81,7 @@ def render(summary: pa.Table, activity: pa.Table, predictions: pa.Table, info: R
         "quantity": _quantity,
         "p_value": lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}",
     }
-    varying = [name for name in SETTINGS if len({row[name] for row in rows}) > 1]
+    varying = varying_settings(rows)
     template = environment.from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
     return template.render(
         info=info,

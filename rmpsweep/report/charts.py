@@ -4,10 +4,10 @@ Text and rules take the colour of the page (`currentColor`); series take theirs 
 specification serves light, dark and print. The page sets the panels' widths and their columns, at most those given.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rmpsweep.stats import RESETS, SETTINGS, pareto_front
+from rmpsweep.stats import RESETS, SETTINGS, pareto_front, varying_settings
 
 Row = dict[str, Any]
 
@@ -60,13 +60,6 @@ THEMES: dict[str, dict[str, Any]] = {
         "category": ["#6fb1de", "#e09a55"],
     },
 }
-
-
-def panel_settings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Settings that take more than one value in `rows`, other than alpha, reset and seed (which share a panel)."""
-    return [
-        name for name in SETTINGS if name not in ("alpha", "reset", "seed") and len({row[name] for row in rows}) > 1
-    ]
 
 
 def accuracy_chart(summary: Sequence[Row], ann_accuracy: float) -> Row:
@@ -158,7 +151,7 @@ def cost_chart(summary: Sequence[Row], ann_accuracy: float) -> Row:
 
 def _trial_rows(summary: Sequence[Row], ann_accuracy: float) -> list[Row]:
     """What the charts of trials need of each summary row: percentages, and texts for the tooltip."""
-    names = panel_settings(summary)
+    names = varying_settings(summary, apart_from=("alpha", "reset", "seed"))
     return [
         {
             "trial": row["trial_id"],
