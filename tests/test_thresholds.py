@@ -1,4 +1,4 @@
-"""Thresholds given in a file, presets, and how both become trials and results."""
+"""Thresholds and weights given in a file, presets, and how they become trials and results."""
 
 import csv
 import json
@@ -176,3 +176,16 @@ def test_presets_that_do_not_exist_or_lack_something(name: str, tmp_path: Path) 
         SweepError, match="needs threshold" if name == "qcfs" else f"expected one of {', '.join(PRESETS)}"
     ):
         preset(name, tmp_path)
+
+
+def test_weights_are_found_beside_the_sweep_file_where_there_are_none_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    beside = write(tmp_path / "there" / "w.safetensors", "")
+    change = "network={name: vgg-small, weights: w.safetensors}"
+    assert preset("robust-norm", tmp_path / "there", change).network.weights == beside
+    write(tmp_path / "w.safetensors", "")
+    assert preset("robust-norm", tmp_path / "there", change).network.weights == Path("w.safetensors")
+    assert load_sweep("cifar10-resnet20", ["data.path=x"]).network.weights.is_file()
