@@ -1,1 +1,1 @@
-"""Speed against peers, side by side in one run."""
+"""Speed and memory against peers, side by side in one run: `make bench`."""

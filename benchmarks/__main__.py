@@ -1,77 +1,117 @@
-"""Simulated image-steps per second: the bare ANN (the dense limit), SpikingJelly step by step, and rmpsweep.
+"""Simulated image-steps per second and peak memory: rmpsweep, its peers, and the bare ANN (the dense limit).
 
-Every contender does the same work, N images x T steps of one converted network, in turn; medians of several rounds,
-and ratios, since the machine's speed drifts. Run: make bench
+One process times all, each contender once per round in turn, since a machine's speed drifts; a child process for each
+measures memory. Run: make bench (about a quarter of an hour on 2 cores), or python -m benchmarks --help
 """
 
-import statistics
-import time
-from collections.abc import Callable
+import argparse
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import torch
-from spikingjelly.activation_based import functional, neuron
-from torch import Tensor, nn
 
+from benchmarks import measure, scaling, sweep
+from benchmarks.contenders import OURS, available
+from benchmarks.networks import CASES
+from benchmarks.table import MIB, time_case
 from rmpsweep import environment
-from rmpsweep.engine import calibrate, convert, simulate
-from rmpsweep.models.registry import build
 
-ROUNDS = 5
-CASES = (("vgg-small", 8, 1, 128, 32), ("resnet20", 32, 3, 32, 8))
+SWEEP_IMAGES, SWEEP_IMAGES_FULL = 32, 256
 
 
-def spiking_twin(ann: nn.Module, thresholds: dict[str, Tensor]) -> nn.Module:
-    """The same network with SpikingJelly's soft-reset IFNode in place of each ReLU."""
-    for name, _ in [(n, m) for n, m in ann.named_modules() if isinstance(m, nn.ReLU)]:
-        parent, _, child = name.rpartition(".")
-        node = neuron.IFNode(v_threshold=float(thresholds[name]), v_reset=None)
-        setattr(ann.get_submodule(parent), child, node)
-    return ann.eval()
-
-
-def contenders(name: str, size: int, channels: int, num_images: int, steps: int) -> dict[str, Callable[[], None]]:
-    """What is timed; each does num_images x steps image-steps."""
-    torch.manual_seed(0)
-    images = torch.rand(num_images, channels, size, size)
-    ann = build(name, 10, channels, size).eval()
-    net = convert(ann, images[:2])
-    thresholds = calibrate(net, images[:16], "activation_max", batch_size=16)
-    peer = spiking_twin(build(name, 10, channels, size), thresholds)
-
-    def bare() -> None:
-        for _ in range(steps):
-            ann(images)
-
-    def spikingjelly() -> None:
-        functional.reset_net(peer)
-        sum(peer(images) for _ in range(steps))
-
-    return {
-        "ANN x T": bare,
-        "SpikingJelly 's'": spikingjelly,
-        "rmpsweep float32": lambda: simulate(net, images, thresholds, [steps]) and None,
-    }
-
-
-@torch.no_grad()
 def main() -> None:
-    """Print the table."""
-    versions = environment.versions()
-    print(f"{environment.hardware()}; torch {versions['torch']}, {torch.get_num_threads()} threads; {ROUNDS} rounds")
-    print(f"{'network':12} {'contender':18} {'image-steps/s':>14} {'to ANN x T':>11}")
-    for name, size, channels, num_images, steps in CASES:
-        runs = contenders(name, size, channels, num_images, steps)
-        seconds: dict[str, list[float]] = {label: [] for label in runs}
-        for round_ in range(ROUNDS + 1):
-            for label, run in runs.items():
-                began = time.perf_counter()
-                run()
-                if round_:
-                    seconds[label].append(time.perf_counter() - began)
-        for label, times in seconds.items():
-            pairs = [limit / own for limit, own in zip(seconds["ANN x T"], times, strict=True)]
-            rate = num_images * steps / statistics.median(times)
-            print(f"{name:12} {label:18} {rate:14,.0f} {statistics.median(pairs):11.2f}")
+    """Print the tables, write the figures."""
+    options = parse()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.memory:
+        print(measure.answer_memory(*options.memory))
+        return
+    labels, lines = available()
+    ours = [label for label in labels if label in OURS]
+    figures: dict[str, Any] = {
+        "hardware": environment.hardware(),
+        "versions": environment.versions() | _peer_versions(),
+        "threads": torch.get_num_threads(),
+        "rounds": options.rounds,
+        "left_out": lines,
+    }
+    named = ("python", "torch", "rmpsweep", "spikingjelly", "snntorch")
+    versions = ", ".join(f"{name} {figures['versions'][name]}" for name in named if name in figures["versions"])
+    print(f"{figures['hardware']}; {figures['threads']} threads\n{versions}")
+    print(
+        f"{options.rounds} rounds in alternation. A run of N images x T steps takes {measure.TARGET_S:g} s or more: "
+        f"faster contenders take more steps (T up to {measure.MAX_STEPS}), rates are per image-step.\n"
+        "Ratios: medians over the rounds, above 1 is faster than the other. Peak: memory added by the run.",
+        *lines, sep="\n",
+    )  # fmt: skip
+    timed = {name: time_case(CASES[name], labels, options.rounds) for name in options.cases}
+    figures["cases"] = [case.figures for case in timed.values()]
+    num_images = SWEEP_IMAGES_FULL if options.full else options.sweep_images
+    if num_images and sweep.CASE.network in timed:
+        figures["sweep"] = {"num_images": num_images}
+        figures["sweep"]["rows"] = sweep.run(ours, num_images, timed[sweep.CASE.network].best_peer)
+        print_sweep(figures["sweep"])
+    if options.scaling:
+        figures["scaling"] = scaling.run(next((label for label in ours if "fixed16" in label), ours[0]), options.rounds)
+        print_scaling(figures["scaling"])
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def print_sweep(done: dict[str, Any]) -> None:
+    """The sweep's rows."""
+    steps = ", ".join(map(str, sweep.TIME_STEPS))
+    print(f"\nsweep: {sweep.CASE.network}, {len(sweep.TRIALS)} trials (8 α x 2 resets), T = {steps} from one run")
+    print(f"each, {done['num_images']} images (of a full sweep's {SWEEP_IMAGES_FULL}), one round")
+    columns = "{:18} {:>20} {:>9} {:>13} {:>15} {:>17}"
+    print(
+        columns.format("contender", "batch, format", "seconds", "image-steps/s", "to SpikingJelly", "equal predictions")
+    )
+    for row in done["rows"]:
+        numbers = f"{row['seconds']:.1f}", f"{row['image_steps_per_s']:,.0f}", f"{row['to_spikingjelly']:.2f}"
+        print(columns.format(row["contender"], row["form"], *numbers, f"{row['equal_predictions']:.2%}"))
+
+
+def print_scaling(done: dict[str, Any]) -> None:
+    """Seconds by T and by trials, their slopes, and memory by T."""
+    print(f"\nscaling: {done['contender']}, {scaling.CASE.network}, {done['num_images']} images; slope 1 is linear")
+    for what, unit in (("steps", "T, 1 trial"), ("trials", f"trials, T = {scaling.TIME_STEPS[0]}")):
+        points = ", ".join(f"{size}: {spent:.2f}" for size, spent in done[f"seconds_by_{what}"].items())
+        print(f"seconds by {unit}: {points}; slope {done[f'slope_by_{what}']:.2f}")
+    peaks = ", ".join(f"{steps}: {peak / MIB:,.0f}" for steps, peak in done["peak_bytes_by_steps"].items())
+    print(f"peak MiB by T, 1 trial: {peaks}")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--cases", type=_cases, default=list(CASES), help=f"some of {','.join(CASES)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch; default torch's own")
+    parser.add_argument("--sweep-images", type=int, default=SWEEP_IMAGES, help="of the sweep on resnet20; 0: no sweep")
+    parser.add_argument("--full", action="store_true", help=f"--sweep-images {SWEEP_IMAGES_FULL}")
+    parser.add_argument("--scaling", action="store_true", help="time against T and trials")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument(
+        "--memory", nargs=3, metavar=("CASE", "CONTENDER", "WORK"),
+        help="resident bytes before one run and at its peak; WORK: [batch, chunk, channels_last, images, steps]",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def _cases(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - CASES.keys():
+        raise argparse.ArgumentTypeError(f"got {', '.join(sorted(unknown))}, expected some of {','.join(CASES)}")
+    return names
+
+
+def _peer_versions() -> dict[str, str]:
+    installed = {distribution.name for distribution in metadata.distributions()}
+    return {name: metadata.version(name) for name in ("spikingjelly", "snntorch") if name in installed}
 
 
 main()

@@ -9,7 +9,7 @@ Encoding = Literal["constant", "poisson"]
 MaxPool = Literal["count", "spike", "average"]
 AlphaScope = Literal["layer", "network"]
 Granularity = Literal["layer", "channel"]
-Numerics = Literal["float32", "float64"]
+Numerics = Literal["float32", "float64", "fixed16", "fixed8"]
 
 INPUT = "input"
 """The name that stands for the network's input among its layers."""
@@ -17,7 +17,7 @@ INPUT = "input"
 SATURATED_RATE = 0.95
 """Spikes per step from which a neuron counts as saturated: it cannot say more than one spike per step."""
 
-ENGINE_VERSION = "1"
+ENGINE_VERSION = "2"
 """Part of every trial's identity; raised by any change of the engine that alters a count."""
 
 THRESHOLD_METHODS = {

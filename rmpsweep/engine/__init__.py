@@ -6,8 +6,9 @@ Reading order: neuron (the specification), network, convert, scales, calibrate, 
 from rmpsweep.engine.activity import fan_out
 from rmpsweep.engine.calibrate import calibrate
 from rmpsweep.engine.convert import convert
-from rmpsweep.engine.loop import Setting, State
 from rmpsweep.engine.network import SpikingNetwork
+from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.reference import State
 from rmpsweep.engine.scales import thresholds_from_scales
 from rmpsweep.engine.simulate import Simulation, simulate, simulate_many
 from rmpsweep.terms import ENGINE_VERSION

@@ -42,12 +42,13 @@ def fan_out(net: SpikingNetwork) -> dict[str, Tensor]:
 
 def _transpose(net: SpikingNetwork, node: Node, count: Tensor) -> Tensor:
     """The transposed connectivity of one node, every weight a one: [1, *node.shape] -> [1, *input shape]."""
-    x = torch.zeros(1, *net.node(node.inputs[0]).shape, dtype=torch.float64, requires_grad=True)
+    shape = net.node(node.inputs[0]).shape
+    if node.op == "linear":
+        return count.sum(1, keepdim=True).expand(1, *shape)
+    if node.op == "conv":
+        return _transpose_conv(net, node, count)
+    x = torch.zeros(1, *shape, dtype=torch.float64, requires_grad=True)
     match node.op:
-        case "conv":
-            y = F.conv2d(x, torch.ones(net.weights[node.name][0].shape, dtype=torch.float64), **node.options)
-        case "linear":
-            y = F.linear(x, torch.ones(net.weights[node.name][0].shape, dtype=torch.float64))
         case "avg_pool":
             y = F.avg_pool2d(x, **{**node.options, "divisor_override": 1})
         case "max_pool":
@@ -55,3 +56,13 @@ def _transpose(net: SpikingNetwork, node: Node, count: Tensor) -> Tensor:
         case _:
             y = rearrange(node, x)
     return torch.autograd.grad(y, x, count)[0]
+
+
+def _transpose_conv(net: SpikingNetwork, node: Node, count: Tensor) -> Tensor:
+    """`_transpose` of a convolution: the channels of a group all count alike, so one stands for each group."""
+    channels, *size = net.node(node.inputs[0]).shape
+    groups, kernel = node.options["groups"], net.weights[node.name][0].shape[2:]
+    x = torch.zeros(1, groups, *size, dtype=torch.float64, requires_grad=True)
+    y = F.conv2d(x, torch.ones(groups, 1, *kernel, dtype=torch.float64), **node.options)
+    entered = torch.autograd.grad(y, x, count.unflatten(1, (groups, -1)).sum(2))[0]
+    return entered.repeat_interleave(channels // groups, 1)

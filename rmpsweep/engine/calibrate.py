@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rmpsweep.engine.loop import Rows, Setting, State
 from rmpsweep.engine.network import SpikingNetwork, activations
+from rmpsweep.engine.numerics import Setting, make_constants
+from rmpsweep.engine.reference import Rows, State
 from rmpsweep.engine.scales import thresholds_from_scales
 from rmpsweep.errors import CalibrationError
 from rmpsweep.terms import INPUT, Encoding, Granularity, MaxPool, Numerics, check_choice, parse_threshold_method
@@ -111,7 +112,8 @@ def _observe_current(
     statistic: "_TopValues",
 ) -> None:  # fmt: skip
     """Feed `statistic` with the current into `layer` at every step, the layers before it firing at their thresholds."""
-    rows = Rows(net, [setting], torch.zeros(len(images), dtype=torch.int64), images, ids)
+    constants = make_constants(net, [setting], math.inf)
+    rows = Rows(constants, torch.zeros(len(images), dtype=torch.int64), images, ids)
     nodes, state = net.needed_for(net.node(layer).inputs[0]), State()
     for t in range(time_steps):
         _, current = rows.step(t, state, nodes)

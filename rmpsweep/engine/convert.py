@@ -28,27 +28,43 @@ def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
         ConversionError: a node without faithful spiking counterpart (named, with its module); weights that are not
             finite; no ReLU at all; a result that differs from the ANN's on the example.
     """
-    ann = copy.deepcopy(ann).eval()
-    reference = copy.deepcopy(ann).double()
     try:
-        traced = fx.symbolic_trace(ann)
+        graph = _trace(ann, example)
         with torch.no_grad():
-            _ShapesAndSizes(traced).propagate(example)
-            expected = reference(example.double())
+            expected = _in_float64(ann)(example.double())
     except Exception as error:
         raise ConversionError(
             f"{type(ann).__name__}: cannot be traced on an example of shape {tuple(example.shape)}: {error}"
         ) from error
-    net = _Converter(traced).convert()
-    if not net.layers:
-        raise ConversionError(f"{type(ann).__name__}: no ReLU found, so nothing would spike")
-    _check_equal(traced, example, expected)
+    _check(graph, ann, example, expected)
+    net = _Converter(graph, ann).convert()
     return replace(net, fan_out=fan_out(net))
 
 
-def _check_equal(traced: fx.GraphModule, example: Tensor, expected: Tensor) -> None:
-    """Convert once more in float64 and compare: 1e-9 of the largest output is thousands of float64 roundings."""
-    net = _Converter(copy.deepcopy(traced).double()).convert()
+def _trace(ann: nn.Module, example: Tensor) -> fx.Graph:
+    """The graph of a copy in eval mode, with shapes and sizes; it does not keep the copy."""
+    traced = fx.symbolic_trace(copy.deepcopy(ann).eval())
+    with torch.no_grad():
+        _ShapesAndSizes(traced).propagate(example)
+    traced.graph.owning_module = None
+    return traced.graph
+
+
+def _in_float64(ann: nn.Module) -> nn.Module:
+    """A copy in eval mode and float64; its parameters are never copied in their own dtype."""
+    wide = {
+        id(parameter): nn.Parameter(parameter.detach().to(torch.float64, copy=True), parameter.requires_grad)
+        for parameter in ann.parameters()
+        if parameter.is_floating_point()
+    }
+    return copy.deepcopy(ann, wide).double().eval()
+
+
+def _check(graph: fx.Graph, ann: nn.Module, example: Tensor, expected: Tensor) -> None:
+    """Convert in float64 and compare: 1e-9 of the largest output is thousands of float64 roundings."""
+    net = _Converter(graph, ann, torch.float64).convert()
+    if not net.layers:
+        raise ConversionError(f"{type(ann).__name__}: no ReLU found, so nothing would spike")
     with torch.no_grad():
         actual = activations(net, example.double(), [net.output])[net.output]
     error, largest = float((actual - expected).abs().max()), float(expected.abs().max())
@@ -57,6 +73,11 @@ def _check_equal(traced: fx.GraphModule, example: Tensor, expected: Tensor) -> N
             f"the converted network differs from the ANN by {error:.3g} on outputs up to {largest:.3g}; "
             "in-place operations, hooks or weights computed in forward are the usual causes"
         )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite, without the temporaries of `isfinite`, as large as the tensor."""
+    return tensor.numel() == 0 or bool(torch.stack(tensor.detach().aminmax()).isfinite().all())
 
 
 class _ShapesAndSizes(ShapeProp):
@@ -70,11 +91,16 @@ class _ShapesAndSizes(ShapeProp):
 
 
 class _Converter:
-    """Walks the traced graph; one method per kind of node."""
+    """Walks the traced graph; one method per kind of node.
 
-    def __init__(self, traced: fx.GraphModule) -> None:
-        self.traced = traced
-        self.modules = dict(traced.named_modules())
+    Args:
+        ann: whose weights are copied.
+        dtype: of the copies; None keeps their own.
+    """
+
+    def __init__(self, graph: fx.Graph, ann: nn.Module, dtype: torch.dtype | None = None) -> None:
+        self.graph, self.dtype = graph, dtype
+        self.modules = dict(ann.named_modules())
         self.nodes: dict[str, Node] = {}
         self.weights: dict[str, tuple[Tensor, Tensor | None]] = {}
         self.name_of: dict[fx.Node, str] = {}
@@ -82,7 +108,7 @@ class _Converter:
 
     def convert(self) -> SpikingNetwork:
         output = None
-        for node in self.traced.graph.nodes:
+        for node in self.graph.nodes:
             if node.op == "output":
                 output = self.name_of.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
             elif not is_size(node):
@@ -131,11 +157,10 @@ class _Converter:
 
     def _weighted(self, node: fx.Node, op: Any, module: nn.Conv2d | nn.Linear, options: Mapping[str, Any]) -> None:
         name = self._add(node, self._name(node), op, self._inputs(node), options)
-        bias = module.bias
-        for label, tensor in (("weight", module.weight), ("bias", bias)):
-            if tensor is not None and not bool(torch.isfinite(tensor).all()):
+        for label, tensor in (("weight", module.weight), ("bias", module.bias)):
+            if tensor is not None and not _is_finite(tensor):
                 raise self._refusal(node, f"its {label} holds NaN or infinite values")
-        self.weights[name] = (module.weight.detach().clone(), None if bias is None else bias.detach().clone())
+        self.weights[name] = (self._copy(module.weight), None if module.bias is None else self._copy(module.bias))
 
     def _relu(self, node: fx.Node) -> None:
         name = self._name(node)
@@ -153,7 +178,7 @@ class _Converter:
         if module.running_mean is None or module.running_var is None:
             raise self._refusal(node, "has no running statistics to fold (track_running_stats=False)")
         weight, bias = folded(*self.weights[name], module)
-        if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+        if not (_is_finite(weight) and _is_finite(bias)):
             raise self._refusal(node, "its parameters or statistics hold NaN or infinite values")
         self.weights[name] = (weight, bias)
         self.name_of[node] = name
@@ -225,6 +250,9 @@ class _Converter:
         self._add(node, self._name(node), "add", tuple(self.name_of[n] for n in inputs))
 
     # helpers -------------------------------------------------------------------------------------------------------
+
+    def _copy(self, weight: Tensor) -> Tensor:
+        return weight.detach().to(dtype=self.dtype, copy=True)
 
     def _add(
         self, node: fx.Node, name: str, op: Any, inputs: tuple[str, ...], options: Mapping[str, Any] | None = None

@@ -4,7 +4,9 @@ The Poisson generator is counter-based: whether element e of image i spikes at s
 nothing else, so the same image gets the same spikes in every batch, shard, worker, device and trial.
 """
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 _MASK64 = (1 << 64) - 1
@@ -67,3 +69,37 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def fill_poisson(
+    images: Tensor, input_scale: Tensor, seeds: Tensor, image_ids: Tensor, start: int, out: Tensor
+) -> None:
+    """`poisson` of several steps on the CPU: out, bytes [T, N, H, W, at least 2 C], gets the positive spikes of each
+    channel first, then the negative; t counts from `start`. images: [N, C, H, W]."""
+    rate = images.abs() / _per_row(input_scale, images)
+    _fill(
+        rate.double().flatten(2).numpy(), (images > 0).flatten(2).numpy(), seeds.numpy(), image_ids.numpy(), start,
+        out.flatten(2, 3).numpy(),
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def _fill(rate, positive, seeds, image_ids, start, out):
+    golden = np.uint64(_GOLDEN)
+    for t in range(out.shape[0]):
+        for n in range(len(rate)):
+            row = _mixed(_mixed(np.uint64(seeds[n])) + np.uint64(image_ids[n]))
+            row = _mixed(row + np.uint64(start + t) * golden)
+            for c in range(rate.shape[1]):
+                for pixel in range(rate.shape[2]):
+                    element = np.uint64(c * rate.shape[2] + pixel + 1)
+                    bits = _mixed(row + element * golden)
+                    if np.float64(bits >> np.uint64(40)) * 2.0**-24 < rate[n, c, pixel]:
+                        out[t, n, pixel, c if positive[n, c, pixel] else rate.shape[1] + c] = 1
+
+
+@njit(inline="always")
+def _mixed(x):
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -14,6 +14,8 @@ from torch import Tensor
 
 Op = Literal["input", "conv", "linear", "avg_pool", "max_pool", "flatten", "slice", "pad", "add", "spike"]
 
+LINEAR: tuple[Op, ...] = ("conv", "linear", "avg_pool", "flatten", "slice", "pad", "add")
+
 
 @dataclass(frozen=True)
 class Node:
@@ -76,6 +78,15 @@ class SpikingNetwork:
         }
         return replace(self, weights=weights)
 
+    @property
+    def readout(self) -> list[Node]:
+        """The nodes after the last spikes, in forward order: linear in the spikes summed over steps."""
+        after = {self.output}
+        for node in reversed(self.nodes):
+            if node.name in after and node.op in LINEAR:
+                after.update(node.inputs)
+        return [node for node in self.nodes if node.name in after and node.op in LINEAR]
+
     def needed_for(self, *names: str) -> list[Node]:
         """The nodes that the values of `names` depend on, themselves included, in forward order."""
         wanted = set(names)
@@ -85,9 +96,8 @@ class SpikingNetwork:
         return [node for node in self.nodes if node.name in wanted]
 
 
-def apply_linear(net: SpikingNetwork, node: Node, x: Tensor) -> Tensor:
+def apply_linear(weight: Tensor, node: Node, x: Tensor) -> Tensor:
     """A convolution or fully connected node without its bias. [N, ...] -> [N, *node.shape]."""
-    weight, _ = net.weights[node.name]
     return F.conv2d(x, weight, None, **node.options) if node.op == "conv" else F.linear(x, weight)
 
 
@@ -123,8 +133,8 @@ def activations(net: SpikingNetwork, images: Tensor, wanted: Sequence[str]) -> d
             case "input":
                 value = images
             case "conv" | "linear":
-                value = apply_linear(net, node, x[0])
-                bias = net.weights[node.name][1]
+                weight, bias = net.weights[node.name]
+                value = apply_linear(weight, node, x[0])
                 value = value if bias is None else value + per_channel(bias, value.dim())
             case "avg_pool":
                 value = F.avg_pool2d(x[0], **node.options)

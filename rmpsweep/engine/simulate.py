@@ -6,15 +6,20 @@ Legend: T time steps, K settings (trials), N images.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from rmpsweep.engine.loop import DTYPES, RowResult, Rows, Setting, State, concatenate, select
+from rmpsweep.engine.batches import by_nodes, by_program
 from rmpsweep.engine.network import SpikingNetwork
+from rmpsweep.engine.numerics import Setting, make_constants, spike_weights
+from rmpsweep.engine.program import make_program
+from rmpsweep.engine.reference import RowResult, State, concatenate, select
 from rmpsweep.engine.scales import Thresholds
 from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
+
+Kernels = Literal["auto", "reference"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class Simulation:
     elements, likewise; synops: likewise, each nonzero output x its fan-out, booked to the emitting layer, and a row
     "input" (under constant encoding these are multiplications by an analog value, not additions);
     saturated: layer -> int64 [len(time_steps)], pairs of image and neuron with SATURATED_RATE or more spikes per step;
-    spikes: layer -> uint8 [steps run, N, ...] if recorded; state: hand to `simulate(..., state=, start=)` to go on.
+    spikes: layer -> uint8 [steps run, N, ...] if recorded; state: hand to `simulate(..., state=, start=)` to go on, None
+    if it was not kept.
     """
 
     time_steps: tuple[int, ...]
@@ -37,7 +43,7 @@ class Simulation:
     synops: dict[str, Tensor]
     saturated: dict[str, Tensor]
     spikes: dict[str, Tensor]
-    state: State
+    state: State | None
 
 
 def simulate(
@@ -58,6 +64,8 @@ def simulate(
     state: State | None = None,
     start: int = 0,
     batch_size: int | None = None,
+    chunk: int | None = None,
+    kernels: Kernels = "auto",
 ) -> Simulation:
     """Drive the network with images for max(time_steps) steps; every smaller T comes from the same run.
 
@@ -69,7 +77,8 @@ def simulate(
         v_init: initial potential, in fractions of θ.
         seed, image_ids: the key of Poisson spikes; image_ids int64 [N], default 0, 1, 2, …
         state, start: continue a run of `start` steps from its `Simulation.state`.
-        batch_size: rows per forward pass, the last one padded; default all at once.
+        batch_size, chunk: rows and time steps computed together; chosen by `memory` if not given.
+        kernels: which implementation computes it; they agree as `reference` says.
     Raises:
         ValueError: a value out of range, naming it, what was received and what is allowed.
     """
@@ -80,7 +89,7 @@ def simulate(
     states = None if state is None else [state]
     return simulate_many(
         net, images, [setting], time_steps, image_ids=image_ids, record_spikes=record_spikes, states=states,
-        start=start, batch_size=batch_size,
+        start=start, batch_size=batch_size, chunk=chunk, kernels=kernels,
     )[0]  # fmt: skip
 
 
@@ -96,10 +105,14 @@ def simulate_many(
     states: Sequence[State] | None = None,
     start: int = 0,
     batch_size: int | None = None,
+    chunk: int | None = None,
+    kernels: Kernels = "auto",
+    keep_state: bool = True,
 ) -> list[Simulation]:
-    """`simulate` for several settings at once: settings that differ only in numbers are stacked in the batch.
+    """`simulate` for several settings at once: what they share is computed once.
 
-    In float numerics one batch shape gives one result, whatever else is in the batch: give `batch_size`.
+    Settings with the same weights are stacked in the batch, whatever their thresholds, α, reset and v_init; the input
+    is encoded, and the first convolution computed, once for all that see the same input.
     """
     steps = _checked_steps(time_steps, start)
     if (states is None) != (start == 0):
@@ -107,29 +120,26 @@ def simulate_many(
     ids = torch.arange(len(images)) if image_ids is None else torch.as_tensor(image_ids, dtype=torch.int64)
     parsed = [Setting(**setting) for setting in settings]
     for state in states or ():
-        if state.t != start or state.current is None or len(state.current) != len(images):
+        if state.t != start or len(next(iter(state.potentials.values()))) != len(images):
             raise ValueError(f"state: got one of {state.t} steps, expected one of {start}, for {len(images)} images")
     groups: dict[tuple[object, ...], list[int]] = {}
     for k, setting in enumerate(parsed):
-        groups.setdefault((setting.reset, setting.encoding, setting.max_pool, setting.numerics), []).append(k)
+        kind = (setting.encoding, setting.max_pool, setting.numerics, spike_weights(net, setting))
+        groups.setdefault(kind, []).append(k)
     results: dict[int, Simulation] = {}
     for members in groups.values():
-        typed = net.to(dtype=DTYPES[parsed[members[0]].numerics])
-        setting_of_row = torch.arange(len(members)).repeat_interleave(len(images))
-        image_of_row = torch.arange(len(images)).repeat(len(members))
         group = [parsed[k] for k in members]
+        smallest = min(float(setting.thresholds[INPUT]) for setting in group)
+        constants = make_constants(net, group, float(images.abs().max()) / smallest)
+        constants.check_steps(steps[-1])
         given = None if states is None else concatenate([states[k] for k in members])
-        parts = []
-        size = batch_size or len(setting_of_row)
-        for low in range(0, len(setting_of_row), size):
-            rows = torch.arange(low, min(low + size, len(setting_of_row)))
-            padded = torch.cat([rows, rows[:1].expand(size - len(rows))])
-            run = Rows(typed, group, setting_of_row[padded], images[image_of_row[padded]], ids[image_of_row[padded]])
-            part = run.simulate(
-                steps, start, State() if given is None else select(given, padded), net.fan_out, record_spikes
+        program = None if kernels == "reference" or net.device.type != "cpu" else make_program(constants)
+        if program is None:
+            whole = by_nodes(constants, images, ids, steps, start, given, record_spikes, batch_size)
+        else:
+            whole = by_program(
+                constants, program, images, ids, steps, start, given, record_spikes, batch_size, chunk, keep_state
             )
-            parts.append(_take(part, len(rows)))
-        whole = _join(parts)
         for position, k in enumerate(members):
             results[k] = _summed(whole, slice(position * len(images), (position + 1) * len(images)), steps)
     return [results[k] for k in range(len(parsed))]
@@ -142,31 +152,6 @@ def _checked_steps(time_steps: Sequence[int], start: int) -> tuple[int, ...]:
     return steps
 
 
-def _take(result: RowResult, num_rows: int) -> RowResult:
-    """Without the padding rows."""
-    head = slice(num_rows)
-    return RowResult(
-        result.logits[:, head],
-        {k: v[:, head] for k, v in result.spike_counts.items()},
-        {k: v[:, head] for k, v in result.synops.items()},
-        {k: v[:, head] for k, v in result.saturated.items()},
-        {k: v[:, head] for k, v in result.spikes.items()},
-        select(result.state, head),
-    )
-
-
-def _join(parts: Sequence[RowResult]) -> RowResult:
-    first = parts[0]
-    return RowResult(
-        torch.cat([p.logits for p in parts], 1),
-        {k: torch.cat([p.spike_counts[k] for p in parts], 1) for k in first.spike_counts},
-        {k: torch.cat([p.synops[k] for p in parts], 1) for k in first.synops},
-        {k: torch.cat([p.saturated[k] for p in parts], 1) for k in first.saturated},
-        {k: torch.cat([p.spikes[k] for p in parts], 1) for k in first.spikes},
-        concatenate([p.state for p in parts]),
-    )
-
-
 def _summed(result: RowResult, rows: slice, steps: tuple[int, ...]) -> Simulation:
     counts = {k: v[:, rows].sum(1).cpu() for k, v in result.spike_counts.items()}
     return Simulation(
@@ -177,5 +162,5 @@ def _summed(result: RowResult, rows: slice, steps: tuple[int, ...]) -> Simulatio
         {k: v[:, rows].sum(1).cpu() for k, v in result.synops.items()},
         {k: v[:, rows].sum(1).cpu() for k, v in result.saturated.items()},
         {k: v[:, rows].cpu() for k, v in result.spikes.items()},
-        select(result.state, rows),
+        None if result.state is None else select(result.state, rows),
     )

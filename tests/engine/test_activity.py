@@ -24,6 +24,8 @@ def chain(*layers):
         pytest.param([nn.Conv2d(1, 5, 3, padding=1, stride=2), nn.ReLU()], 5 * STRIDED, id="stride"),
         pytest.param([nn.Conv2d(1, 3, 1), nn.ReLU()], torch.full((4, 4), 3), id="one-by-one"),
         pytest.param([nn.Conv2d(1, 2, 3), nn.ReLU()], 2 * torch.outer(*[torch.tensor([1, 2, 2, 1])] * 2), id="valid"),
+        pytest.param([nn.Conv2d(1, 5, 3, padding="same"), nn.ReLU()], 5 * BORDERS, id="same"),
+        pytest.param([nn.Conv2d(1, 5, 2, dilation=2), nn.ReLU()], torch.full((4, 4), 5), id="dilated"),
         pytest.param([nn.AvgPool2d(2), nn.Conv2d(1, 7, 1), nn.ReLU()], torch.full((4, 4), 7), id="pool-then-conv"),
         pytest.param(
             [nn.AvgPool2d(3, stride=1), nn.Conv2d(1, 7, 1), nn.ReLU()],
@@ -46,6 +48,19 @@ def test_fan_out_of_the_input(layers, expected):
 def test_groups_divide_the_fan_out():
     net = convert(nn.Sequential(nn.Conv2d(4, 8, 1, groups=2), nn.ReLU()), torch.rand(1, 4, 3, 3))
     assert torch.equal(fan_out(net)["input"], torch.full((4, 3, 3), 4))
+
+
+def test_each_group_counts_what_becomes_of_its_own_channels():
+    class Sliced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 6, 1, groups=2)
+
+        def forward(self, x):
+            return self.conv(x)[:, :4].relu()
+
+    net = convert(Sliced(), torch.rand(1, 4, 3, 3))
+    assert fan_out(net)["input"][:, 0, 0].tolist() == [3, 3, 1, 1]
 
 
 def test_a_residual_branch_adds_one_operation_for_the_identity():

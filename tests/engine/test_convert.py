@@ -94,12 +94,39 @@ def test_a_junction_is_measured_in_the_layer_that_comes_last_whatever_the_operan
     assert [node.inputs for node in adds[:2]] == [("relu_1", "relu"), ("relu", "relu_1")]
 
 
+class Stateful(nn.Module):
+    """Counts its calls in a buffer and keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.seen = None
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen = x
+        return F.relu(self.norm(self.conv(x)))
+
+
 def test_the_ann_is_left_as_it_was():
-    ann = batch_norm_net().train()
+    ann = Stateful()
+    ann.norm.eval()
     before = {k: v.clone() for k, v in ann.state_dict().items()}
     convert(ann, IMAGE)
-    assert ann.training
-    assert all(torch.equal(before[k], v) for k, v in ann.state_dict().items())
+    assert [module.training for module in ann.modules()] == [True, True, False]
+    assert all(torch.equal(before[k], v) and v.dtype == before[k].dtype for k, v in ann.state_dict().items())
+    assert ann.seen is None
+
+
+def test_the_network_has_weights_of_its_own():
+    ann = Chain()
+    net = convert(ann, torch.rand(1, 2, 6, 6))
+    before = {name: weight.clone() for name, (weight, _) in net.weights.items()}
+    with torch.no_grad():
+        for parameter in ann.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(net.weights[name][0], weight) for name, weight in before.items())
 
 
 class Branching(nn.Module):

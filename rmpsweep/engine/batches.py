@@ -1,0 +1,124 @@
+"""The rows of a group of settings, divided into batches and run on all threads.
+
+Rows are pairs (setting, image), settings outermost; a batch takes all settings of some images where it can, since they
+share the input. How rows are divided changes nothing in the results.
+"""
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from rmpsweep.engine.cpu import CpuKernels
+from rmpsweep.engine.execute import Batch, execute
+from rmpsweep.engine.memory import make_memory_plan
+from rmpsweep.engine.numerics import Constants
+from rmpsweep.engine.program import Program
+from rmpsweep.engine.reference import RowResult, Rows, State, concatenate, select
+
+
+def by_nodes(
+    constants: Constants, images: Tensor, ids: Tensor, steps: Sequence[int], start: int, state: State | None,
+    record: bool, batch_size: int | None,
+) -> RowResult:  # fmt: skip
+    """All rows through `reference`, in batches padded to one shape, on which floating point depends."""
+    num_images, num_rows = len(images), len(constants.settings) * len(images)
+    parts = []
+    for rows in torch.arange(num_rows).split(batch_size or num_rows):
+        padded = torch.cat([rows, rows[:1].expand((batch_size or num_rows) - len(rows))])
+        run = Rows(constants, padded // num_images, images[padded % num_images], ids[padded % num_images])
+        part = run.simulate(
+            steps, start, State() if state is None else select(state, padded), constants.net.fan_out, record
+        )
+        parts.append(_rows_of(part, torch.arange(len(rows))))
+    return _joined(parts)
+
+
+def by_program(
+    constants: Constants, program: Program, images: Tensor, ids: Tensor, steps: Sequence[int], start: int,
+    state: State | None, record: bool, batch_size: int | None, chunk: int | None, keep_state: bool,
+) -> RowResult:  # fmt: skip
+    """All rows through the program's kernels; out of memory, a batch is halved, which is told by a warning."""
+    kernels = CpuKernels(constants, program)
+    num_settings, num_images, threads = len(constants.settings), len(images), torch.get_num_threads()
+    wide = 8 if constants.dtype == torch.float64 else 4
+    plan = make_memory_plan(program, wide, num_settings * num_images, threads)
+    size, chunk = batch_size or plan.rows, chunk or plan.chunk
+
+    def run(rows: Tensor, chunk: int) -> list[tuple[Tensor, RowResult]]:
+        given = None if state is None else select(state, rows)
+        try:
+            batch = _make_batch(constants, images, ids, rows)
+            return [(rows, execute(kernels, batch, steps, start, given, chunk, record, keep_state))]
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "allocate" not in str(error):
+                raise
+            if len(rows) == chunk == 1:
+                raise
+            warnings.warn(
+                f"out of memory with {len(rows)} rows of {chunk} time steps at once; goes on with half of that",
+                stacklevel=2,
+            )
+            if len(rows) == 1:
+                return run(rows, chunk // 2)
+            half = len(rows) // 2
+            return run(rows[:half], chunk) + run(rows[half:], chunk)
+
+    with ThreadPoolExecutor(threads) as pool:
+        done = list(pool.map(lambda rows: run(rows, chunk), _divide(num_settings, num_images, size)))
+    flat = [part for parts in done for part in parts]
+    order = torch.cat([rows for rows, _ in flat]).argsort()
+    return _rows_of(_joined([result for _, result in flat]), order)
+
+
+def _divide(num_settings: int, num_images: int, size: int) -> list[Tensor]:
+    """Rows into batches of about `size`: some images under all settings, or one image under some settings."""
+    together = max(1, size // num_settings)
+    return [
+        (torch.stack([k * num_images + images for k in settings.tolist()])).flatten()
+        for images in torch.arange(num_images).split(together)
+        for settings in torch.arange(num_settings).split(size)
+    ]
+
+
+def _make_batch(constants: Constants, images: Tensor, ids: Tensor, rows: Tensor) -> Batch:
+    """The rows' settings and inputs; settings with the same input scale (and seed, if it matters) share inputs."""
+    setting, image = rows // len(images), rows % len(images)
+    poisson = constants.settings[0].encoding == "poisson"
+    kinds = [(float(scale), s.seed if poisson else 0) for scale, s in
+             zip(constants.input_scale, constants.settings, strict=True)]  # fmt: skip
+    distinct = list(dict.fromkeys(kinds))
+    kind = torch.tensor([distinct.index(k) for k in kinds])
+    keys, own = torch.unique(kind[setting] * len(images) + image, return_inverse=True)
+    shown = keys % len(images)
+    scales, seeds = zip(*distinct, strict=True)
+    of_key = keys // len(images)
+    return Batch(
+        setting, own, images[shown], ids[shown], torch.tensor(seeds)[of_key],
+        torch.tensor(scales, dtype=torch.float64)[of_key],
+    )  # fmt: skip
+
+
+def _rows_of(result: RowResult, rows: Tensor) -> RowResult:
+    return RowResult(
+        result.logits[:, rows],
+        {k: v[:, rows] for k, v in result.spike_counts.items()},
+        {k: v[:, rows] for k, v in result.synops.items()},
+        {k: v[:, rows] for k, v in result.saturated.items()},
+        {k: v[:, rows] for k, v in result.spikes.items()},
+        None if result.state is None else select(result.state, rows),
+    )
+
+
+def _joined(parts: Sequence[RowResult]) -> RowResult:
+    first = parts[0]
+    return RowResult(
+        torch.cat([p.logits for p in parts], 1),
+        {k: torch.cat([p.spike_counts[k] for p in parts], 1) for k in first.spike_counts},
+        {k: torch.cat([p.synops[k] for p in parts], 1) for k in first.synops},
+        {k: torch.cat([p.saturated[k] for p in parts], 1) for k in first.saturated},
+        {k: torch.cat([p.spikes[k] for p in parts], 1) for k in first.spikes},
+        None if first.state is None else concatenate([p.state for p in parts if p.state is not None]),
+    )

@@ -1,0 +1,270 @@
+"""The steps of a program on the CPU: torch tensors in and out, channels-last [T, R, H, W, C], kernels of `kernels.cpu`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rmpsweep.engine.encode import fill_poisson
+from rmpsweep.engine.kernels import cpu
+from rmpsweep.engine.kernels.pack import Convolution, pack, padded
+from rmpsweep.engine.network import Node
+from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
+from rmpsweep.engine.program import Addend, Layer, Program, Rearrangement, as_convolution, image_shape
+from rmpsweep.terms import INPUT
+
+_NONE = {name: np.zeros(0, name) for name in ("uint8", "int32", "int64", "float32", "float64")}
+Events = tuple[np.ndarray, np.ndarray]
+
+
+class OutOfRangeError(Exception):
+    """Potentials of a layer left the range in which int32 is safe; args: its name."""
+
+
+class CpuKernels:
+    """One network under settings that share weights. wide: layers whose potentials are kept in int64."""
+
+    def __init__(self, constants: Constants, program: Program) -> None:
+        self.constants, self.program, self.net = constants, program, constants.net
+        self.signed = constants.settings[0].encoding == "poisson"
+        self.packed: dict[str, Convolution] = {}
+        self.wide: set[str] = set()
+        self.soft = np.array([s.reset == "soft" for s in constants.settings], np.uint8)
+        for step in program.steps:
+            if isinstance(step, Layer):
+                self._pack(step.weighted, step.value)
+                if step.addend is not None and step.addend.node is not None:
+                    self._pack(step.addend.node, step.addend.value)
+        for node in self.net.readout:
+            if node.op in ("conv", "linear"):
+                self._pack(node, None)
+
+    def _pack(self, node: Node, value: str | None) -> None:
+        """value: what it reads; None for a read-out node. Window sums are short of their divisor, so are weights."""
+        weight = self.constants.weights[node.name].cpu()
+        if value is not None and not self.constants.is_fixed:
+            weight = weight / self.program.values[value].divisor
+        kernel, options = as_convolution(self.net, node, weight)
+        shapes = image_shape(self._image_node(node)), image_shape(node)
+        self.packed[node.name] = pack(kernel.numpy(), *shapes, options, self.signed and value == INPUT)
+
+    def _image_node(self, node: Node) -> Node:
+        """The node whose image a weighted node reads: a flatten leaves its input as it is."""
+        source = self.net.node(node.inputs[0])
+        return self.net.node(source.inputs[0]) if source.op == "flatten" else source
+
+    def needs_wide(self, layer: Layer, chunk: int) -> bool:
+        """Whether int32 could wrap within a chunk, or cannot hold a constant."""
+        if not self.constants.is_fixed or layer.node.name in self.wide:
+            return self.constants.is_fixed
+        largest = self.constants.largest[layer.node.inputs[0]] * chunk
+        if layer.addend is not None:
+            largest = max(largest, self.constants.largest[layer.addend.value])
+            if layer.addend.node is not None:
+                largest = max(largest, self.constants.largest[layer.addend.node.name])
+        return max(largest, float(self.constants.threshold[layer.node.name].max())) >= cpu.POTENTIAL_LIMIT
+
+    def dtype(self, wide: bool) -> torch.dtype:
+        """Of potentials and currents."""
+        if not self.constants.is_fixed:
+            return self.constants.dtype
+        return torch.int64 if wide else torch.int32
+
+    def zeros(self, node: Node, lead: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """[*lead, H, W, C] for that node's output."""
+        channels, height, width = image_shape(node)
+        if node.name == INPUT and self.signed:
+            channels *= 2
+        return torch.zeros(*lead, height, width, padded(channels), dtype=dtype)
+
+    def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
+        """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
+        if self.constants.is_fixed:
+            values = quantize_input(images, input_scale)
+        else:
+            values = images.to(self.constants.dtype)
+            values = (values / input_scale.to(values).view(-1, *[1] * (images.dim() - 1))).double()
+        result = self.dense(layer.weighted, values)
+        if self.constants.is_fixed:
+            result = (result + (1 << INPUT_BITS - 1)) >> INPUT_BITS
+        return result.to(self.dtype(wide))[None]
+
+    def nonzero_input(self, images: Tensor, input_scale: Tensor) -> Tensor:
+        """Which elements of constant input are not zero, as `input_current` sees them."""
+        if self.constants.is_fixed:
+            return quantize_input(images, input_scale) != 0
+        values = images.to(self.constants.dtype)
+        return values / input_scale.to(values).view(-1, *[1] * (images.dim() - 1)) != 0
+
+    def dense(self, node: Node, values: Tensor) -> Tensor:
+        """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C]."""
+        convolution = self.packed[node.name]
+        image = self._image_node(node)
+        source = torch.zeros(len(values), *self.zeros(image, (), torch.uint8).shape[:2], int(convolution.shape[2]),
+                             dtype=values.dtype)  # fmt: skip
+        channels_last = values.reshape(len(values), *image_shape(image)).permute(0, 2, 3, 1)
+        source[..., : channels_last.shape[-1]] = channels_last
+        out = self.zeros(node, (len(values),), values.dtype)
+        kernel = cpu.dense_kernel(convolution.weights.dtype, out.numpy().dtype, convolution.lanes)
+        kernel(_flat(source), convolution.weights, convolution.shape, _flat(out))
+        return out
+
+    def encode(self, images: Tensor, input_scale: Tensor, seeds: Tensor, ids: Tensor, start: int, steps: int) -> Tensor:
+        """Poisson spikes of some steps, negative ones as channels after the positive. [T, I, H, W, C]."""
+        out = self.zeros(self.net.node(INPUT), (steps, len(images)), torch.uint8)
+        exact = torch.float64 if self.constants.dtype == torch.float64 else torch.float32
+        fill_poisson(images.to(exact), input_scale, seeds, ids, start, out)
+        return out
+
+    def events(self, name: str, value: Tensor) -> Events:
+        """Of a value [T, R, H, W, C]."""
+        values, (width, channels) = _flat(value), value.shape[3:]
+        pointers = np.empty(len(values) // channels + 1, np.int64)
+        if self.program.values[name].largest == 1:
+            indices = np.empty(np.count_nonzero(values.view(bool)) + cpu.PAD, np.int32)
+            cpu.list_events(values, width, channels, pointers, indices)
+        else:
+            indices = np.empty(int(values.sum(dtype=np.int64)) + cpu.PAD, np.int32)
+            cpu.list_repeated_events(values, width, channels, pointers, indices)
+        return pointers, indices
+
+    def current(self, node: Node, events: Events, setting: np.ndarray | None, rows: int, steps: int, wide: bool) -> Tensor:
+        """A weighted node of a value's events, [T, R, Ho, Wo, C]; with its bias where `setting` tells whose."""
+        convolution, dtype = self.packed[node.name], self.dtype(wide)
+        out = self.zeros(node, (steps, rows), dtype)
+        accumulator = out.numpy().dtype
+        bias = np.zeros(int(convolution.shape[5]), accumulator)
+        if setting is None:
+            setting = np.zeros(rows, np.int64)
+        else:
+            bias = self._bias(node, convolution, accumulator)
+        kernel = cpu.kernels(convolution.weights.dtype, accumulator, convolution.lanes).current
+        kernel(*events, convolution.weights, convolution.shape, setting, bias, steps, _flat(out))
+        return out
+
+    def _bias(self, node: Node, convolution: Convolution, accumulator: np.dtype) -> np.ndarray:
+        if node.name in self.constants.bias:
+            return self._table(convolution, self.constants.bias[node.name], accumulator)
+        return np.zeros(len(self.soft) * int(convolution.shape[5]), accumulator)
+
+    @staticmethod
+    def _table(convolution: Convolution, values: Tensor, dtype: np.dtype, silent: int = 0) -> np.ndarray:
+        return convolution.table(values.numpy(), silent).astype(dtype)
+
+    def fire(
+        self,
+        layer: Layer,
+        events: Events | None,
+        current: tuple[Tensor, np.ndarray] | None,
+        addend: Tensor | None,
+        setting: np.ndarray,
+        potentials: Tensor,
+        counts: Tensor,
+        steps: int,
+    ) -> Tensor:
+        """Integrate, fire and reset a layer for some steps; potentials and counts [R, H, W, C] are updated.
+
+        events: of what its weighted node reads; current: instead, (its currents [1 or T, I, H, W, C], the row of I for
+        each row); addend: value or current a junction adds. Returns spikes [T, R, H, W, C].
+        Raises:
+            OutOfRangeError: int32 potentials may wrap in a later chunk.
+        """
+        convolution, accumulator = self.packed[layer.weighted.name], potentials.numpy().dtype
+        spikes = self.zeros(layer.node, (steps, len(setting)), torch.uint8)
+        factor_dtype = accumulator if accumulator.kind == "f" else np.dtype("int64")
+        kind, bytes_, currents, rows = cpu.NOTHING, _NONE["uint8"], _NONE[accumulator.name], setting
+        size = potentials[0].numel()
+        stride = len(setting) * size
+        flag = np.zeros(len(self.soft) * int(convolution.shape[5]), accumulator)
+        factor = flag.astype(factor_dtype)
+        shape = convolution.shape
+        if current is not None:
+            kind, currents, rows = cpu.CURRENT, _flat(current[0]), current[1]
+            stride = current[0][0].numel() if len(current[0]) > 1 else 0
+            shape = shape.copy()
+            shape[6] = 0  # no taps
+            events = (np.zeros(1, np.int64), np.zeros(1, np.int32))
+        elif addend is not None:
+            assert layer.addend is not None
+            kind, table = self._junction(layer.addend)
+            rows = np.arange(len(setting))
+            if kind == cpu.FLAG:
+                bytes_, flag = _flat(addend), self._table(convolution, table, accumulator)
+            else:
+                currents = _flat(addend.to(potentials.dtype))
+                factor = self._table(convolution, table, factor_dtype)
+        assert events is not None
+        kernel = cpu.kernels(convolution.weights.dtype, accumulator, convolution.lanes).fire
+        out_of_range = kernel(
+            *events, convolution.weights, shape, setting, self._bias(layer.weighted, convolution, accumulator),
+            self._table(convolution, self.constants.threshold[layer.node.name], accumulator, 1), self.soft, kind, bytes_,
+            currents, rows, stride, flag, factor, steps, _flat(potentials), _flat(counts), _flat(spikes),
+        )  # fmt: skip
+        if out_of_range:
+            raise OutOfRangeError(layer.node.name)
+        return spikes
+
+    def _junction(self, addend: Addend) -> tuple[int, Tensor]:
+        """How an addend enters, and the table of it: [K, 1 or C]."""
+        value = self.program.values[addend.value]
+        factor = self.constants.factor.get(addend.key)
+        if self.constants.is_fixed:
+            assert factor is not None
+            if addend.node is None and value.largest == 1:
+                return cpu.FLAG, (factor + (1 << FACTOR_BITS - 1)) >> FACTOR_BITS
+            return cpu.SCALED, factor
+        factor = torch.ones(len(self.soft), 1, dtype=self.constants.dtype) if factor is None else factor
+        if addend.node is None:
+            return (cpu.FLAG if value.largest == 1 else cpu.SCALED), factor / value.divisor
+        return cpu.SCALED, factor
+
+    def rearrange(self, step: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
+        """A step between values; pool: (input summed over steps, its largest), updated, of count pooling."""
+        node = step.node
+        if step.how == "flatten":
+            return value
+        out = self.zeros(node, value.shape[:2], torch.uint8)
+        if step.how == "slice":
+            index = node.options["index"]
+            planes = value[..., : self.net.node(node.inputs[0]).shape[0]].permute(0, 1, 4, 2, 3)
+            part = planes[(slice(None), *index)] if index[0] is not Ellipsis else planes[index]
+            out[..., : part.shape[2]] = part.permute(0, 1, 3, 4, 2)
+            return out
+        if step.how == "pad":
+            planes = value[..., : self.net.node(node.inputs[0]).shape[0]].permute(0, 1, 4, 2, 3)
+            part = torch.nn.functional.pad(planes, node.options["pad"])
+            out[..., : part.shape[2]] = part.permute(0, 1, 3, 4, 2)
+            return out
+        window = _window(node)
+        if step.how == "count":
+            assert pool is not None
+            cpu.count_pool(value.numpy(), window, pool[0].numpy(), pool[1].numpy(), out.numpy())
+            return out
+        source, target = value.flatten(0, 1).numpy(), out.flatten(0, 1).numpy()
+        if step.how == "max":
+            cpu.max_pool(source, window, target)
+        else:
+            assert step.multiplier is not None
+            cpu.sum_pool(source, window, step.multiplier.numpy(), target)
+        return out
+
+    def tally(self, counts: Tensor, fan_out: Tensor, limit: float) -> Tensor:
+        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W]."""
+        weights = torch.zeros(counts.shape[1:], dtype=torch.int64)
+        planes = fan_out.reshape(-1, *counts.shape[1:3])
+        weights[..., : len(planes)] = planes.permute(1, 2, 0)
+        out = torch.empty(len(counts), 3, dtype=torch.int64)
+        cpu.tally(counts.flatten(1).numpy(), _flat(weights), limit, out.numpy())
+        return out
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    """A view of all elements."""
+    return tensor.view(-1).numpy()
+
+
+def _window(node: Node) -> np.ndarray:
+    """Kernel, stride and padding of a pooling node, y then x."""
+    sizes = node.options["kernel_size"], node.options["stride"] or node.options["kernel_size"], node.options["padding"]
+    return np.array([n for size in sizes for n in ((size, size) if isinstance(size, int) else size)])

@@ -1,0 +1,220 @@
+"""Vectors of numbers inside Numba functions: a `Lanes` value holds n neighbouring array elements.
+
+Written to LLVM's vector types, so the same kernel becomes AVX-512, AVX2 or NEON code, and each lane is computed by itself:
+integers wrap, floating point rounds once per operation and is never contracted, whatever the machine's vector width.
+"""
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, models, overload, register_model
+
+
+class Lanes(types.Type):
+    """n elements of one dtype; a boolean element is the result of a comparison."""
+
+    def __init__(self, element: types.Type, n: int) -> None:
+        self.element, self.n = element, n
+        super().__init__(name=f"Lanes({element}, {n})")
+
+
+def _vector(element: types.Type, n: int) -> ir.VectorType:
+    if isinstance(element, types.Float):
+        return ir.VectorType(ir.DoubleType() if element.bitwidth == 64 else ir.FloatType(), n)
+    return ir.VectorType(ir.IntType(1 if element == types.boolean else element.bitwidth), n)
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Lanes) -> None:
+        super().__init__(dmm, fe_type, _vector(fe_type.element, fe_type.n))
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), ir.PointerType(vector))
+
+
+def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    """The scalar in every lane."""
+    undefined, zero = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+    first = builder.insert_element(undefined, scalar, zero)
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
+
+
+@intrinsic
+def load(typing, array, index, n):
+    """n elements of a flat array from `index`."""
+    if not isinstance(n, types.IntegerLiteral):
+        return None
+    result = Lanes(array.dtype, n.literal_value)
+
+    def generate(context, builder, signature, args):
+        pointer = _address(context, builder, array, args[0], args[1], context.get_value_type(result))
+        return builder.load(pointer, align=array.dtype.bitwidth // 8)
+
+    return result(array, types.intp, n), generate
+
+
+@intrinsic
+def store(typing, array, index, values):
+    """Put the lanes into a flat array from `index`; a comparison is stored as 0 or 1."""
+
+    def generate(context, builder, signature, args):
+        vector, value = _vector(array.dtype, values.n), args[2]
+        if values.element == types.boolean:
+            value = builder.zext(value, vector)
+        pointer = _address(context, builder, array, args[0], args[1], vector)
+        builder.store(value, pointer, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, values), generate
+
+
+@intrinsic
+def spread(typing, scalar, like):
+    """The scalar in every lane, in the dtype and number of lanes of `like`."""
+
+    def generate(context, builder, signature, args):
+        value = context.cast(builder, args[0], scalar, like.element)
+        return _splat(builder, value, context.get_value_type(like))
+
+    return like(scalar, like), generate
+
+
+@intrinsic
+def convert(typing, values, dtype):
+    """The lanes in another dtype: integers are sign-extended, zero-extended (unsigned, comparisons) or truncated."""
+    source, target = values.element, dtype.dtype
+    result = Lanes(target, values.n)
+
+    def generate(context, builder, signature, args):
+        vector, value = context.get_value_type(result), args[0]
+        unsigned = source == types.boolean or not getattr(source, "signed", True)
+        if source == target:
+            return value
+        if isinstance(target, types.Float):
+            if isinstance(source, types.Float):
+                return builder.fpext(value, vector) if target.bitwidth > source.bitwidth else builder.fptrunc(value, vector)
+            return (builder.uitofp if unsigned else builder.sitofp)(value, vector)
+        if source != types.boolean and source.bitwidth >= target.bitwidth:
+            return builder.trunc(value, vector)
+        return (builder.zext if unsigned else builder.sext)(value, vector)
+
+    return result(values, dtype), generate
+
+
+@intrinsic
+def where(typing, condition, values):
+    """The lanes where the comparison holds, elsewhere zero."""
+
+    def generate(context, builder, signature, args):
+        return builder.select(args[0], args[1], ir.Constant(context.get_value_type(values), None))
+
+    return values(condition, values), generate
+
+
+@intrinsic
+def shift_right(typing, values, bits):
+    """Arithmetic shift of integers."""
+
+    def generate(context, builder, signature, args):
+        amount = context.cast(builder, args[1], bits, values.element)
+        return builder.ashr(args[0], _splat(builder, amount, context.get_value_type(values)))
+
+    return values(values, bits), generate
+
+
+@intrinsic
+def any_of(typing, condition):
+    """Whether the comparison holds in some lane."""
+
+    def generate(context, builder, signature, args):
+        bits = builder.bitcast(args[0], ir.IntType(condition.n))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(condition), generate
+
+
+@intrinsic
+def append_nonzero(typing, out, end, first, values, start, n):
+    """Write first + lane for each nonzero one of n unsigned elements from `start` to out[end:]; returns how many.
+
+    Writes n elements: those after the returned number are without meaning.
+    """
+    if not isinstance(n, types.IntegerLiteral):
+        return None
+    lanes = n.literal_value
+
+    def generate(context, builder, signature, args):
+        vector, source = _vector(out.dtype, lanes), _vector(values.dtype, lanes)
+        loaded = builder.load(_address(context, builder, values, args[3], args[4], source), align=1)
+        mask = builder.icmp_unsigned("!=", loaded, ir.Constant(source, None))
+        base = _splat(builder, builder.trunc(args[2], vector.element), vector)
+        indices = builder.add(base, ir.Constant(vector, list(range(lanes))))
+        kind = ir.FunctionType(vector, [vector, mask.type, vector])
+        name = f"llvm.experimental.vector.compress.v{lanes}i{vector.element.width}"
+        compress = cgutils.get_or_insert_function(builder.module, kind, name)
+        packed = builder.call(compress, [indices, mask, ir.Constant(vector, ir.Undefined)])
+        builder.store(packed, _address(context, builder, out, args[0], args[1], vector), align=4)
+        return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(lanes))), ir.IntType(64))
+
+    return types.int64(out, types.int64, types.int64, values, types.int64, n), generate
+
+
+def _binary(integer: str, floating: str) -> Any:
+    @intrinsic
+    def operation(typing, a, b):
+        def generate(context, builder, signature, args):
+            return getattr(builder, floating if isinstance(a.element, types.Float) else integer)(*args)
+
+        return a(a, b), generate
+
+    return operation
+
+
+def _comparison(symbol: str) -> Any:
+    @intrinsic
+    def operation(typing, a, b):
+        def generate(context, builder, signature, args):
+            compare = builder.fcmp_ordered if isinstance(a.element, types.Float) else builder.icmp_signed
+            return compare(symbol, *args)
+
+        return Lanes(types.boolean, a.n)(a, b), generate
+
+    return operation
+
+
+_add, _subtract, _multiply = _binary("add", "fadd"), _binary("sub", "fsub"), _binary("mul", "fmul")
+_at_least, _below = _comparison(">="), _comparison("<")
+
+
+def _both_lanes(a: types.Type, b: types.Type) -> bool:
+    return isinstance(a, Lanes) and isinstance(b, Lanes)
+
+
+@overload(operator.add)
+def _overload_add(a, b):
+    return (lambda a, b: _add(a, b)) if _both_lanes(a, b) else None
+
+
+@overload(operator.sub)
+def _overload_sub(a, b):
+    return (lambda a, b: _subtract(a, b)) if _both_lanes(a, b) else None
+
+
+@overload(operator.mul)
+def _overload_mul(a, b):
+    return (lambda a, b: _multiply(a, b)) if _both_lanes(a, b) else None
+
+
+@overload(operator.ge)
+def _overload_ge(a, b):
+    return (lambda a, b: _at_least(a, b)) if _both_lanes(a, b) else None
+
+
+@overload(operator.lt)
+def _overload_lt(a, b):
+    return (lambda a, b: _below(a, b)) if _both_lanes(a, b) else None

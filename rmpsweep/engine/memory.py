@@ -1,0 +1,83 @@
+"""How much is computed at once: rows and time steps, from the memory that is free and the network's largest layers."""
+
+import os
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from rmpsweep.engine.kernels.pack import padded
+from rmpsweep.engine.network import Node
+from rmpsweep.engine.program import Layer, Program, image_shape
+
+MOST_ROWS, MOST_STEPS = 32, 32
+"""Beyond these nothing was gained where it was measured (docs/performance.md)."""
+MOST_BYTES = 2**30
+"""Of working memory, however much is free: more would not be faster."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """rows: of one batch; chunk: time steps computed layer by layer; bytes: of working memory of one batch."""
+
+    rows: int
+    chunk: int
+    bytes: int
+
+
+def make_memory_plan(program: Program, potential_bytes: int, num_rows: int, threads: int) -> MemoryPlan:
+    """The largest batch and chunk, whole chunks first, that `threads` batches at once fit into half the free memory.
+
+    Args:
+        potential_bytes: of one potential or current.
+        num_rows: to be simulated in all; every thread gets some.
+    """
+    budget = min(MOST_BYTES, free_memory() // 2) // threads
+    row, step = bytes_per_row(program, potential_bytes), bytes_per_step(program, potential_bytes)
+    chunk = max(1, min(MOST_STEPS, (budget - row) // step))
+    rows = max(1, min(MOST_ROWS, -(-num_rows // threads), budget // (row + chunk * step)))
+    return MemoryPlan(rows, chunk, rows * (row + chunk * step))
+
+
+def bytes_per_row(program: Program, potential_bytes: int) -> int:
+    """What a row keeps from chunk to chunk: potentials and counts, of pools sums and maxima."""
+    layers = (step for step in program.steps if isinstance(step, Layer))
+    kept = sum(_elements(layer.node) * (potential_bytes + 4) for layer in layers)
+    pools = (step.node for step in program.steps if not isinstance(step, Layer) and step.how == "count")
+    return kept + sum(_elements(node) * 4 * 5 for node in pools)  # its input has up to four times its size
+
+
+def bytes_per_step(program: Program, potential_bytes: int) -> int:
+    """The most that a row needs for one time step of a chunk: values still to be read, their events, a shortcut."""
+    alive: dict[str, int] = {}
+    most = 0
+    for i, step in enumerate(program.steps):
+        events = sum(4 * alive.get(name, 0) for name in set(step.reads)) if isinstance(step, Layer) else 0
+        alive[step.node.name] = _elements(step.node)
+        shortcut = isinstance(step, Layer) and step.addend is not None and step.addend.node is not None
+        current = potential_bytes * _elements(step.node) if shortcut else 0
+        most = max(most, sum(alive.values()) + events + current)
+        for name in [name for name, last in program.last_use.items() if last == i]:
+            alive.pop(name, None)
+        if step.node.name not in program.last_use:
+            alive.pop(step.node.name)
+    return most
+
+
+def _elements(node: Node) -> int:
+    channels, height, width = image_shape(node)
+    return prod((padded(channels), height, width))
+
+
+def free_memory() -> int:
+    """Bytes this process may still take: of the machine, or of its control group if that is less."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int((group / "memory.current").read_text()))
+    except (OSError, StopIteration, ValueError):
+        pass
+    return max(free, 0)

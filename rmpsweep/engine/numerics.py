@@ -1,0 +1,439 @@
+"""What a trial's numbers are: the constants of a converted network in floating point or on an integer grid.
+
+`float32` and `float64` take the constants as they are, each cast once from float64.
+
+`fixed16` and `fixed8` put every sum on an integer grid, so that spikes are the same in any order of addition: on every
+device and in every batch, chunk, shard and thread. The rule, all roundings half to even unless said otherwise:
+
+- Spikes are 0 or 1 and sums of a pooling window stay undivided: such a node holds integers I and stands for I / divisor.
+- A convolution or linear layer has one grid step per output channel, g_c = max |W_c| / LARGEST_WEIGHT (1 where the
+  channel is all zero), the output layer one for all classes; w_q = round(W / g_c). Per-channel weights of the spikes
+  that enter (see `scales`) are multiplied onto W before, in float64. Its sums stand for I g_c / divisor.
+- θ_q = max(1, round(θ divisor / g_c)); b_q = round(b divisor / (Λ_m g_c)); v(0) = min(round(v_init θ_q), θ_q - 1).
+- At a junction the operand in the node's own unit m keeps its grid (two of them: the first that holds weighted sums),
+  the other enters as (M I + 2^15) >> 16 with M = round(2^16 (Λ_k / Λ_m) (g_k / g_m)). Where the operand that keeps its
+  grid holds spikes, not weighted sums, the junction's grid is 2^12 times finer than it.
+- Constant input: x_q = round(2^12 x / Λ_0); sums of the first weighted layer are brought to its own grid g_c by
+  (I + 2^11) >> 12. Poisson input: -1, 0 or 1, drawn as in float32.
+- Read-out: the layers after the last spikes see the spikes added up over steps, so a junction there rounds once.
+
+Overflow: every sum of a step must stay below 2^53 and T times it below 2^62, from Σ |w_q| times the largest input;
+otherwise CalibrationError, before anything runs. Potentials are int64 here; kernels that keep them in int32 prove or
+detect that they fit (`kernels.cpu`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rmpsweep.engine.network import Node, SpikingNetwork, average_of_max_pool, per_channel, rearrange
+from rmpsweep.engine.scales import LayerScale, Thresholds, scaled
+from rmpsweep.errors import CalibrationError
+from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset, check_choice
+
+DTYPES: dict[Numerics, torch.dtype] = {
+    "float32": torch.float32, "float64": torch.float64, "fixed16": torch.int64, "fixed8": torch.int64,
+}  # fmt: skip
+LARGEST_WEIGHT: dict[Numerics, int] = {"fixed16": 32639, "fixed8": 127}
+"""|w_q| of fixed16 is what 256 hi + lo reaches with both planes int8."""
+INPUT_BITS, FACTOR_BITS, JUNCTION_BITS = 12, 16, 12
+EXACT_SUM, EXACT_TOTAL = 2.0**53, 2.0**62
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What one trial simulates. thresholds: layer -> θ (0-d or [C]), "input" -> Λ_0; v_init in fractions of θ."""
+
+    thresholds: Thresholds
+    alpha: float = 1.0
+    alpha_scope: AlphaScope = "layer"
+    reset: Reset = "soft"
+    v_init: float = 0.0
+    encoding: Encoding = "constant"
+    max_pool: MaxPool = "count"
+    seed: int = 0
+    numerics: Numerics = "float32"
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("reset", Reset), ("encoding", Encoding), ("max_pool", MaxPool), ("numerics", Numerics),
+        ):  # fmt: skip
+            check_choice(name, getattr(self, name), choices)
+        if not 0 <= self.v_init < 1:
+            raise ValueError(f"v_init: got {self.v_init}, expected 0 <= v_init < 1 (a fraction of the threshold)")
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The numbers of K settings that share weights, encoding, max_pool and numerics.
+
+    weights: node -> as the ANN's, in `dtype`; integers w_q in fixed numerics. threshold, start: layer -> [K, 1 or C];
+    bias: weighted node -> [K, C]; factor: (junction, operand) -> [K, 1 or C], M in fixed numerics, absent where the
+    operand enters as it is; multiplier: pooling node -> [1, *shape] or a number, what its window sums are multiplied
+    with to share one divisor (fixed numerics); rounded: weighted nodes on constant input, whose sums lose INPUT_BITS.
+    input_scale: [K]; output_scale: [K, 1 or classes], float64: logits = output_scale x output summed over T / T.
+    largest: node -> bound of |value| in one step (fixed numerics).
+    """
+
+    net: SpikingNetwork
+    settings: tuple[Setting, ...]
+    weights: Mapping[str, Tensor]
+    threshold: Mapping[str, Tensor]
+    start: Mapping[str, Tensor]
+    bias: Mapping[str, Tensor]
+    factor: Mapping[tuple[str, int], Tensor]
+    multiplier: Mapping[str, Tensor | int]
+    rounded: frozenset[str]
+    input_scale: Tensor
+    output_scale: Tensor
+    largest: Mapping[str, float]
+
+    @property
+    def numerics(self) -> Numerics:
+        """Of all settings."""
+        return self.settings[0].numerics
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of potentials and sums in the reference."""
+        return DTYPES[self.numerics]
+
+    def check_steps(self, time_steps: int) -> None:
+        """Raises CalibrationError if sums over that many steps could overflow int64."""
+        for name, largest in self.largest.items():
+            if largest * time_steps >= EXACT_TOTAL:
+                raise CalibrationError(
+                    f"{name}: its sums over {time_steps} steps may reach {largest * time_steps:.3g}, out of the range "
+                    f"of {self.numerics}; use numerics: float32 or float64"
+                )
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether everything is an integer."""
+        return self.numerics in LARGEST_WEIGHT
+
+    def to(self, device: torch.device) -> "Constants":
+        """A copy on that device."""
+
+        def moved(values: Mapping) -> dict:
+            return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
+
+        return Constants(
+            self.net, self.settings, moved(self.weights), moved(self.threshold), moved(self.start), moved(self.bias),
+            moved(self.factor), moved(self.multiplier), self.rounded, self.input_scale.to(device),
+            self.output_scale.to(device), self.largest,
+        )  # fmt: skip
+
+
+def spike_weights(net: SpikingNetwork, setting: Setting) -> bytes:
+    """What tells settings apart whose spikes weigh differently by channel: those cannot share weights."""
+    scales = scaled(net, setting.thresholds, setting.alpha, setting.alpha_scope)
+    weights = (scales[layer].channel_weight for layer in net.layers)
+    return b"|".join(b"" if w is None else w.numpy().tobytes() for w in weights)
+
+
+def quantize_input(images: Tensor, input_scale: Tensor) -> Tensor:
+    """x_q = round(2^12 x / Λ_0) as int64. images [N, ...]; input_scale [N]."""
+    scale = input_scale.double().view(-1, *[1] * (images.dim() - 1))
+    return (images.double() * 2.0**INPUT_BITS / scale).round().to(torch.int64)
+
+
+def make_constants(net: SpikingNetwork, settings: Sequence[Setting], largest_input: float) -> Constants:
+    """The constants of settings whose `spike_weights` are equal.
+
+    Args:
+        largest_input: largest |x| / Λ_0 that will be encoded; bounds the sums of fixed numerics under constant input.
+    Raises:
+        CalibrationError: a threshold or factor is out of the range of the numerics, or a sum could overflow.
+    """
+    scales = [scaled(net, s.thresholds, s.alpha, s.alpha_scope) for s in settings]
+    build = _Fixed if settings[0].numerics in LARGEST_WEIGHT else _Float
+    return build(net, settings, scales, largest_input).make()
+
+
+class _Builder:
+    """Walks the nodes; `spike_weight` follows per-channel weights of spikes to whatever reads them."""
+
+    def __init__(
+        self,
+        net: SpikingNetwork,
+        settings: Sequence[Setting],
+        scales: Sequence[Mapping[str, LayerScale]],
+        largest_input: float,
+    ) -> None:
+        self.net, self.settings, self.scales, self.largest_input = net, settings, scales, largest_input
+        self.numerics, self.kind = settings[0].numerics, settings[0]
+        self.spike_weight: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        self.threshold: dict[str, Tensor] = {}
+        self.start: dict[str, Tensor] = {}
+        self.bias: dict[str, Tensor] = {}
+        self.factor: dict[tuple[str, int], Tensor] = {}
+        self.multiplier: dict[str, Tensor | int] = {}
+        self.largest: dict[str, float] = {}
+        self.rounded: set[str] = set()
+        self.readout = {node.name for node in net.readout}
+
+    def make(self) -> Constants:
+        for node in self.net.nodes:
+            self._follow_spike_weight(node)
+            self.add(node)
+        output = self.net.output
+        scale = self.units(self.net.node(output).unit)[:, None] * self.output_grid()
+        if output in self.spike_weight:
+            scale = scale * self.spike_weight[output]
+        return Constants(
+            self.net, tuple(self.settings), self.weights, self.threshold, self.start, self.bias, self.factor,
+            self.multiplier, frozenset(self.rounded), self.units(INPUT), scale, self.largest,
+        )  # fmt: skip
+
+    def output_grid(self) -> float:
+        """What one step of the output's numbers is worth in the output's unit."""
+        return 1.0
+
+    def add(self, node: Node) -> None:
+        raise NotImplementedError
+
+    def units(self, name: str) -> Tensor:
+        """Λ of a spiking layer or the input, [K], float64."""
+        return torch.tensor([s[name].unit for s in self.scales], dtype=torch.float64)
+
+    def thresholds(self, layer: str) -> Tensor:
+        """[K, 1 or C], float64."""
+        values = [s[layer].threshold for s in self.scales]
+        return torch.stack([v.reshape(-1) for v in torch.broadcast_tensors(*values)])
+
+    def entering(self, node: Node) -> Tensor | None:
+        """The per-channel weights of the spikes that enter a weighted node, [outputs, inputs of each], float64."""
+        spikes = self.spike_weight.get(node.inputs[0])
+        return None if spikes is None else self.by_output(node, _channels(spikes))
+
+    def by_output(self, node: Node, channels: Tensor) -> Tensor:
+        """[input channels] -> [outputs, inputs of each], which differ where a convolution has groups."""
+        groups, outputs = node.options.get("groups", 1), len(self.net.weights[node.name][0])
+        return channels.view(groups, 1, -1).expand(-1, outputs // groups, -1).flatten(0, 1)
+
+    def ratio(self, node: Node, operand: int, main: int) -> Tensor:
+        """Λ_k / Λ_m times the per-channel weight of the spikes of that operand, [K, 1 or C], float64."""
+        own, into = self.net.node(node.inputs[operand]).unit, self.net.node(node.inputs[main]).unit
+        factor = (self.units(own) / self.units(into))[:, None]
+        spikes = self.spike_weight.get(node.inputs[operand])
+        return factor if spikes is None else factor * _channels(spikes)
+
+    def _follow_spike_weight(self, node: Node) -> None:
+        if node.op == "spike":
+            weight = self.scales[0][node.name].channel_weight
+            if weight is not None:
+                self.spike_weight[node.name] = per_channel(weight, len(node.shape) + 1).expand(node.shape).clone()
+            return
+        if node.op in ("input", "conv", "linear", "add") or node.inputs[0] not in self.spike_weight:
+            return
+        weight = self.spike_weight[node.inputs[0]]
+        if node.op in ("avg_pool", "max_pool"):
+            weight = per_channel(_channels(weight)[None], len(node.shape) + 1)[0].expand(node.shape).clone()
+        else:
+            weight = rearrange(node, weight[None])[0]
+        self.spike_weight[node.name] = weight
+
+
+class _Float(_Builder):
+    def add(self, node: Node) -> None:
+        name, dtype = node.name, DTYPES[self.numerics]
+        if node.op == "spike":
+            self.threshold[name] = self._cast(self.thresholds(name))
+            v_init = torch.tensor([s.v_init for s in self.settings], dtype=torch.float64)[:, None]
+            self.start[name] = self._cast(self.thresholds(name) * v_init)
+        elif node.op == "add":
+            main = [self.net.node(i).unit for i in node.inputs].index(node.unit)
+            for i, operand in enumerate(node.inputs):
+                if self.net.node(operand).unit != node.unit or operand in self.spike_weight:
+                    self.factor[name, i] = self._cast(self.ratio(node, i, main))
+        elif name in self.net.weights:
+            weight, bias = self.net.weights[name]
+            entering = self.entering(node)
+            self.weights[name] = weight.to(dtype) if entering is None else _exact(weight.cpu(), entering, 0).to(weight.device, dtype)
+            if bias is not None:
+                self.bias[name] = bias.cpu().to(dtype) * self._cast(1 / self.units(node.unit))[:, None]
+
+    def _cast(self, exact: Tensor) -> Tensor:
+        """From float64, once."""
+        table = exact.to(DTYPES[self.numerics])
+        if not bool((torch.isfinite(table) & ((table != 0) == (exact != 0))).all()):
+            raise CalibrationError(
+                f"thresholds times α give {exact.abs().max():.3g} to {exact.abs().min():.3g}, out of the range of "
+                f"{self.numerics}; use another α, alpha_scope: network, or numerics: float64"
+            )
+        return table
+
+
+class _Fixed(_Builder):
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.grid: dict[str, Tensor] = {}
+        self.weighted: dict[str, bool] = {}
+        self.analog: dict[str, bool] = {}
+
+    def add(self, node: Node) -> None:
+        name, sources = node.name, node.inputs
+        self.weighted[name] = node.op != "spike" and any(self.weighted[i] for i in sources)
+        self.analog[name] = node.op != "spike" and bool(sources) and all(self.analog[i] for i in sources)
+        one = torch.ones(1, dtype=torch.float64)
+        match node.op:
+            case "input":
+                constant = self.kind.encoding == "constant"
+                self.analog[name] = constant
+                self.grid[name] = one / 2.0**INPUT_BITS if constant else one
+                self._bound(node, self.largest_input * 2.0**INPUT_BITS + 1 if constant else 1.0)
+            case "conv" | "linear":
+                self._add_weighted(node)
+            case "avg_pool":
+                self._add_pool(node)
+            case "max_pool":
+                if self.kind.max_pool == "average":
+                    self._add_pool(node)
+                else:
+                    self.grid[name] = self.grid[sources[0]]
+                    self._bound(node, self.largest[sources[0]])
+            case "flatten" | "slice" | "pad":
+                self.grid[name] = self._rearranged(node, self.grid[sources[0]])
+                self._bound(node, self.largest[sources[0]])
+            case "add":
+                self._add_junction(node)
+            case "spike":
+                self._add_threshold(node)
+                self.grid[name] = one
+                self._bound(node, 1.0)
+
+    def _add_weighted(self, node: Node) -> None:
+        name, source = node.name, node.inputs[0]
+        weight, entering, grid = self.net.weights[name][0].cpu(), self.entering(node), self.grid[source]
+        if len(grid) > 1:  # every input channel its own grid: part of the weight
+            entering, grid = self.by_output(node, grid) * (1 if entering is None else entering), torch.ones(1).double()
+        largest = torch.cat([_exact(w, entering, i).abs().flatten(1).amax(1) for i, w in _pieces(weight)])
+        if name in self.readout:
+            largest = largest.max().expand_as(largest)
+        step = torch.where(largest > 0, largest / LARGEST_WEIGHT[self.numerics], 1.0)
+        narrow = torch.int16 if self.numerics == "fixed16" else torch.int8
+        quantized, total = torch.empty(weight.shape, dtype=narrow), 0
+        for i, w in _pieces(weight):
+            rows = (_exact(w, entering, i).flatten(1) / step[i : i + len(w), None]).round()
+            total = max(total, int(rows.abs().sum(1).max()))
+            quantized[i : i + len(w)] = rows.view(w.shape).to(narrow)
+        self.weights[name] = quantized.to(self.net.device)
+        bound = total * self.largest[source]
+        self.grid[name] = step * grid
+        if self.analog[source] and not self.weighted[source]:
+            self._check(node, bound)
+            self.grid[name], bound = step * grid * 2.0**INPUT_BITS, bound / 2.0**INPUT_BITS + 1
+            self.rounded.add(name)
+        bias = self.net.weights[name][1]
+        if bias is not None:
+            table = bias.double().cpu() / self.units(node.unit)[:, None] / self.grid[name]
+            self.bias[name] = self._integers(node, table)
+            bound += float(self.bias[name].abs().max())
+        self.weighted[name] = True
+        self._bound(node, bound)
+
+    def _rearranged(self, node: Node, grid: Tensor) -> Tensor:
+        """The grid of each channel after a flatten, slice or pad; where nothing comes from, any."""
+        if len(grid) == 1:
+            return grid
+        shape = self.net.node(node.inputs[0]).shape
+        moved = rearrange(node, per_channel(grid[None], len(shape) + 1).expand(1, *shape))[0]
+        channels = _channels(moved)
+        return torch.where(channels > 0, channels, 1.0)
+
+    def output_grid(self) -> float:
+        return float(self.grid[self.net.output].max())
+
+    def _add_pool(self, node: Node) -> None:
+        divisor, multiplier, window = common_divisor(self.net, node)
+        self.multiplier[node.name] = 1 if bool((multiplier == 1).all()) else multiplier
+        self.grid[node.name] = self.grid[node.inputs[0]] / divisor
+        self._bound(node, float((window * multiplier).max()) * self.largest[node.inputs[0]])
+
+    def _add_junction(self, node: Node) -> None:
+        own = [i for i in (0, 1) if self.net.node(node.inputs[i]).unit == node.unit]
+        main = next((i for i in own if self.weighted[node.inputs[i]]), own[0])
+        grid = self.grid[node.inputs[main]]
+        finer = not self.weighted[node.inputs[main]]
+        if finer:
+            grid = grid / 2.0**JUNCTION_BITS
+        bound = 0.0
+        for i, operand in enumerate(node.inputs):
+            if i == main and not finer:
+                bound += self.largest[operand]
+                continue
+            factor = self.ratio(node, i, main) * self.grid[operand] / grid * 2.0**FACTOR_BITS
+            self.factor[node.name, i] = self._integers(node, factor)
+            product = float(self.factor[node.name, i].abs().max()) * self.largest[operand]
+            if product >= EXACT_TOTAL:
+                self._check(node, product)
+            bound += product / 2.0**FACTOR_BITS + 1
+        self.grid[node.name] = grid
+        self.weighted[node.name] = True
+        self._bound(node, bound)
+
+    def _add_threshold(self, node: Node) -> None:
+        grid = self.grid[node.inputs[0]]
+        exact = self.thresholds(node.name) / grid
+        quantized = self._integers(node, exact).clamp_min(1)
+        self.threshold[node.name] = quantized
+        v_init = torch.tensor([s.v_init for s in self.settings], dtype=torch.float64)[:, None]
+        self.start[node.name] = torch.minimum((quantized * v_init).round().to(torch.int64), quantized - 1)
+
+    def _integers(self, node: Node, exact: Tensor) -> Tensor:
+        if not bool(exact.abs().max() < EXACT_SUM):
+            raise CalibrationError(
+                f"{node.name}: thresholds, biases or factors up to {float(exact.abs().max()):.3g} grid steps are out "
+                f"of the range of {self.numerics}; use another α, alpha_scope: network, or numerics: float64"
+            )
+        return exact.round().to(torch.int64)
+
+    def _bound(self, node: Node, bound: float) -> None:
+        self._check(node, bound)
+        self.largest[node.name] = bound
+
+    def _check(self, node: Node, bound: float) -> None:
+        if not bound < EXACT_SUM:
+            raise CalibrationError(
+                f"{node.name}: its sums may reach {bound:.3g}, out of the range of {self.numerics}; "
+                "use numerics: float32 or float64"
+            )
+
+
+def common_divisor(net: SpikingNetwork, node: Node) -> tuple[int, Tensor, Tensor]:
+    """Average pooling as sums: the least common multiple D of the windows' divisors, by what each sum is multiplied
+    so that it is short of D, and how many inputs each window holds; both [Ho, Wo]."""
+    ones = torch.ones(1, 1, *net.node(node.inputs[0]).shape[1:], dtype=torch.float64)
+    if node.op == "max_pool":
+        average, count = average_of_max_pool(node, ones), average_of_max_pool(node, ones, divisor=1)
+    else:
+        average = F.avg_pool2d(ones, **node.options)
+        count = F.avg_pool2d(ones, **{**node.options, "divisor_override": 1})
+    divisors = (count / average).round().to(torch.int64)[0, 0]
+    divisor = math.lcm(*torch.unique(divisors).tolist())
+    return divisor, divisor // divisors, count[0, 0].round().to(torch.int64)
+
+
+def _pieces(weight: Tensor, size: int = 64) -> list[tuple[int, Tensor]]:
+    """Some outputs at a time, so that the largest layer is never whole in float64."""
+    return [(i, weight[i : i + size]) for i in range(0, len(weight), size)]
+
+
+def _exact(weight: Tensor, entering: Tensor | None, start: int) -> Tensor:
+    """Outputs from `start` on, in float64, times the weights of what enters."""
+    exact = weight.double()
+    if entering is None:
+        return exact
+    rows = entering[start : start + len(weight)]
+    return exact * rows.view(*rows.shape, *[1] * (weight.dim() - 2))
+
+
+def _channels(values: Tensor) -> Tensor:
+    """[C, ...] or [F], constant over space up to zero padding -> [C] or [F]."""
+    return values.flatten(1).amax(1) if values.dim() > 1 else values

@@ -1,0 +1,176 @@
+"""Which nodes run together: a spiking layer with its convolution and shortcut is one step of a program.
+
+Between the steps are values: small non-negative integers (spikes, window sums of spikes), stored as bytes. A network that
+does not fit this form has no program and runs node by node (`reference`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rmpsweep.engine.network import Node, SpikingNetwork
+from rmpsweep.engine.numerics import Constants, common_divisor
+from rmpsweep.engine.reference import read_out_of
+from rmpsweep.terms import INPUT
+
+LARGEST_BYTE = 255
+
+
+@dataclass(frozen=True)
+class Value:
+    """Integers [T, N, H, W, C] read by later steps. largest: of one element; divisor: what window sums are short of."""
+
+    largest: int
+    divisor: int
+
+
+@dataclass(frozen=True)
+class Addend:
+    """What a junction adds to a layer's convolution: a value (`node` None), or a weighted node of one; `key` finds its
+    factor in `Constants.factor`."""
+
+    value: str
+    node: Node | None
+    key: tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One spiking layer: its weighted node, the value that one reads ("input" too), and what a junction adds."""
+
+    node: Node
+    weighted: Node
+    value: str
+    addend: Addend | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The values it needs."""
+        return (self.value,) if self.addend is None else (self.value, self.addend.value)
+
+
+@dataclass(frozen=True)
+class Rearrangement:
+    """A pooling, flatten, slice or pad node between values; multiplier: [Ho, Wo], see `common_divisor`."""
+
+    node: Node
+    how: Literal["sum", "max", "count", "flatten", "slice", "pad"]
+    multiplier: Tensor | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The value it needs."""
+        return self.node.inputs
+
+
+@dataclass(frozen=True)
+class Program:
+    """Steps in forward order; values by name; last_use: value -> the step after which nothing reads it."""
+
+    steps: tuple[Layer | Rearrangement, ...]
+    values: dict[str, Value]
+    last_use: dict[str, int]
+
+
+class _NoProgramError(Exception):
+    """The network has a node of another form."""
+
+
+def make_program(constants: Constants) -> Program | None:
+    """The program of a network under its settings' encoding and max pooling; None if it has none."""
+    try:
+        return _Maker(constants).make()
+    except _NoProgramError:
+        return None
+
+
+class _Maker:
+    def __init__(self, constants: Constants) -> None:
+        self.constants, self.net, self.kind = constants, constants.net, constants.settings[0]
+        self.values: dict[str, Value] = {}
+        self.steps: list[Layer | Rearrangement] = []
+
+    def make(self) -> Program:
+        net = self.net
+        if not read_out_of(net) <= set(net.layers):
+            raise _NoProgramError
+        for node in net.needed_for(*net.layers):
+            match node.op:
+                case "input":
+                    self.values[INPUT] = Value(1, 1)
+                case "spike":
+                    self.steps.append(self._layer(node))
+                    self.values[node.name] = Value(1, 1)
+                case "avg_pool" | "max_pool" | "flatten" | "slice" | "pad" if node.inputs[0] in self.values:
+                    self._rearrange(node)
+        last_use = {name: i for i, step in enumerate(self.steps) for name in step.reads}
+        return Program(tuple(self.steps), self.values, last_use)
+
+    def _rearrange(self, node: Node) -> None:
+        source = self.values[node.inputs[0]]
+        if node.inputs[0] == INPUT:
+            raise _NoProgramError
+        if node.op in ("slice", "pad") and len(node.shape) != 3:
+            raise _NoProgramError
+        if node.op in ("flatten", "slice", "pad"):
+            self.steps.append(Rearrangement(node, node.op))  # type: ignore[arg-type]
+            self.values[node.name] = source
+            return
+        if node.op == "max_pool" and self.kind.max_pool != "average":
+            self.steps.append(Rearrangement(node, "max" if self.kind.max_pool == "spike" else "count"))
+            self.values[node.name] = source
+            return
+        divisor, multiplier, window = common_divisor(self.net, node)
+        largest = int((window * multiplier).max()) * source.largest
+        if largest > LARGEST_BYTE or len(node.shape) != 3:
+            raise _NoProgramError
+        self.steps.append(Rearrangement(node, "sum", multiplier))
+        self.values[node.name] = Value(largest, divisor * source.divisor)
+
+    def _layer(self, spike: Node) -> Layer:
+        node = self.net.node(spike.inputs[0])
+        if node.op != "add":
+            return Layer(spike, self._weighted(node), node.inputs[0])
+        for main in (0, 1):
+            other = 1 - main
+            operands = [self.net.node(name) for name in node.inputs]
+            if (node.name, main) in self.constants.factor or operands[main].op not in ("conv", "linear"):
+                continue
+            addend = Addend(node.inputs[other], None, (node.name, other))
+            if operands[other].op in ("conv", "linear"):
+                addend = Addend(operands[other].inputs[0], self._weighted(operands[other]), (node.name, other))
+            weighted = self._weighted(operands[main])
+            if addend.value not in self.values or addend.value == INPUT or weighted.inputs[0] == INPUT:
+                break
+            return Layer(spike, weighted, weighted.inputs[0], addend)
+        raise _NoProgramError
+
+    def _weighted(self, node: Node) -> Node:
+        known = node.op in ("conv", "linear") and node.inputs[0] in self.values
+        if not known or node.options.get("groups", 1) != 1 or isinstance(node.options.get("padding"), str):
+            raise _NoProgramError
+        if node.op == "conv" and len(self.net.node(node.inputs[0]).shape) != 3:
+            raise _NoProgramError
+        return node
+
+
+def as_convolution(net: SpikingNetwork, node: Node, weight: Tensor) -> tuple[Tensor, dict[str, tuple[int, int]]]:
+    """A weighted node as a convolution of its channels-last input: weight [C_out, C_in, kh, kw], and its options.
+
+    A linear layer after a flatten is a convolution with a kernel as large as the image.
+    """
+    if node.op == "conv":
+        pairs = {k: node.options[k] for k in ("stride", "padding", "dilation")}
+        return weight, {k: (v, v) if isinstance(v, int) else tuple(v) for k, v in pairs.items()}
+    source = net.node(node.inputs[0])
+    shape = net.node(source.inputs[0]).shape if source.op == "flatten" else (*source.shape, 1, 1)
+    shape = shape if len(shape) == 3 else (*shape, 1, 1)
+    return weight.view(len(weight), *shape), {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+
+
+def image_shape(node: Node) -> tuple[int, int, int]:
+    """(C, H, W) of a node's output; features are channels of one pixel."""
+    shape = torch.Size(node.shape)
+    return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (shape.numel(), 1, 1)

@@ -1,0 +1,253 @@
+"""The time loop over one batch of rows, node by node: slow, obvious, in floating point or in integers.
+
+Every fast path equals it: bit for bit in fixed numerics and where all sums are exact, else up to the order of addition.
+Legend: T time steps, K settings (trials), R rows (pairs of a setting and an image).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rmpsweep.engine import encode, neuron
+from rmpsweep.engine.network import (
+    Node, SpikingNetwork, apply_linear, average_of_max_pool, per_channel, rearrange,
+)  # fmt: skip
+from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
+from rmpsweep.terms import INPUT, SATURATED_RATE, Reset
+
+Apply = Callable[[Tensor, Node, Tensor], Tensor]
+
+
+@dataclass
+class State:
+    """Everything a simulation carries from step to step, updated in place; row n belongs to image n.
+
+    potentials: layer -> v [N, ...]; counts: layer and "input" -> nonzero outputs so far [N, ...];
+    pools: max-pool node -> (input summed over steps, output summed over steps); inputs: the input summed over steps,
+    kept only where the read-out sees it.
+    """
+
+    t: int = 0
+    potentials: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    pools: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    inputs: Tensor | None = None
+
+
+def _map(states: Sequence[State], combine: Callable[[list[Tensor]], Tensor]) -> State:
+    first = states[0]
+    return State(
+        first.t,
+        {k: combine([s.potentials[k] for s in states]) for k in first.potentials},
+        {k: combine([s.counts[k] for s in states]) for k in first.counts},
+        {k: (combine([s.pools[k][0] for s in states]), combine([s.pools[k][1] for s in states])) for k in first.pools},
+        None if first.inputs is None else combine([s.inputs for s in states if s.inputs is not None]),
+    )
+
+
+def concatenate(states: Sequence[State]) -> State:
+    """The states of several runs as one, rows in order."""
+    return _map(states, torch.cat)
+
+
+def select(state: State, rows: Tensor | slice) -> State:
+    """Some rows of a state."""
+    return _map([state], lambda tensors: tensors[0][rows])
+
+
+@dataclass
+class RowResult:
+    """Per row: logits [T, R, classes]; spikes, synaptic operations and saturated neurons, [T, R] by layer; spike trains
+    [steps, R, ...]."""
+
+    logits: Tensor
+    spike_counts: dict[str, Tensor]
+    synops: dict[str, Tensor]
+    saturated: dict[str, Tensor]
+    spikes: dict[str, Tensor]
+    state: State | None
+
+
+class LinearNodes:
+    """The nodes that are linear in their inputs, with the constants of R rows."""
+
+    def __init__(self, constants: Constants, setting_of_row: Tensor, apply: Apply = apply_linear) -> None:
+        """apply: weight, node, x -> the node's value without bias."""
+        self.constants, self.net, self.apply = constants, constants.net, apply
+        self.setting_of_row = setting_of_row
+        self.bias = {name: self.rows(table, name) for name, table in constants.bias.items()}
+        self.factor = {(name, i): self.rows(table, name) for (name, i), table in constants.factor.items()}
+        self.output_scale = constants.output_scale[setting_of_row]
+
+    def rows(self, table: Tensor, name: str) -> Tensor:
+        """A table [K, 1 or C] for the rows, to go with that node's output: [R, 1 or C, 1, …]."""
+        index = self.setting_of_row if len(self.constants.settings) > 1 else self.setting_of_row[:1]
+        return per_channel(table[index], len(self.net.node(name).shape) + 1)
+
+    def __call__(self, node: Node, x: Sequence[Tensor], steps: int = 1) -> Tensor:
+        """The node's value where the inputs were summed over `steps` steps; in the dtype of the inputs."""
+        match node.op:
+            case "conv" | "linear":
+                value = self.apply(self.constants.weights[node.name].to(x[0].dtype), node, x[0])
+                if node.name in self.constants.rounded:
+                    value = _round_shift(value, INPUT_BITS)
+                return value + self.bias[node.name].to(value) * steps if node.name in self.bias else value
+            case "avg_pool" | "max_pool":
+                return self._average(node, x[0])
+            case "add":
+                left, right = (
+                    self._weighed(v, self.factor[node.name, i]) if (node.name, i) in self.factor else v
+                    for i, v in enumerate(x)
+                )
+                return left + right
+        return rearrange(node, x[0])
+
+    def logits(self, sums: Mapping[str, Tensor], steps: int) -> Tensor:
+        """The read-out of what was summed over `steps` steps, [R, classes]: floating point sums in float64."""
+        wide = torch.int64 if self.constants.is_fixed else torch.float64
+        values = {name: value.to(wide) for name, value in sums.items()}
+        for node in self.net.readout:
+            values[node.name] = self(node, [values[name] for name in node.inputs], steps)
+        mean = self.output_scale * values[self.net.output].double() / steps
+        return mean.float() if self.constants.numerics == "float32" else mean
+
+    def _weighed(self, x: Tensor, factor: Tensor) -> Tensor:
+        return _round_shift(x * factor, FACTOR_BITS) if self.constants.is_fixed else x * factor.to(x)
+
+    def _average(self, node: Node, x: Tensor) -> Tensor:
+        if not self.constants.is_fixed:
+            return average_of_max_pool(node, x) if node.op == "max_pool" else F.avg_pool2d(x, **node.options)
+        if node.op == "max_pool":
+            sums = average_of_max_pool(node, x, divisor=1)
+        else:
+            sums = F.avg_pool2d(x, **{**node.options, "divisor_override": 1})
+        return sums * self.constants.multiplier[node.name]
+
+
+class Rows:
+    """One batch of rows: the per-row constants, and the time loop over them."""
+
+    def __init__(self, constants: Constants, setting_of_row: Tensor, images: Tensor, ids: Tensor) -> None:
+        """setting_of_row: int64 [R]; images: [R, C, H, W]; ids: int64 [R]."""
+        net = constants.net
+        self.net, self.constants, self.kind = net, constants.to(net.device), constants.settings[0]
+        self.linear = LinearNodes(self.constants, setting_of_row.to(net.device))
+        self.images, self.ids = images.to(net.device), ids.to(net.device)
+        self.seeds = torch.tensor([s.seed for s in constants.settings])[setting_of_row].to(net.device)
+        self.input_scale = constants.input_scale[setting_of_row].to(net.device)
+        self.threshold = {name: self.linear.rows(table, name) for name, table in self.constants.threshold.items()}
+        self.start = {name: self.linear.rows(table, name) for name, table in self.constants.start.items()}
+        resets: list[Reset] = [constants.settings[k].reset for k in setting_of_row.tolist()]
+        self.rows_of_reset = {r: torch.tensor([r == own for own in resets], device=net.device) for r in set(resets)}
+        self.read = read_out_of(net)
+        self.driving = net.needed_for(*net.layers, *self.read)
+
+    def simulate(
+        self, steps: Sequence[int], start: int, state: State, fan_outs: Mapping[str, Tensor], record: bool
+    ) -> RowResult:
+        """Run from step `start` to steps[-1] and read off at every T of `steps`."""
+        logits: list[Tensor] = []
+        counts: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
+        synops: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
+        saturated: dict[str, list[Tensor]] = {name: [] for name in self.net.layers}
+        trains: dict[str, list[Tensor]] = {name: [] for name in self.net.layers} if record else {}
+        for t in range(start, steps[-1]):
+            spikes, _ = self.step(t, state, self.driving)
+            for name, values in spikes.items():
+                if name in state.counts:
+                    state.counts[name] += values
+                else:
+                    state.counts[name] = values.clone()
+                if record and name != INPUT:
+                    trains[name].append(values.to(torch.uint8))
+            if t + 1 in steps:
+                logits.append(self.linear.logits(self._sums(state), t + 1))
+                for name, synapses in fan_outs.items():
+                    count = state.counts[name].flatten(1).double()
+                    counts[name].append(count.sum(1).to(torch.int64))
+                    synops[name].append((count @ synapses.flatten().to(count)).to(torch.int64))
+                    if name in saturated:
+                        saturated[name].append((count >= SATURATED_RATE * (t + 1)).sum(1))
+        state.t = steps[-1]
+        return RowResult(
+            torch.stack(logits),
+            {name: torch.stack(c) for name, c in counts.items()},
+            {name: torch.stack(c) for name, c in synops.items()},
+            {name: torch.stack(c) for name, c in saturated.items()},
+            {name: torch.stack(train) for name, train in trains.items()},
+            state,
+        )
+
+    def step(self, t: int, state: State, nodes: Sequence[Node]) -> tuple[dict[str, Tensor], Tensor]:
+        """Step t (0-based) through `nodes`: unit spikes by layer (and nonzero "input" elements), last node's value."""
+        values: dict[str, Tensor] = {}
+        spikes: dict[str, Tensor] = {}
+        for node in nodes:
+            x = [values[name] for name in node.inputs]
+            match node.op:
+                case "input":
+                    value = self._encode(t)
+                    spikes[INPUT] = (value != 0).to(value.dtype)
+                    if INPUT in self.read:
+                        state.inputs = value if state.inputs is None else state.inputs + value
+                case "max_pool":
+                    value = self._max_pool(node, x[0], state)
+                case "spike":
+                    if node.name not in state.potentials:
+                        state.potentials[node.name] = self.start[node.name].expand_as(x[0]).clone()
+                    value = self._fire(node.name, x[0], state.potentials[node.name])
+                    spikes[node.name] = value
+                case _:
+                    value = self.linear(node, x)
+            values[node.name] = value
+        return spikes, value
+
+    def _fire(self, layer: str, z: Tensor, v: Tensor) -> Tensor:
+        spikes = torch.empty_like(z)
+        for reset, rows in self.rows_of_reset.items():
+            own, threshold = v[rows], self.threshold[layer]
+            spikes[rows] = neuron.step_(z[rows], own, threshold if len(threshold) == 1 else threshold[rows], reset)
+            v[rows] = own
+        return spikes
+
+    def _sums(self, state: State) -> dict[str, Tensor]:
+        """What the read-out sees, summed over the steps so far."""
+        sums = {name: state.counts[name] for name in self.read if name in self.net.layers}
+        sums |= {name: output for name, (_, output) in state.pools.items() if name in self.read}
+        return sums if state.inputs is None else {**sums, INPUT: state.inputs}
+
+    def _encode(self, t: int) -> Tensor:
+        dtype = self.constants.dtype
+        if self.kind.encoding == "poisson":
+            exact = torch.float64 if dtype == torch.float64 else torch.float32
+            return encode.poisson(self.images.to(exact), self.input_scale, self.seeds, self.ids, t).to(dtype)
+        if self.constants.is_fixed:
+            return quantize_input(self.images, self.input_scale)
+        return encode.constant(self.images.to(dtype), self.input_scale)
+
+    def _max_pool(self, node: Node, x: Tensor, state: State) -> Tensor:
+        total, before = state.pools.get(node.name, (torch.zeros_like(x), None))
+        total = total + x
+        if self.kind.max_pool == "average":
+            value = self.linear(node, [x])
+        elif self.kind.max_pool == "spike":
+            value = F.max_pool2d(x, **node.options)
+        else:
+            largest = F.max_pool2d(total, **node.options)
+            value = largest if before is None else largest - before
+        state.pools[node.name] = (total, value if before is None else before + value)
+        return value
+
+
+def read_out_of(net: SpikingNetwork) -> set[str]:
+    """The nodes whose outputs, summed over steps, the read-out sees."""
+    read = {net.output, *(name for node in net.readout for name in node.inputs)}
+    return {name for name in read if net.node(name).op in ("input", "max_pool", "spike")}
+
+
+def _round_shift(x: Tensor, bits: int) -> Tensor:
+    """x / 2^bits to the nearest integer, halves up; int64."""
+    return (x + (1 << (bits - 1))) >> bits
