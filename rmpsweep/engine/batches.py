@@ -16,7 +16,7 @@ from rmpsweep.engine.execute import Batch, execute
 from rmpsweep.engine.memory import make_memory_plan
 from rmpsweep.engine.numerics import Constants
 from rmpsweep.engine.program import Program
-from rmpsweep.engine.reference import RowResult, Rows, State, concatenate, select
+from rmpsweep.engine.reference import RowResult, Rows, State, cast, concatenate, select
 
 
 def by_nodes(
@@ -29,9 +29,8 @@ def by_nodes(
     for rows in torch.arange(num_rows).split(batch_size or num_rows):
         padded = torch.cat([rows, rows[:1].expand((batch_size or num_rows) - len(rows))])
         run = Rows(constants, padded // num_images, images[padded % num_images], ids[padded % num_images])
-        part = run.simulate(
-            steps, start, State() if state is None else select(state, padded), constants.net.fan_out, record
-        )
+        given = State() if state is None else cast(select(state, padded), constants.dtype)
+        part = run.simulate(steps, start, given, constants.net.fan_out, record)
         parts.append(_rows_of(part, torch.arange(len(rows))))
     return _joined(parts)
 

@@ -1,7 +1,5 @@
 """The steps of a program on the CPU: torch tensors in and out, channels-last [T, R, H, W, C], kernels of `kernels.cpu`."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,7 +7,7 @@ from torch import Tensor
 from rmpsweep.engine.encode import fill_poisson
 from rmpsweep.engine.kernels import cpu
 from rmpsweep.engine.kernels.pack import Convolution, pack, padded
-from rmpsweep.engine.network import Node
+from rmpsweep.engine.network import Node, rearrange
 from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
 from rmpsweep.engine.program import Addend, Layer, Program, Rearrangement, as_convolution, image_shape
 from rmpsweep.terms import INPUT
@@ -42,12 +40,16 @@ class CpuKernels:
 
     def _pack(self, node: Node, value: str | None) -> None:
         """value: what it reads; None for a read-out node. Window sums are short of their divisor, so are weights."""
-        weight = self.constants.weights[node.name].cpu()
-        if value is not None and not self.constants.is_fixed:
-            weight = weight / self.program.values[value].divisor
-        kernel, options = as_convolution(self.net, node, weight)
-        shapes = image_shape(self._image_node(node)), image_shape(node)
-        self.packed[node.name] = pack(kernel.numpy(), *shapes, options, self.signed and value == INPUT)
+
+        def make() -> Convolution:
+            weight = self.constants.weights[node.name].cpu()
+            if value is not None and not self.constants.is_fixed and self.program.values[value].divisor > 1:
+                weight = weight / self.program.values[value].divisor
+            kernel, options = as_convolution(self.net, node, weight)
+            shapes = image_shape(self._image_node(node)), image_shape(node)
+            return pack(kernel.numpy(), *shapes, options, self.signed and value == INPUT)
+
+        self.packed[node.name] = self.net.remember(self.constants.kind, f"packed {node.name}", make)
 
     def _image_node(self, node: Node) -> Node:
         """The node whose image a weighted node reads: a flatten leaves its input as it is."""
@@ -71,12 +73,10 @@ class CpuKernels:
             return self.constants.dtype
         return torch.int64 if wide else torch.int32
 
-    def zeros(self, node: Node, lead: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """[*lead, H, W, C] for that node's output."""
+    def shape(self, node: Node) -> tuple[int, int, int]:
+        """(H, W, C) of that node's output in memory."""
         channels, height, width = image_shape(node)
-        if node.name == INPUT and self.signed:
-            channels *= 2
-        return torch.zeros(*lead, height, width, padded(channels), dtype=dtype)
+        return height, width, padded(2 * channels if node.name == INPUT and self.signed else channels)
 
     def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
         """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
@@ -101,18 +101,17 @@ class CpuKernels:
         """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C]."""
         convolution = self.packed[node.name]
         image = self._image_node(node)
-        source = torch.zeros(len(values), *self.zeros(image, (), torch.uint8).shape[:2], int(convolution.shape[2]),
-                             dtype=values.dtype)  # fmt: skip
+        source = torch.zeros(len(values), *self.shape(image)[:2], int(convolution.shape[2]), dtype=values.dtype)
         channels_last = values.reshape(len(values), *image_shape(image)).permute(0, 2, 3, 1)
         source[..., : channels_last.shape[-1]] = channels_last
-        out = self.zeros(node, (len(values),), values.dtype)
+        out = torch.empty(len(values), *self.shape(node), dtype=values.dtype)
         kernel = cpu.dense_kernel(convolution.weights.dtype, out.numpy().dtype, convolution.lanes)
         kernel(_flat(source), convolution.weights, convolution.shape, _flat(out))
         return out
 
     def encode(self, images: Tensor, input_scale: Tensor, seeds: Tensor, ids: Tensor, start: int, steps: int) -> Tensor:
         """Poisson spikes of some steps, negative ones as channels after the positive. [T, I, H, W, C]."""
-        out = self.zeros(self.net.node(INPUT), (steps, len(images)), torch.uint8)
+        out = torch.zeros(steps, len(images), *self.shape(self.net.node(INPUT)), dtype=torch.uint8)
         exact = torch.float64 if self.constants.dtype == torch.float64 else torch.float32
         fill_poisson(images.to(exact), input_scale, seeds, ids, start, out)
         return out
@@ -120,19 +119,16 @@ class CpuKernels:
     def events(self, name: str, value: Tensor) -> Events:
         """Of a value [T, R, H, W, C]."""
         values, (width, channels) = _flat(value), value.shape[3:]
-        pointers = np.empty(len(values) // channels + 1, np.int64)
-        if self.program.values[name].largest == 1:
-            indices = np.empty(np.count_nonzero(values.view(bool)) + cpu.PAD, np.int32)
-            cpu.list_events(values, width, channels, pointers, indices)
-        else:
-            indices = np.empty(int(values.sum(dtype=np.int64)) + cpu.PAD, np.int32)
-            cpu.list_repeated_events(values, width, channels, pointers, indices)
+        largest = self.program.values[name].largest
+        number = np.count_nonzero(values.view(bool)) if largest == 1 else int(values.sum(dtype=np.int64))
+        pointers, indices = np.empty(len(values) // channels + 1, np.int64), np.empty(number + cpu.PAD, np.int32)
+        cpu.list_events(values, width, channels, largest, pointers, indices)
         return pointers, indices
 
     def current(self, node: Node, events: Events, setting: np.ndarray | None, rows: int, steps: int, wide: bool) -> Tensor:
         """A weighted node of a value's events, [T, R, Ho, Wo, C]; with its bias where `setting` tells whose."""
         convolution, dtype = self.packed[node.name], self.dtype(wide)
-        out = self.zeros(node, (steps, rows), dtype)
+        out = torch.empty(steps, rows, *self.shape(node), dtype=dtype)
         accumulator = out.numpy().dtype
         bias = np.zeros(int(convolution.shape[5]), accumulator)
         if setting is None:
@@ -171,7 +167,7 @@ class CpuKernels:
             OutOfRangeError: int32 potentials may wrap in a later chunk.
         """
         convolution, accumulator = self.packed[layer.weighted.name], potentials.numpy().dtype
-        spikes = self.zeros(layer.node, (steps, len(setting)), torch.uint8)
+        spikes = torch.empty(steps, len(setting), *self.shape(layer.node), dtype=torch.uint8)
         factor_dtype = accumulator if accumulator.kind == "f" else np.dtype("int64")
         kind, bytes_, currents, rows = cpu.NOTHING, _NONE["uint8"], _NONE[accumulator.name], setting
         size = potentials[0].numel()
@@ -224,17 +220,11 @@ class CpuKernels:
         node = step.node
         if step.how == "flatten":
             return value
-        out = self.zeros(node, value.shape[:2], torch.uint8)
-        if step.how == "slice":
-            index = node.options["index"]
-            planes = value[..., : self.net.node(node.inputs[0]).shape[0]].permute(0, 1, 4, 2, 3)
-            part = planes[(slice(None), *index)] if index[0] is not Ellipsis else planes[index]
-            out[..., : part.shape[2]] = part.permute(0, 1, 3, 4, 2)
-            return out
-        if step.how == "pad":
-            planes = value[..., : self.net.node(node.inputs[0]).shape[0]].permute(0, 1, 4, 2, 3)
-            part = torch.nn.functional.pad(planes, node.options["pad"])
-            out[..., : part.shape[2]] = part.permute(0, 1, 3, 4, 2)
+        out = torch.zeros(*value.shape[:2], *self.shape(node), dtype=torch.uint8)
+        if step.how in ("slice", "pad"):
+            channels = self.net.node(node.inputs[0]).shape[0]
+            planes = rearrange(node, value[..., :channels].permute(0, 1, 4, 2, 3).flatten(0, 1))
+            out[..., : node.shape[0]] = planes.unflatten(0, value.shape[:2]).permute(0, 1, 3, 4, 2)
             return out
         window = _window(node)
         if step.how == "count":

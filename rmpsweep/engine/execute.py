@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rmpsweep.engine.cpu import CpuKernels, Events, OutOfRangeError
+from rmpsweep.engine.kernels.pack import padded
 from rmpsweep.engine.network import Node
 from rmpsweep.engine.program import Layer, Rearrangement, image_shape
 from rmpsweep.engine.reference import LinearNodes, RowResult, State, read_out_of
@@ -77,6 +78,8 @@ class _Run:
         self.input_counts = self._input_counts(state)
         self.input_currents: dict[str, Tensor] = {}
         if not self.poisson:
+            nonzero = kernels.nonzero_input(batch.images, batch.input_scale)
+            self.nonzero_input = self._channels_last(self.net.node(INPUT), nonzero, torch.int32)
             for layer in self.layers:
                 if layer.value == INPUT:
                     wide = self.potentials[layer.node.name].dtype == torch.int64
@@ -118,7 +121,7 @@ class _Run:
             fired = values[INPUT].sum(0, dtype=torch.int32)
             self.input_counts[..., :channels] += fired[..., :channels] + fired[..., channels : 2 * channels]
         else:
-            self.input_counts += (self.input_counts_each * steps).to(torch.int32)
+            self.input_counts += self.nonzero_input * steps
 
         def events_of(name: str) -> Events:
             if name not in events:
@@ -160,8 +163,8 @@ class _Run:
     # between [N, C, H, W] or [N, F] and channels-last ---------------------------------------------------------------
 
     def _channels_last(self, node: Node, planes: Tensor, dtype: torch.dtype) -> Tensor:
-        result = self.kernels.zeros(node, (len(planes),), dtype)
         channels, height, width = image_shape(node)
+        result = torch.zeros(len(planes), height, width, padded(channels), dtype=dtype)
         result[..., :channels] = planes.reshape(-1, channels, height, width).permute(0, 2, 3, 1).to(dtype)
         return result
 
@@ -182,37 +185,22 @@ class _Run:
         return self._channels_last(source, total, torch.int32), self._channels_last(node, largest, torch.int32)
 
     def _input_counts(self, state: State | None) -> Tensor:
-        """Nonzero elements so far, by input; those of one step under constant encoding are always the same."""
+        """Nonzero input elements so far, by input."""
         node, batch = self.net.node(INPUT), self.batch
-        shape = (len(batch.images), *node.shape)
-        before = torch.zeros(shape)
+        before = torch.zeros(len(batch.images), *node.shape)
         if state is not None:
             before[batch.input] = state.counts[INPUT].to(before)
-        self.input_counts_each = torch.zeros(())
-        if not self.poisson:
-            self.input_counts_each = self._channels_last(node, self.kernels.nonzero_input(batch.images,
-                                                         batch.input_scale).reshape(shape), torch.int32)  # fmt: skip
-        channels, height, width = image_shape(node)
-        result = torch.zeros(shape[0], height, width, -(-channels // 16) * 16, dtype=torch.int32)
-        result[..., :channels] = before.reshape(-1, channels, height, width).permute(0, 2, 3, 1).to(torch.int32)
-        return result
+        return self._channels_last(node, before, torch.int32)
 
     def _state(self) -> State:
-        dtype, count = self.constants.dtype, self.constants.dtype
-        layers = [layer.node for layer in self.layers]
-        node = self.net.node(INPUT)
+        net = self.net
+        counts = {**self.counts, INPUT: self.input_counts[self.batch.input]}
         return State(
             self.t,
-            {n.name: self._planes(n, self.potentials[n.name]).to(dtype) for n in layers},
+            {name: self._planes(net.node(name), v) for name, v in self.potentials.items()},
+            {name: self._planes(net.node(name), n) for name, n in counts.items()},
             {
-                INPUT: self._planes(node, self.input_counts[self.batch.input]).to(count),
-                **{n.name: self._planes(n, self.counts[n.name]).to(count) for n in layers},
-            },
-            {
-                name: (
-                    self._planes(self.net.node(self.net.node(name).inputs[0]), total).to(dtype),
-                    self._planes(self.net.node(name), largest).to(dtype),
-                )
+                name: (self._planes(net.node(net.node(name).inputs[0]), total), self._planes(net.node(name), largest))
                 for name, (total, largest) in self.pools.items()
             },
         )

@@ -9,9 +9,9 @@ from rmpsweep.engine.kernels.pack import padded
 from rmpsweep.engine.network import Node
 from rmpsweep.engine.program import Layer, Program, image_shape
 
-MOST_ROWS, MOST_STEPS = 32, 32
+MOST_ROWS, MOST_STEPS = 8, 16
 """Beyond these nothing was gained where it was measured (docs/performance.md)."""
-MOST_BYTES = 2**30
+MOST_BYTES = 2**29
 """Of working memory, however much is free: more would not be faster."""
 
 

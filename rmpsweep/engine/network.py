@@ -4,7 +4,7 @@ Tensors are [N, C, H, W] or [N, F]. Every node's tensor is measured in the unit 
 its ancestors (`Node.unit`): tensor value x Λ of that layer = ANN activation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -46,6 +46,8 @@ class SpikingNetwork:
     output: str
     fan_out: Mapping[str, Tensor] = field(default_factory=dict)
     """Synaptic operations of one spike of each neuron, by layer and "input"; see `activity.fan_out`."""
+    derived: dict[object, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Weights in other forms, made when first used: quantised, packed. See `remember`."""
 
     @property
     def layers(self) -> list[str]:
@@ -86,6 +88,17 @@ class SpikingNetwork:
             if node.name in after and node.op in LINEAR:
                 after.update(node.inputs)
         return [node for node in self.nodes if node.name in after and node.op in LINEAR]
+
+    def remember(self, kind: object, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, kept with the network for the last two kinds that were asked for."""
+        if kind not in self.derived:
+            for oldest in list(self.derived)[:-1]:
+                del self.derived[oldest]
+            self.derived[kind] = {}
+        known = self.derived[kind]
+        if name not in known:
+            known[name] = make()
+        return known[name]
 
     def needed_for(self, *names: str) -> list[Node]:
         """The nodes that the values of `names` depend on, themselves included, in forward order."""

@@ -76,7 +76,7 @@ class Constants:
     operand enters as it is; multiplier: pooling node -> [1, *shape] or a number, what its window sums are multiplied
     with to share one divisor (fixed numerics); rounded: weighted nodes on constant input, whose sums lose INPUT_BITS.
     input_scale: [K]; output_scale: [K, 1 or classes], float64: logits = output_scale x output summed over T / T.
-    largest: node -> bound of |value| in one step (fixed numerics).
+    largest: node -> bound of |value| in one step (fixed numerics); kind: their `weights_kind`.
     """
 
     net: SpikingNetwork
@@ -91,6 +91,7 @@ class Constants:
     input_scale: Tensor
     output_scale: Tensor
     largest: Mapping[str, float]
+    kind: object
 
     @property
     def numerics(self) -> Numerics:
@@ -125,15 +126,19 @@ class Constants:
         return Constants(
             self.net, self.settings, moved(self.weights), moved(self.threshold), moved(self.start), moved(self.bias),
             moved(self.factor), moved(self.multiplier), self.rounded, self.input_scale.to(device),
-            self.output_scale.to(device), self.largest,
+            self.output_scale.to(device), self.largest, self.kind,
         )  # fmt: skip
 
 
-def spike_weights(net: SpikingNetwork, setting: Setting) -> bytes:
-    """What tells settings apart whose spikes weigh differently by channel: those cannot share weights."""
+def weights_kind(net: SpikingNetwork, setting: Setting) -> tuple[object, ...]:
+    """What settings must have in common to share weights: all that is quantised or folded into these.
+
+    Spikes of layers with per-channel thresholds weigh differently by channel, which is part of the weights.
+    """
     scales = scaled(net, setting.thresholds, setting.alpha, setting.alpha_scope)
     weights = (scales[layer].channel_weight for layer in net.layers)
-    return b"|".join(b"" if w is None else w.numpy().tobytes() for w in weights)
+    spikes = tuple(b"" if w is None else w.numpy().tobytes() for w in weights)
+    return setting.encoding, setting.max_pool, setting.numerics, spikes
 
 
 def quantize_input(images: Tensor, input_scale: Tensor) -> Tensor:
@@ -143,7 +148,7 @@ def quantize_input(images: Tensor, input_scale: Tensor) -> Tensor:
 
 
 def make_constants(net: SpikingNetwork, settings: Sequence[Setting], largest_input: float) -> Constants:
-    """The constants of settings whose `spike_weights` are equal.
+    """The constants of settings of one `weights_kind`.
 
     Args:
         largest_input: largest |x| / Λ_0 that will be encoded; bounds the sums of fixed numerics under constant input.
@@ -166,7 +171,7 @@ class _Builder:
         largest_input: float,
     ) -> None:
         self.net, self.settings, self.scales, self.largest_input = net, settings, scales, largest_input
-        self.numerics, self.kind = settings[0].numerics, settings[0]
+        self.numerics, self.kind = settings[0].numerics, weights_kind(net, settings[0])
         self.spike_weight: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}
         self.threshold: dict[str, Tensor] = {}
@@ -188,7 +193,7 @@ class _Builder:
             scale = scale * self.spike_weight[output]
         return Constants(
             self.net, tuple(self.settings), self.weights, self.threshold, self.start, self.bias, self.factor,
-            self.multiplier, frozenset(self.rounded), self.units(INPUT), scale, self.largest,
+            self.multiplier, frozenset(self.rounded), self.units(INPUT), scale, self.largest, self.kind,
         )  # fmt: skip
 
     def output_grid(self) -> float:
@@ -284,7 +289,7 @@ class _Fixed(_Builder):
         one = torch.ones(1, dtype=torch.float64)
         match node.op:
             case "input":
-                constant = self.kind.encoding == "constant"
+                constant = self.settings[0].encoding == "constant"
                 self.analog[name] = constant
                 self.grid[name] = one / 2.0**INPUT_BITS if constant else one
                 self._bound(node, self.largest_input * 2.0**INPUT_BITS + 1 if constant else 1.0)
@@ -293,7 +298,7 @@ class _Fixed(_Builder):
             case "avg_pool":
                 self._add_pool(node)
             case "max_pool":
-                if self.kind.max_pool == "average":
+                if self.settings[0].max_pool == "average":
                     self._add_pool(node)
                 else:
                     self.grid[name] = self.grid[sources[0]]
@@ -313,17 +318,10 @@ class _Fixed(_Builder):
         weight, entering, grid = self.net.weights[name][0].cpu(), self.entering(node), self.grid[source]
         if len(grid) > 1:  # every input channel its own grid: part of the weight
             entering, grid = self.by_output(node, grid) * (1 if entering is None else entering), torch.ones(1).double()
-        largest = torch.cat([_exact(w, entering, i).abs().flatten(1).amax(1) for i, w in _pieces(weight)])
-        if name in self.readout:
-            largest = largest.max().expand_as(largest)
-        step = torch.where(largest > 0, largest / LARGEST_WEIGHT[self.numerics], 1.0)
-        narrow = torch.int16 if self.numerics == "fixed16" else torch.int8
-        quantized, total = torch.empty(weight.shape, dtype=narrow), 0
-        for i, w in _pieces(weight):
-            rows = (_exact(w, entering, i).flatten(1) / step[i : i + len(w), None]).round()
-            total = max(total, int(rows.abs().sum(1).max()))
-            quantized[i : i + len(w)] = rows.view(w.shape).to(narrow)
-        self.weights[name] = quantized.to(self.net.device)
+        quantized, step, total = self.net.remember(
+            self.kind, f"quantized {name}", lambda: self._quantize(weight, entering, name in self.readout)
+        )
+        self.weights[name] = quantized
         bound = total * self.largest[source]
         self.grid[name] = step * grid
         if self.analog[source] and not self.weighted[source]:
@@ -337,6 +335,20 @@ class _Fixed(_Builder):
             bound += float(self.bias[name].abs().max())
         self.weighted[name] = True
         self._bound(node, bound)
+
+    def _quantize(self, weight: Tensor, entering: Tensor | None, one_scale: bool) -> tuple[Tensor, Tensor, int]:
+        """w_q, the grid step of each output, and the largest Σ |w_q| of an output."""
+        largest = torch.cat([_exact(w, entering, i).abs().flatten(1).amax(1) for i, w in _pieces(weight)])
+        if one_scale:
+            largest = largest.max().expand_as(largest)
+        step = torch.where(largest > 0, largest / LARGEST_WEIGHT[self.numerics], 1.0)
+        quantized = torch.empty(weight.shape, dtype=torch.int16 if self.numerics == "fixed16" else torch.int8)
+        total = 0
+        for i, w in _pieces(weight):
+            rows = (_exact(w, entering, i).flatten(1) / step[i : i + len(w), None]).round()
+            total = max(total, int(rows.abs().sum(1).max()))
+            quantized[i : i + len(w)] = rows.view(w.shape).to(quantized.dtype)
+        return quantized.to(self.net.device), step, total
 
     def _rearranged(self, node: Node, grid: Tensor) -> Tensor:
         """The grid of each channel after a flatten, slice or pad; where nothing comes from, any."""

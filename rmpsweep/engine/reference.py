@@ -58,6 +58,11 @@ def select(state: State, rows: Tensor | slice) -> State:
     return _map([state], lambda tensors: tensors[0][rows])
 
 
+def cast(state: State, dtype: torch.dtype) -> State:
+    """A copy in that dtype."""
+    return _map([state], lambda tensors: tensors[0].to(dtype, copy=True))
+
+
 @dataclass
 class RowResult:
     """Per row: logits [T, R, classes]; spikes, synaptic operations and saturated neurons, [T, R] by layer; spike trains

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rmpsweep.engine.batches import by_nodes, by_program
 from rmpsweep.engine.network import SpikingNetwork
-from rmpsweep.engine.numerics import Setting, make_constants, spike_weights
+from rmpsweep.engine.numerics import Setting, make_constants, weights_kind
 from rmpsweep.engine.program import make_program
 from rmpsweep.engine.reference import RowResult, State, concatenate, select
 from rmpsweep.engine.scales import Thresholds
@@ -124,8 +124,7 @@ def simulate_many(
             raise ValueError(f"state: got one of {state.t} steps, expected one of {start}, for {len(images)} images")
     groups: dict[tuple[object, ...], list[int]] = {}
     for k, setting in enumerate(parsed):
-        kind = (setting.encoding, setting.max_pool, setting.numerics, spike_weights(net, setting))
-        groups.setdefault(kind, []).append(k)
+        groups.setdefault(weights_kind(net, setting), []).append(k)
     results: dict[int, Simulation] = {}
     for members in groups.values():
         group = [parsed[k] for k in members]

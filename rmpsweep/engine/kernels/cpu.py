@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from rmpsweep.engine.kernels.lanes import any_of, append_nonzero, convert, load, shift_right, spread, store, where
+from rmpsweep.engine.kernels.lanes import any_of, append_above, convert, load, nonzero, shift_right, spread, store, where
 
 NOTHING, FLAG, CURRENT, SCALED = 0, 1, 2, 3
 """What a layer's current gets besides the convolution: nothing; a table's value where a byte is not zero; a current;
@@ -107,8 +107,7 @@ def kernels(weight: np.dtype, accumulator: np.dtype, lanes: int) -> Kernels:
                         if kind:
                             source = t * addend_step + addend_row[r] * size + at
                             if kind == FLAG:
-                                byte = load(bytes_, source, L)
-                                z = z + where(spread(0, convert(byte, types.int16)) < convert(byte, types.int16), flag)
+                                z = z + where(nonzero(load(bytes_, source, L)), flag)
                             elif kind == CURRENT:
                                 z = z + load(currents, source, L)
                             else:
@@ -171,26 +170,20 @@ def dense_kernel(weight: np.dtype, accumulator: np.dtype, lanes: int) -> Callabl
 
 
 @njit(nogil=True, cache=True)
-def list_events(values: Any, width: int, channels: int, pointers: Any, indices: Any) -> None:
-    """Bytes [..., width, channels] -> events: x * channels + c in the order of memory, and where each pixel's begin."""
+def list_events(values: Any, width: int, channels: int, largest: int, pointers: Any, indices: Any) -> None:
+    """Bytes [..., width, channels] -> events: x * channels + c in the order of memory, and where each pixel's begin.
+
+    A byte of n is n equal events, one in each of n passes over its pixel.
+    """
     end = 0
     for pixel in range(len(values) // channels):
         pointers[pixel] = end
-        for c in range(0, channels, 16):
-            end += append_nonzero(indices, end, pixel % width * channels + c, values, pixel * channels + c, 16)
-    pointers[len(values) // channels] = end
-
-
-@njit(nogil=True, cache=True)
-def list_repeated_events(values: Any, width: int, channels: int, pointers: Any, indices: Any) -> None:
-    """`list_events` where a byte may be more than one: that many equal events."""
-    end = 0
-    for pixel in range(len(values) // channels):
-        pointers[pixel] = end
-        for c in range(channels):
-            for _ in range(values[pixel * channels + c]):
-                indices[end] = pixel % width * channels + c
-                end += 1
+        for level in range(largest):
+            before = end
+            for c in range(0, channels, 16):
+                end += append_above(indices, end, pixel % width * channels + c, values, pixel * channels + c, level, 16)
+            if end == before:
+                break
     pointers[len(values) // channels] = end
 
 

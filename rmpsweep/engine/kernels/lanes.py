@@ -107,6 +107,16 @@ def convert(typing, values, dtype):
 
 
 @intrinsic
+def nonzero(typing, values):
+    """Which integers are not zero."""
+
+    def generate(context, builder, signature, args):
+        return builder.icmp_signed("!=", args[0], ir.Constant(context.get_value_type(values), None))
+
+    return Lanes(types.boolean, values.n)(values), generate
+
+
+@intrinsic
 def where(typing, condition, values):
     """The lanes where the comparison holds, elsewhere zero."""
 
@@ -139,8 +149,8 @@ def any_of(typing, condition):
 
 
 @intrinsic
-def append_nonzero(typing, out, end, first, values, start, n):
-    """Write first + lane for each nonzero one of n unsigned elements from `start` to out[end:]; returns how many.
+def append_above(typing, out, end, first, values, start, level, n):
+    """Write first + lane for each of n bytes from `start` that is above `level` to out[end:]; returns how many.
 
     Writes n elements: those after the returned number are without meaning.
     """
@@ -151,7 +161,8 @@ def append_nonzero(typing, out, end, first, values, start, n):
     def generate(context, builder, signature, args):
         vector, source = _vector(out.dtype, lanes), _vector(values.dtype, lanes)
         loaded = builder.load(_address(context, builder, values, args[3], args[4], source), align=1)
-        mask = builder.icmp_unsigned("!=", loaded, ir.Constant(source, None))
+        least = _splat(builder, builder.trunc(args[5], source.element), source)
+        mask = builder.icmp_unsigned(">", loaded, least)
         base = _splat(builder, builder.trunc(args[2], vector.element), vector)
         indices = builder.add(base, ir.Constant(vector, list(range(lanes))))
         kind = ir.FunctionType(vector, [vector, mask.type, vector])
@@ -161,7 +172,7 @@ def append_nonzero(typing, out, end, first, values, start, n):
         builder.store(packed, _address(context, builder, out, args[0], args[1], vector), align=4)
         return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(lanes))), ir.IntType(64))
 
-    return types.int64(out, types.int64, types.int64, values, types.int64, n), generate
+    return types.int64(out, types.int64, types.int64, values, types.int64, types.int64, n), generate
 
 
 def _binary(integer: str, floating: str) -> Any:
