@@ -178,13 +178,14 @@ class Calibration(_Model):
 class Run(_Model):
     """How it runs; changes no result. actors: default one per GPU, or two on a machine without.
 
-    batch_size: rows (image x trial) per forward pass, always padded to it; retries: per unit, after the first attempt.
+    batch_size: rows (image x trial) simulated together, default from the free memory; retries: per unit, after its
+    first attempt.
     """
 
     actors: Annotated[int, Field(ge=1)] | None = None
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
     retries: Annotated[int, Field(ge=0)] = 2
-    batch_size: Annotated[int, Field(ge=1)] = 128
+    batch_size: Annotated[int, Field(ge=1)] | None = None
 
 
 class Mlflow(_Model):

@@ -27,6 +27,8 @@ from rmpsweep.terms import INPUT
 from rmpsweep.thresholds import GivenThresholds
 
 Thresholds = Mapping[str, Sequence[float]]
+ANN_ROWS, ANN_ELEMENTS = 32, 2**20
+"""The ANN's batch: so many images, fewer where they are large. Fixed, since floating point depends on it."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,15 @@ class Worker:
         """Load everything; returns the device's name. Raises NetworkError, DataError."""
         if self.spec.threads is not None:
             torch.set_num_threads(self.spec.threads)
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
         self.device = torch.device(self.spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.split = open_evaluated(self.spec.sweep)
         self.ann, self.net = load_network(self.spec.sweep, self.spec.weights, self.split)
         self.ann, self.net = self.ann.to(self.device), self.net.to(self.device)
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        if self.device.type == "cpu":
+            return "CPU"
+        return f"{torch.cuda.get_device_name(self.device)}, TF32 off"
 
     def run(self, job: CalibrationJob | EvaluationJob) -> Report:
         """Do one job."""
@@ -154,7 +158,7 @@ class Worker:
     @torch.no_grad()
     def _ann_logits(self, images: Tensor) -> Tensor:
         """[N, classes], in batches padded to one shape."""
-        size = self.spec.sweep.run.batch_size
+        size = max(1, min(ANN_ROWS, ANN_ELEMENTS // images[0].numel()))
         parts = []
         for rows in torch.arange(len(images)).split(size):
             padded = torch.cat([rows, rows[:1].expand(size - len(rows))])
@@ -166,23 +170,20 @@ class Worker:
     ) -> tuple[Tensor, list[dict[tuple[str, int], Tensor]]]:
         """Logits [K, T, N, classes]; for each trial (layer, neurons) -> spikes, synops, saturated neurons [3, T]."""
         settings = [_engine_setting(setting, thresholds) for setting, thresholds in trials]
-        batch_size = self.spec.sweep.run.batch_size
-        logits: list[Tensor] = []
-        counts: list[dict[tuple[str, int], Tensor]] = [{} for _ in trials]
+        sims = simulate_many(
+            self.net, images, settings, time_steps, image_ids=torch.from_numpy(ids), batch_size=self.spec.sweep.run.batch_size,
+            keep_state=False,
+        )  # fmt: skip
         neurons = {node.name: int(np.prod(node.shape)) for node in self.net.nodes if node.op in ("input", "spike")}
-        for part in torch.arange(len(images)).split(max(1, batch_size // len(trials))):
-            sims = simulate_many(
-                self.net, images[part], settings, time_steps, image_ids=ids[part.numpy()], batch_size=batch_size
-            )
-            logits.append(torch.stack([sim.logits for sim in sims]))
-            for k, sim in enumerate(sims):
-                for layer in (INPUT, *self.net.layers):
-                    spikes = sim.input_spikes if layer == INPUT else sim.spike_counts[layer]
-                    key = (layer, neurons[layer])
-                    saturated = sim.saturated.get(layer, torch.zeros_like(spikes))
-                    found = torch.stack([spikes, sim.synops[layer], saturated])
-                    counts[k][key] = counts[k].get(key, 0) + found
-        return torch.cat(logits, 2), counts
+        counts: list[dict[tuple[str, int], Tensor]] = []
+        for sim in sims:
+            spikes = {INPUT: sim.input_spikes, **sim.spike_counts}
+            saturated = {INPUT: torch.zeros_like(sim.input_spikes), **sim.saturated}
+            counts.append({
+                (layer, neurons[layer]): torch.stack([spikes[layer], sim.synops[layer], saturated[layer]])
+                for layer in (INPUT, *self.net.layers)
+            })  # fmt: skip
+        return torch.stack([sim.logits.double() for sim in sims]), counts
 
 
 def open_evaluated(sweep: Sweep) -> ImageSplit:
@@ -210,6 +211,7 @@ def load_network(sweep: Sweep, weights: Path, split: ImageSplit) -> tuple[nn.Mod
                 num_classes = max(num_classes, count_classes(build_any(network.label, num_classes, *shape), state))
         ann = build_any(network.label, num_classes, *shape)
     put_weights(ann, state, weights)
+    del state
     ann.eval()
     net = convert(ann, image)
     outputs = net.node(net.output).shape
@@ -261,14 +263,10 @@ def _engine_setting(setting: Setting, thresholds: Thresholds) -> dict[str, objec
 
 
 def _together(job: EvaluationJob) -> list[tuple[tuple[int, ...], list[str]]]:
-    """Trials of a unit that can share a batch: same time steps, same kind; the ANN alone."""
+    """Trials of a unit with the same time steps, which are simulated together; the ANN alone."""
     groups: dict[tuple[object, ...], tuple[tuple[int, ...], list[str]]] = {}
     for trial, steps in job.unit.work:
-        kind: tuple[object, ...] = (ANN,)
-        if trial != ANN:
-            setting = job.trials[trial][0]
-            kind = (steps, setting.reset, setting.encoding, setting.max_pool, setting.numerics)
-        groups.setdefault(kind, (steps, []))[1].append(trial)
+        groups.setdefault((trial == ANN, steps), (steps, []))[1].append(trial)
     return list(groups.values())
 
 

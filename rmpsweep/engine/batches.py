@@ -21,13 +21,13 @@ from rmpsweep.engine.reference import RowResult, Rows, State, cast, concatenate,
 
 def by_nodes(
     constants: Constants, images: Tensor, ids: Tensor, steps: Sequence[int], start: int, state: State | None,
-    record: bool, batch_size: int | None,
+    record: bool, batch_size: int,
 ) -> RowResult:  # fmt: skip
     """All rows through `reference`, in batches padded to one shape, on which floating point depends."""
     num_images, num_rows = len(images), len(constants.settings) * len(images)
     parts = []
-    for rows in torch.arange(num_rows).split(batch_size or num_rows):
-        padded = torch.cat([rows, rows[:1].expand((batch_size or num_rows) - len(rows))])
+    for rows in torch.arange(num_rows).split(batch_size):
+        padded = torch.cat([rows, rows[:1].expand(batch_size - len(rows))])
         run = Rows(constants, padded // num_images, images[padded % num_images], ids[padded % num_images])
         given = State() if state is None else cast(select(state, padded), constants.dtype)
         part = run.simulate(steps, start, given, constants.net.fan_out, record)

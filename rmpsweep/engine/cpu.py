@@ -1,12 +1,13 @@
-"""The steps of a program on the CPU: torch tensors in and out, channels-last [T, R, H, W, C], kernels of `kernels.cpu`."""
+"""The steps of a program on the CPU, by the kernels of `kernels.cpu`. Tensors are channels-last, [T, R, H, W, C]."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rmpsweep.engine.encode import fill_poisson
-from rmpsweep.engine.kernels import cpu
-from rmpsweep.engine.kernels.pack import Convolution, pack, padded
+from rmpsweep.engine.kernels import OutOfRangeError, cpu
+from rmpsweep.engine.kernels.layout import padded
+from rmpsweep.engine.kernels.pack import Convolution, pack
 from rmpsweep.engine.network import Node, rearrange
 from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
 from rmpsweep.engine.program import Addend, Layer, Program, Rearrangement, as_convolution, image_shape
@@ -14,10 +15,6 @@ from rmpsweep.terms import INPUT
 
 _NONE = {name: np.zeros(0, name) for name in ("uint8", "int32", "int64", "float32", "float64")}
 Events = tuple[np.ndarray, np.ndarray]
-
-
-class OutOfRangeError(Exception):
-    """Potentials of a layer left the range in which int32 is safe; args: its name."""
 
 
 class CpuKernels:
@@ -105,7 +102,7 @@ class CpuKernels:
         channels_last = values.reshape(len(values), *image_shape(image)).permute(0, 2, 3, 1)
         source[..., : channels_last.shape[-1]] = channels_last
         out = torch.empty(len(values), *self.shape(node), dtype=values.dtype)
-        kernel = cpu.dense_kernel(convolution.weights.dtype, out.numpy().dtype, convolution.lanes)
+        kernel = cpu.dense_kernel(out.numpy().dtype, convolution.lanes)
         kernel(_flat(source), convolution.weights, convolution.shape, _flat(out))
         return out
 
@@ -121,22 +118,21 @@ class CpuKernels:
         values, (width, channels) = _flat(value), value.shape[3:]
         largest = self.program.values[name].largest
         number = np.count_nonzero(values.view(bool)) if largest == 1 else int(values.sum(dtype=np.int64))
-        pointers, indices = np.empty(len(values) // channels + 1, np.int64), np.empty(number + cpu.PAD, np.int32)
+        pointers, indices = np.empty(len(values) // channels + 1, np.int64), np.empty(number + cpu.SPARE, np.int32)
         cpu.list_events(values, width, channels, largest, pointers, indices)
         return pointers, indices
 
-    def current(self, node: Node, events: Events, setting: np.ndarray | None, rows: int, steps: int, wide: bool) -> Tensor:
+    def current(self, node: Node, events: Events, setting: Tensor | None, rows: int, steps: int, wide: bool) -> Tensor:
         """A weighted node of a value's events, [T, R, Ho, Wo, C]; with its bias where `setting` tells whose."""
         convolution, dtype = self.packed[node.name], self.dtype(wide)
         out = torch.empty(steps, rows, *self.shape(node), dtype=dtype)
         accumulator = out.numpy().dtype
         bias = np.zeros(int(convolution.shape[5]), accumulator)
-        if setting is None:
-            setting = np.zeros(rows, np.int64)
-        else:
-            bias = self._bias(node, convolution, accumulator)
+        own = np.zeros(rows, np.int64)
+        if setting is not None:
+            own, bias = setting.numpy(), self._bias(node, convolution, accumulator)
         kernel = cpu.kernels(convolution.weights.dtype, accumulator, convolution.lanes).current
-        kernel(*events, convolution.weights, convolution.shape, setting, bias, steps, _flat(out))
+        kernel(*events, convolution.weights, convolution.shape, own, bias, steps, _flat(out))
         return out
 
     def _bias(self, node: Node, convolution: Convolution, accumulator: np.dtype) -> np.ndarray:
@@ -152,9 +148,9 @@ class CpuKernels:
         self,
         layer: Layer,
         events: Events | None,
-        current: tuple[Tensor, np.ndarray] | None,
+        current: tuple[Tensor, Tensor] | None,
         addend: Tensor | None,
-        setting: np.ndarray,
+        setting: Tensor,
         potentials: Tensor,
         counts: Tensor,
         steps: int,
@@ -169,14 +165,15 @@ class CpuKernels:
         convolution, accumulator = self.packed[layer.weighted.name], potentials.numpy().dtype
         spikes = torch.empty(steps, len(setting), *self.shape(layer.node), dtype=torch.uint8)
         factor_dtype = accumulator if accumulator.kind == "f" else np.dtype("int64")
-        kind, bytes_, currents, rows = cpu.NOTHING, _NONE["uint8"], _NONE[accumulator.name], setting
+        own = setting.numpy()
+        kind, bytes_, currents, rows = cpu.NOTHING, _NONE["uint8"], _NONE[accumulator.name], own
         size = potentials[0].numel()
         stride = len(setting) * size
         flag = np.zeros(len(self.soft) * int(convolution.shape[5]), accumulator)
         factor = flag.astype(factor_dtype)
         shape = convolution.shape
         if current is not None:
-            kind, currents, rows = cpu.CURRENT, _flat(current[0]), current[1]
+            kind, currents, rows = cpu.CURRENT, _flat(current[0]), current[1].numpy()
             stride = current[0][0].numel() if len(current[0]) > 1 else 0
             shape = shape.copy()
             shape[6] = 0  # no taps
@@ -193,9 +190,9 @@ class CpuKernels:
         assert events is not None
         kernel = cpu.kernels(convolution.weights.dtype, accumulator, convolution.lanes).fire
         out_of_range = kernel(
-            *events, convolution.weights, shape, setting, self._bias(layer.weighted, convolution, accumulator),
-            self._table(convolution, self.constants.threshold[layer.node.name], accumulator, 1), self.soft, kind, bytes_,
-            currents, rows, stride, flag, factor, steps, _flat(potentials), _flat(counts), _flat(spikes),
+            *events, convolution.weights, shape, own, self._bias(layer.weighted, convolution, accumulator),
+            self._table(convolution, self.constants.threshold[layer.node.name], accumulator, 1), self.soft, kind,
+            bytes_, currents, rows, stride, flag, factor, steps, _flat(potentials), _flat(counts), _flat(spikes),
         )  # fmt: skip
         if out_of_range:
             raise OutOfRangeError(layer.node.name)

@@ -5,14 +5,15 @@ Only what a layer carries from chunk to chunk is kept: potentials and spike coun
 reported T alone, from the counts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rmpsweep.engine.cpu import CpuKernels, Events, OutOfRangeError
-from rmpsweep.engine.kernels.pack import padded
+from rmpsweep.engine.kernels import Kernels, OutOfRangeError
+from rmpsweep.engine.kernels.layout import padded
 from rmpsweep.engine.network import Node
 from rmpsweep.engine.program import Layer, Rearrangement, image_shape
 from rmpsweep.engine.reference import LinearNodes, RowResult, State, read_out_of
@@ -32,7 +33,7 @@ class Batch:
 
 
 def execute(
-    kernels: CpuKernels,
+    kernels: Kernels,
     batch: Batch,
     steps: Sequence[int],
     start: int,
@@ -53,11 +54,11 @@ class _Run:
     """The time loop; all tensors channels-last."""
 
     def __init__(
-        self, kernels: CpuKernels, batch: Batch, start: int, state: State | None, chunk: int, record: bool
+        self, kernels: Kernels, batch: Batch, start: int, state: State | None, chunk: int, record: bool
     ) -> None:
         self.kernels, self.batch, self.chunk = kernels, batch, chunk
         self.net, self.program, self.constants = kernels.net, kernels.program, kernels.constants
-        self.t, self.setting, self.num_rows = start, batch.setting.numpy(), len(batch.setting)
+        self.t, self.num_rows, self.device = start, len(batch.setting), batch.setting.device
         self.linear = LinearNodes(self.constants, batch.setting, self._apply)
         self.layers = [step for step in self.program.steps if isinstance(step, Layer)]
         self.poisson = self.constants.settings[0].encoding == "poisson"
@@ -68,7 +69,11 @@ class _Run:
         for layer in self.layers:
             name, wide = layer.node.name, kernels.needs_wide(layer, chunk)
             first = self.linear.rows(self.constants.start[name], name).expand(self.num_rows, *layer.node.shape)
-            counts = torch.zeros(self.num_rows, *layer.node.shape) if state is None else state.counts[name]
+            counts = (
+                torch.zeros(self.num_rows, *layer.node.shape, device=self.device)
+                if state is None
+                else state.counts[name]
+            )
             potentials = first if state is None else state.potentials[name]
             self.potentials[name] = self._channels_last(layer.node, potentials, kernels.dtype(wide))
             self.counts[name] = self._channels_last(layer.node, counts, torch.int32)
@@ -113,7 +118,7 @@ class _Run:
     def _advance(self, steps: int) -> None:
         """One chunk of `steps` steps through every step of the program."""
         values: dict[str, Tensor] = {}
-        events: dict[str, Events] = {}
+        events: dict[str, Any] = {}
         batch, kernels = self.batch, self.kernels
         if self.poisson:
             values[INPUT] = kernels.encode(batch.images, batch.input_scale, batch.seeds, batch.ids, self.t, steps)
@@ -123,7 +128,7 @@ class _Run:
         else:
             self.input_counts += self.nonzero_input * steps
 
-        def events_of(name: str) -> Events:
+        def events_of(name: str) -> Any:
             if name not in events:
                 events[name] = kernels.events(name, values[name])
             return events[name]
@@ -138,18 +143,16 @@ class _Run:
                 if step.value == INPUT:
                     shared = self.input_currents.get(name)
                     if shared is None:
-                        shared = kernels.current(
-                            step.weighted, events_of(INPUT), None, len(batch.images), steps, wide
-                        )
-                    current = shared, batch.input.numpy()
+                        shared = kernels.current(step.weighted, events_of(INPUT), None, len(batch.images), steps, wide)
+                    current = shared, batch.input
                 if step.addend is not None:
                     addend = values[step.addend.value]
                     if step.addend.node is not None:
                         addend = kernels.current(
-                            step.addend.node, events_of(step.addend.value), self.setting, self.num_rows, steps, wide
+                            step.addend.node, events_of(step.addend.value), batch.setting, self.num_rows, steps, wide
                         )
                 values[name] = kernels.fire(
-                    step, None if current else events_of(step.value), current, addend, self.setting,
+                    step, None if current else events_of(step.value), current, addend, batch.setting,
                     self.potentials[name], self.counts[name], steps,
                 )  # fmt: skip
                 if self.trains:
@@ -164,7 +167,7 @@ class _Run:
 
     def _channels_last(self, node: Node, planes: Tensor, dtype: torch.dtype) -> Tensor:
         channels, height, width = image_shape(node)
-        result = torch.zeros(len(planes), height, width, padded(channels), dtype=dtype)
+        result = torch.zeros(len(planes), height, width, padded(channels), dtype=dtype, device=self.device)
         result[..., :channels] = planes.reshape(-1, channels, height, width).permute(0, 2, 3, 1).to(dtype)
         return result
 
@@ -179,7 +182,7 @@ class _Run:
     def _pool(self, node: Node, state: State | None) -> tuple[Tensor, Tensor]:
         source = self.net.node(node.inputs[0])
         total, largest = (
-            (torch.zeros(self.num_rows, *source.shape), torch.zeros(self.num_rows, *node.shape))
+            (torch.zeros(self.num_rows, *shape, device=self.device) for shape in (source.shape, node.shape))
             if state is None else state.pools[node.name]
         )  # fmt: skip
         return self._channels_last(source, total, torch.int32), self._channels_last(node, largest, torch.int32)
@@ -187,7 +190,7 @@ class _Run:
     def _input_counts(self, state: State | None) -> Tensor:
         """Nonzero input elements so far, by input."""
         node, batch = self.net.node(INPUT), self.batch
-        before = torch.zeros(len(batch.images), *node.shape)
+        before = torch.zeros(len(batch.images), *node.shape, device=self.device)
         if state is not None:
             before[batch.input] = state.counts[INPUT].to(before)
         return self._channels_last(node, before, torch.int32)

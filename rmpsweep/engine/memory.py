@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from rmpsweep.engine.kernels.pack import padded
+from rmpsweep.engine.kernels.layout import padded
 from rmpsweep.engine.network import Node
 from rmpsweep.engine.program import Layer, Program, image_shape
 

@@ -5,7 +5,7 @@
 `fixed16` and `fixed8` put every sum on an integer grid, so that spikes are the same in any order of addition: on every
 device and in every batch, chunk, shard and thread. The rule, all roundings half to even unless said otherwise:
 
-- Spikes are 0 or 1 and sums of a pooling window stay undivided: such a node holds integers I and stands for I / divisor.
+- Spikes are 0 or 1, sums of a pooling window stay undivided: such a node holds integers I and stands for I / divisor.
 - A convolution or linear layer has one grid step per output channel, g_c = max |W_c| / LARGEST_WEIGHT (1 where the
   channel is all zero), the output layer one for all classes; w_q = round(W / g_c). Per-channel weights of the spikes
   that enter (see `scales`) are multiplied onto W before, in float64. Its sums stand for I g_c / divisor.
@@ -25,6 +25,7 @@ detect that they fit (`kernels.cpu`).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -191,6 +192,7 @@ class _Builder:
         scale = self.units(self.net.node(output).unit)[:, None] * self.output_grid()
         if output in self.spike_weight:
             scale = scale * self.spike_weight[output]
+        _representable(scale, torch.float32 if self.numerics == "float32" else torch.float64)
         return Constants(
             self.net, tuple(self.settings), self.weights, self.threshold, self.start, self.bias, self.factor,
             self.multiplier, frozenset(self.rounded), self.units(INPUT), scale, self.largest, self.kind,
@@ -204,8 +206,11 @@ class _Builder:
         raise NotImplementedError
 
     def units(self, name: str) -> Tensor:
-        """Λ of a spiking layer or the input, [K], float64."""
-        return torch.tensor([s[name].unit for s in self.scales], dtype=torch.float64)
+        """Λ of a spiking layer or the input, [K], float64. Raises CalibrationError where it leaves that range."""
+        values = torch.tensor([s[name].unit for s in self.scales], dtype=torch.float64)
+        if not bool((torch.isfinite(values) & (values > 0)).all()):
+            raise CalibrationError(f"{name}: thresholds times α multiply up to {values.tolist()}; use another α")
+        return values
 
     def thresholds(self, layer: str) -> Tensor:
         """[K, 1 or C], float64."""
@@ -260,24 +265,20 @@ class _Float(_Builder):
         elif name in self.net.weights:
             weight, bias = self.net.weights[name]
             entering = self.entering(node)
-            self.weights[name] = weight.to(dtype) if entering is None else _exact(weight.cpu(), entering, 0).to(weight.device, dtype)
+            self.weights[name] = (
+                weight.to(dtype) if entering is None else _exact(weight.cpu(), entering, 0).to(weight.device, dtype)
+            )
             if bias is not None:
                 self.bias[name] = bias.cpu().to(dtype) * self._cast(1 / self.units(node.unit))[:, None]
 
     def _cast(self, exact: Tensor) -> Tensor:
         """From float64, once."""
-        table = exact.to(DTYPES[self.numerics])
-        if not bool((torch.isfinite(table) & ((table != 0) == (exact != 0))).all()):
-            raise CalibrationError(
-                f"thresholds times α give {exact.abs().max():.3g} to {exact.abs().min():.3g}, out of the range of "
-                f"{self.numerics}; use another α, alpha_scope: network, or numerics: float64"
-            )
-        return table
+        return _representable(exact, DTYPES[self.numerics])
 
 
 class _Fixed(_Builder):
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.grid: dict[str, Tensor] = {}
         self.weighted: dict[str, bool] = {}
         self.analog: dict[str, bool] = {}
@@ -449,3 +450,14 @@ def _exact(weight: Tensor, entering: Tensor | None, start: int) -> Tensor:
 def _channels(values: Tensor) -> Tensor:
     """[C, ...] or [F], constant over space up to zero padding -> [C] or [F]."""
     return values.flatten(1).amax(1) if values.dim() > 1 else values
+
+
+def _representable(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """float64 values in another dtype. Raises CalibrationError where they leave its range."""
+    table = exact.to(dtype)
+    if not bool((torch.isfinite(table) & ((table != 0) == (exact != 0))).all()):
+        raise CalibrationError(
+            f"thresholds times α give {exact.abs().max():.3g} to {exact.abs().min():.3g}, out of the range of {dtype}; "
+            "use another α, alpha_scope: network, or numerics: float64"
+        )
+    return table

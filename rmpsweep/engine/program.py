@@ -1,7 +1,7 @@
 """Which nodes run together: a spiking layer with its convolution and shortcut is one step of a program.
 
-Between the steps are values: small non-negative integers (spikes, window sums of spikes), stored as bytes. A network that
-does not fit this form has no program and runs node by node (`reference`).
+Between the steps are values: small non-negative integers (spikes, window sums of spikes), stored as bytes. A network
+that does not fit this form has no program and runs node by node (`reference`).
 """
 
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ class _Maker:
         if node.op in ("slice", "pad") and len(node.shape) != 3:
             raise _NoProgramError
         if node.op in ("flatten", "slice", "pad"):
-            self.steps.append(Rearrangement(node, node.op))  # type: ignore[arg-type]
+            self.steps.append(Rearrangement(node, node.op))
             self.values[node.name] = source
             return
         if node.op == "max_pool" and self.kind.max_pool != "average":

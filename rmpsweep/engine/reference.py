@@ -13,7 +13,12 @@ from torch import Tensor
 
 from rmpsweep.engine import encode, neuron
 from rmpsweep.engine.network import (
-    Node, SpikingNetwork, apply_linear, average_of_max_pool, per_channel, rearrange,
+    Node,
+    SpikingNetwork,
+    apply_linear,
+    average_of_max_pool,
+    per_channel,
+    rearrange,
 )  # fmt: skip
 from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
 from rmpsweep.terms import INPUT, SATURATED_RATE, Reset

@@ -19,6 +19,8 @@ from rmpsweep.engine.reference import RowResult, State, concatenate, select
 from rmpsweep.engine.scales import Thresholds
 from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
 
+NODES_ROWS = 32
+"""Rows of a batch where a network runs node by node; always filled up to it."""
 Kernels = Literal["auto", "reference"]
 
 
@@ -32,8 +34,8 @@ class Simulation:
     elements, likewise; synops: likewise, each nonzero output x its fan-out, booked to the emitting layer, and a row
     "input" (under constant encoding these are multiplications by an analog value, not additions);
     saturated: layer -> int64 [len(time_steps)], pairs of image and neuron with SATURATED_RATE or more spikes per step;
-    spikes: layer -> uint8 [steps run, N, ...] if recorded; state: hand to `simulate(..., state=, start=)` to go on, None
-    if it was not kept.
+    spikes: layer -> uint8 [steps run, N, ...] if recorded; state: hand to `simulate(..., state=, start=)` to go on, if
+    it was kept.
     """
 
     time_steps: tuple[int, ...]
@@ -77,8 +79,9 @@ def simulate(
         v_init: initial potential, in fractions of θ.
         seed, image_ids: the key of Poisson spikes; image_ids int64 [N], default 0, 1, 2, …
         state, start: continue a run of `start` steps from its `Simulation.state`.
-        batch_size, chunk: rows and time steps computed together; chosen by `memory` if not given.
-        kernels: which implementation computes it; they agree as `reference` says.
+        batch_size, chunk: rows and time steps computed together; chosen by `memory` if not given. Neither changes a
+        result, but where a network has no program (see `program`): there floating point depends on batch_size.
+        kernels: "reference" runs node by node, in one batch if batch_size is not given.
     Raises:
         ValueError: a value out of range, naming it, what was received and what is allowed.
     """
@@ -134,7 +137,8 @@ def simulate_many(
         given = None if states is None else concatenate([states[k] for k in members])
         program = None if kernels == "reference" or net.device.type != "cpu" else make_program(constants)
         if program is None:
-            whole = by_nodes(constants, images, ids, steps, start, given, record_spikes, batch_size)
+            rows = batch_size or (len(members) * len(images) if kernels == "reference" else NODES_ROWS)
+            whole = by_nodes(constants, images, ids, steps, start, given, record_spikes, rows)
         else:
             whole = by_program(
                 constants, program, images, ids, steps, start, given, record_spikes, batch_size, chunk, keep_state

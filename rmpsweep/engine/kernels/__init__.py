@@ -1,1 +1,68 @@
-"""What runs once per neuron and step: compiled for the CPU with Numba (`cpu`), for GPUs with Triton (`triton`)."""
+"""What runs once per neuron and step, for the CPU and for GPUs, and what an implementation must offer."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rmpsweep.engine.network import Node, SpikingNetwork
+from rmpsweep.engine.numerics import Constants
+from rmpsweep.engine.program import Layer, Program, Rearrangement
+
+
+class OutOfRangeError(Exception):
+    """Potentials of a layer left the range in which int32 is safe; args: its name."""
+
+
+class Kernels(Protocol):
+    """The steps of a program for settings that share weights. Tensors are channels-last, [T, R, H, W, C], padded.
+
+    wide: layers whose potentials are kept in int64.
+    """
+
+    constants: Constants
+    program: Program
+    net: SpikingNetwork
+    wide: set[str]
+
+    def needs_wide(self, layer: Layer, chunk: int) -> bool:
+        """Whether int32 could wrap within a chunk, or cannot hold a constant."""
+
+    def dtype(self, wide: bool) -> torch.dtype:
+        """Of potentials and currents."""
+
+    def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
+        """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
+
+    def nonzero_input(self, images: Tensor, input_scale: Tensor) -> Tensor:
+        """Which elements of constant input are not zero, as `input_current` sees them."""
+
+    def dense(self, node: Node, values: Tensor) -> Tensor:
+        """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C]."""
+
+    def encode(self, images: Tensor, input_scale: Tensor, seeds: Tensor, ids: Tensor, start: int, steps: int) -> Tensor:
+        """Poisson spikes of some steps, bytes, negative ones as channels after the positive. [T, I, H, W, C]."""
+
+    def events(self, name: str, value: Tensor) -> Any:
+        """A value [T, R, H, W, C] in the form in which weighted nodes read it."""
+
+    def current(self, node: Node, events: Any, setting: Tensor | None, rows: int, steps: int, wide: bool) -> Tensor:
+        """A weighted node of a value's events, [T, R, Ho, Wo, C]; with its bias where `setting` tells whose."""
+
+    def fire(
+        self, layer: Layer, events: Any, current: tuple[Tensor, Tensor] | None, addend: Tensor | None, setting: Tensor,
+        potentials: Tensor, counts: Tensor, steps: int,
+    ) -> Tensor:  # fmt: skip
+        """Integrate, fire and reset a layer for some steps; potentials and counts [R, H, W, C] are updated.
+
+        events: of what its weighted node reads; current: instead, (its currents [1 or T, I, H, W, C], the row of I for
+        each row); addend: value or current a junction adds. Returns spikes [T, R, H, W, C], bytes.
+        Raises:
+            OutOfRangeError: int32 potentials may wrap in a later chunk.
+        """
+
+    def rearrange(self, step: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
+        """A step between values; pool: (input summed over steps, its largest), updated, of count pooling."""
+
+    def tally(self, counts: Tensor, fan_out: Tensor, limit: float) -> Tensor:
+        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W]."""

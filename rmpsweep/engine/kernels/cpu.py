@@ -1,11 +1,11 @@
 """Event-driven kernels: a spike costs its fan-out in additions, a silent neuron nothing.
 
-Tensors are channels-last, channels padded with silent ones to a multiple of 16. Spikes of a chunk of time steps are bytes
-[T, R, H, W, C]. For a convolution they become events: for each pixel the list of channels that fired, in order of rows;
-neighbouring pixels of an image row are neighbours in the list, so a kernel row of the convolution reads one stretch of
-it. An output's current is the sum of the weight rows of its events, held in registers together with potential and spike
-count for all steps of the chunk. The order of addition (kernel row, pixel, channel) does not depend on batch, chunk or
-threads, so even in floating point the spikes do not.
+Tensors are channels-last, channels padded (`layout`). Spikes of a chunk of time steps are bytes [T, R, H, W, C]. For a
+convolution they become events: for each pixel the list of channels that fired, in order of rows; neighbouring pixels of
+an image row are neighbours in the list, so a kernel row of the convolution reads one stretch of it. An output's current
+is the sum of the weight rows of its events, held in registers together with potential and spike count for all steps of
+the chunk. The order of addition (kernel row, pixel, channel) does not depend on batch, chunk or threads, so even in
+floating point the spikes do not.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,23 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
-from rmpsweep.engine.kernels.lanes import any_of, append_above, convert, load, nonzero, shift_right, spread, store, where
+from rmpsweep.engine.kernels.lanes import (
+    any_of,
+    append_above,
+    convert,
+    load,
+    nonzero,
+    shift_right,
+    spread,
+    store,
+    where,
+)
 
 NOTHING, FLAG, CURRENT, SCALED = 0, 1, 2, 3
 """What a layer's current gets besides the convolution: nothing; a table's value where a byte is not zero; a current;
 a current times a table's factor (in integers (M I + 2^15) >> 16)."""
-PAD = 16
-"""Channels are padded to a multiple of this; event lists have as much room to spare at their end."""
+SPARE = 16
+"""Room that a list of events needs at its end."""
 POTENTIAL_LIMIT = 2**30
 """int32 potentials are found out of range, before they can wrap, where they leave [-2^30, 2^30) at the end of a chunk
 in which no current can sum up to more than 2^30."""
@@ -117,9 +127,8 @@ def kernels(weight: np.dtype, accumulator: np.dtype, lanes: int) -> Kernels:
                         v = v - where(fired, theta if resets_softly else v)
                         n = n + convert(fired, types.int32)
                         store(spikes, (t * num_rows + r) * size + at, fired)
-                    if checked:
-                        if any_of(v >= spread(largest, v)) or any_of(v < spread(-largest, v)):
-                            out_of_range = True
+                    if checked and (any_of(v >= spread(largest, v)) or any_of(v < spread(-largest, v))):
+                        out_of_range = True
                     store(potentials, r * size + at, v)
                     store(counts, r * size + at, n)
         return out_of_range
@@ -141,7 +150,7 @@ def kernels(weight: np.dtype, accumulator: np.dtype, lanes: int) -> Kernels:
 
 
 @cache
-def dense_kernel(weight: np.dtype, accumulator: np.dtype, lanes: int) -> Callable[..., None]:
+def dense_kernel(accumulator: np.dtype, lanes: int) -> Any:
     """A convolution of analog values (images, or spikes summed over steps), summed up in int64 or float64."""
     L, A = lanes, getattr(types, accumulator.name)
 
@@ -189,7 +198,7 @@ def list_events(values: Any, width: int, channels: int, largest: int, pointers: 
 
 @njit(nogil=True, cache=True)
 def sum_pool(values: Any, window: Any, multiplier: Any, out: Any) -> None:
-    """Window sums times multiplier [Ho, Wo]. values, out: [B, H, W, C]; window: kernel, stride and padding, y then x."""
+    """Window sums times multiplier [Ho, Wo]. values, out: [B, H, W, C]; window: kernel, stride, padding, y then x."""
     for b in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
@@ -219,7 +228,7 @@ def max_pool(values: Any, window: Any, out: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def count_pool(values: Any, window: Any, totals: Any, largest: Any, out: Any) -> None:
-    """`max_pool` of the values summed over steps, by how much it grew. values, out: [T, R, H, W, C]; the rest [R, …]."""
+    """By how much `max_pool` of the values summed over steps grew. values, out: [T, R, H, W, C]; the rest [R, …]."""
     for t in range(out.shape[0]):
         for r in range(out.shape[1]):
             for y in range(values.shape[2]):
@@ -243,7 +252,7 @@ def count_pool(values: Any, window: Any, totals: Any, largest: Any, out: Any) ->
 def tally(counts: Any, fan_out: Any, limit: float, out: Any) -> None:
     """Per row of counts [R, M]: spikes, synaptic operations, neurons with `limit` or more spikes; out: [R, 3]."""
     for r in range(len(counts)):
-        spikes, synops, saturated = 0, 0, 0
+        spikes = synops = saturated = np.int64(0)
         for i in range(counts.shape[1]):
             n = np.int64(counts[r, i])
             spikes += n

@@ -1,7 +1,8 @@
 """Vectors of numbers inside Numba functions: a `Lanes` value holds n neighbouring array elements.
 
-Written to LLVM's vector types, so the same kernel becomes AVX-512, AVX2 or NEON code, and each lane is computed by itself:
-integers wrap, floating point rounds once per operation and is never contracted, whatever the machine's vector width.
+Written to LLVM's vector types, so the same kernel becomes AVX-512, AVX2 or NEON code, and each lane is computed by
+itself: integers wrap, floating point rounds once per operation and is never contracted, whatever the machine's vector
+width. (Numba keeps compiled kernels by the time stamp of `cpu.py`: touch it after a change here.)
 """
 
 import operator
@@ -20,7 +21,7 @@ class Lanes(types.Type):
         super().__init__(name=f"Lanes({element}, {n})")
 
 
-def _vector(element: types.Type, n: int) -> ir.VectorType:
+def _vector(element: Any, n: int) -> ir.VectorType:
     if isinstance(element, types.Float):
         return ir.VectorType(ir.DoubleType() if element.bitwidth == 64 else ir.FloatType(), n)
     return ir.VectorType(ir.IntType(1 if element == types.boolean else element.bitwidth), n)
@@ -97,7 +98,11 @@ def convert(typing, values, dtype):
             return value
         if isinstance(target, types.Float):
             if isinstance(source, types.Float):
-                return builder.fpext(value, vector) if target.bitwidth > source.bitwidth else builder.fptrunc(value, vector)
+                return (
+                    builder.fpext(value, vector)
+                    if target.bitwidth > source.bitwidth
+                    else builder.fptrunc(value, vector)
+                )
             return (builder.uitofp if unsigned else builder.sitofp)(value, vector)
         if source != types.boolean and source.bitwidth >= target.bitwidth:
             return builder.trunc(value, vector)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmpsweep.engine.kernels.cpu import PAD
+from rmpsweep.engine.kernels.layout import padded
 
 LANES = {"int8": 128, "int16": 64, "float32": 64, "float64": 32}
 """Outputs computed together, by dtype of the weights: what measured best on AVX-512."""
@@ -30,11 +30,6 @@ class Convolution:
         channels = values if values.shape[1] > 1 else np.broadcast_to(values, every.shape)
         every[:, : channels.shape[1]] = channels
         return np.tile(every, (1, self.tile)).reshape(-1)
-
-
-def padded(channels: int) -> int:
-    """Channels of a channels-last tensor in memory."""
-    return -(-channels // PAD) * PAD
 
 
 def pack(
