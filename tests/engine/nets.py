@@ -83,3 +83,13 @@ class Residual(nn.Module):
         x = self.act2(self.conv2(self.act1(self.conv1(x))) + x)
         x = self.act4(self.shortcut(x) + self.conv4(self.act3(self.conv3(x))))
         return self.fc(x.flatten(1))
+
+
+class MaxPooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.pool, self.act1, self.act2, self.fc = nn.MaxPool2d(2), nn.ReLU(), nn.ReLU(), nn.Linear(54, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.act2(self.conv2(self.pool(self.act1(self.conv1(x))))).flatten(1))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from nets import Chain, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
+from nets import Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate, simulate_many, thresholds_from_scales
@@ -9,16 +9,6 @@ from rmpsweep.engine.encode import poisson, uniform
 from rmpsweep.engine.network import activations
 
 IMAGES = dyadic_images(5)
-
-
-class MaxPooled(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
-        self.pool, self.act1, self.act2, self.fc = nn.MaxPool2d(2), nn.ReLU(), nn.ReLU(), nn.Linear(54, 3)
-
-    def forward(self, x):
-        return self.fc(self.act2(self.conv2(self.pool(self.act1(self.conv1(x))))).flatten(1))
 
 
 def dyadic_net(build=Residual):

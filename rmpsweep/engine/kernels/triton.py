@@ -1,0 +1,290 @@
+"""GPU kernels in Triton: a convolution of bytes as a matrix product, and the neuron update in the same kernel.
+
+Tensors are channels-last, channels padded with silent ones to a multiple of 16. A program computes a tile of pixels by
+channels for all steps of a chunk, potentials and spike counts in registers. Integers are exact in any order; in floating
+point the order of addition (tap, block of channels) does not depend on batch or chunk, and products are not fused.
+Without a GPU, TRITON_INTERPRET=1 set before this module is imported runs the kernels on CPU tensors, slowly.
+Legend: T steps of a chunk, R rows, N images, K settings.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rmpsweep.engine.kernels.cpu import POTENTIAL_LIMIT
+from rmpsweep.engine.kernels.layout import padded
+
+LARGEST_INT8 = 127
+_MOST_INT8_INPUTS = 2**17
+"""Of one output: so many products of int8 numbers add up within int32."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """weights: [planes, taps, C_out, C_in], int8 or floating point, two planes standing for 256 hi + lo; geometry: H, W,
+    C_in, Ho, Wo, C_out, taps, kernel width, stride y, stride x, padding y, padding x, dilation y, dilation x."""
+
+    weights: Tensor
+    geometry: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Addend:
+    """What is added to a layer's current: `flag`, the table's value where a byte is not zero; `scaled`, an integer times
+    the table's factor, (M I + 2^15) >> 16; `weighted`, a number times the factor. values: [T, R, H, W, C]; table: [K, C]."""
+
+    kind: Literal["flag", "scaled", "weighted"]
+    values: Tensor
+    table: Tensor
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """R rows of a layer. setting: int64 [R]; soft: bytes [K]; bias, threshold: [K, C]; potentials, counts: [R, H, W, C],
+    updated; out_of_range: int32 [1], set to 1 where int32 potentials left [-2^30, 2^30) at the end of a chunk."""
+
+    setting: Tensor
+    soft: Tensor
+    bias: Tensor
+    threshold: Tensor
+    potentials: Tensor
+    counts: Tensor
+    out_of_range: Tensor
+
+
+def pack(
+    weight: Tensor, input_shape: tuple[int, int, int], output_shape: tuple[int, int, int],
+    options: dict[str, tuple[int, int]], signed: bool, largest: int | None,
+) -> Convolution:  # fmt: skip
+    """weight [C_out, C_in, kh, kw]; shapes (C, H, W); signed: the input's negative spikes are channels of their own.
+
+    largest: of the bytes it reads; None where it reads analog values, which are float64. Integer weights that int8
+    products could not sum up exactly are float64 too, in which all sums of a step are exact (`numerics`).
+    """
+    weight = torch.cat([weight, -weight], 1) if signed else weight
+    outputs, inputs, kernel_height, kernel_width = weight.shape
+    planes = weight[None]
+    if weight.dtype == torch.int16:
+        high = (weight.int() + 128) >> 8
+        planes = torch.stack([weight.int() - 256 * high, high])
+    dtype = weight.dtype if weight.is_floating_point() else torch.int8
+    taps = kernel_height * kernel_width
+    if largest is None or (dtype == torch.int8 and (largest > LARGEST_INT8 or taps * inputs >= _MOST_INT8_INPUTS)):
+        dtype = torch.float64
+    (_, height, width), (_, out_height, out_width) = input_shape, output_shape
+    packed = torch.zeros(len(planes), taps, padded(outputs), padded(inputs), dtype=dtype, device=weight.device)
+    packed[:, :, :outputs, :inputs] = planes.permute(0, 3, 4, 1, 2).flatten(1, 2).to(dtype)
+    geometry = (
+        height, width, padded(inputs), out_height, out_width, padded(outputs), taps, kernel_width,
+        *options["stride"], *options["padding"], *options["dilation"],
+    )  # fmt: skip
+    assert max(packed[0].numel(), height * width * padded(inputs)) < 2**31, "offsets within an image are int32"
+    return Convolution(packed, geometry)
+
+
+def blocks(convolution: Convolution) -> dict[str, int]:
+    """Pixels, output channels and input channels of one matrix product; interpreted, few large ones are faster."""
+    outputs, inputs = (triton.next_power_of_2(convolution.geometry[i]) for i in (5, 2))
+    if convolution.weights.device.type == "cpu":
+        return {"PIXELS": 256, "CHANNELS": outputs, "INPUTS": inputs}
+    size = convolution.weights.element_size()
+    return {"PIXELS": 64, "CHANNELS": min(64, outputs), "INPUTS": min(max(32, inputs), 64 if size == 1 else 128 // size)}
+
+
+def fire_from_spikes(
+    values: Tensor, convolution: Convolution, neurons: Neurons, addend: Addend | None, spikes: Tensor
+) -> None:
+    """A layer's convolution of bytes [T, R, H, W, C_in] and its neurons; spikes: [T, R, Ho, Wo, C_out], bytes, written."""
+    block, (pixels, channels) = blocks(convolution), (spikes[0, ..., 0].numel(), spikes.shape[-1])
+    _launch(
+        _fire_from_spikes, -(-pixels // block["PIXELS"]) * -(-channels // block["CHANNELS"]),
+        values, convolution.weights, *_arguments(neurons, addend, spikes), len(spikes), pixels, values[0].numel(),
+        spikes[0].numel(), *convolution.geometry, **_kinds(convolution), **_constants(neurons, addend), **block,
+    )  # fmt: skip
+
+
+def fire_from_currents(currents: Tensor, rows: Tensor, neurons: Neurons, addend: Addend | None, spikes: Tensor) -> None:
+    """Neurons with the current of row rows[r] of currents [T or 1, I, H, W, C]; spikes: [T, R, H, W, C], bytes, written."""
+    block = 2**14 if spikes.device.type == "cpu" else 1024
+    _launch(
+        _fire_from_currents, -(-spikes[0].numel() // block), currents, rows, *_arguments(neurons, addend, spikes),
+        len(spikes), spikes[0].numel(), spikes[0, 0].numel(), spikes.shape[-1],
+        currents[0].numel() if len(currents) > 1 else 0, **_constants(neurons, addend), BLOCK=block,
+    )  # fmt: skip
+
+
+def convolve(values: Tensor, convolution: Convolution, setting: Tensor, bias: Tensor, out: Tensor) -> None:
+    """values [N, H, W, C_in] -> out [N, Ho, Wo, C_out], with the bias [K, C_out] of setting[n % R]."""
+    block, (pixels, channels) = blocks(convolution), (out[..., 0].numel(), out.shape[-1])
+    _launch(
+        _convolve, -(-pixels // block["PIXELS"]) * -(-channels // block["CHANNELS"]),
+        values, convolution.weights, setting, bias, out, len(setting), pixels, *convolution.geometry,
+        **_kinds(convolution), **block,
+    )  # fmt: skip
+
+
+def _launch(kernel: Any, programs: int, first: Tensor, *arguments: object, **constants: object) -> None:
+    with torch.cuda.device_of(first):
+        kernel[(programs,)](first, *arguments, **constants, enable_fp_fusion=False)
+
+
+def _arguments(neurons: Neurons, addend: Addend | None, spikes: Tensor) -> tuple[Tensor, ...]:
+    values, table = (spikes, neurons.bias) if addend is None else (addend.values, addend.table)
+    return (
+        values, table, neurons.setting, neurons.soft, neurons.bias, neurons.threshold, neurons.potentials,
+        neurons.counts, spikes, neurons.out_of_range,
+    )  # fmt: skip
+
+
+def _constants(neurons: Neurons, addend: Addend | None) -> dict[str, object]:
+    limit = POTENTIAL_LIMIT if neurons.potentials.dtype == torch.int32 else 0
+    return {"KIND": "nothing" if addend is None else addend.kind, "LIMIT": limit}
+
+
+def _kinds(convolution: Convolution) -> dict[str, object]:
+    sums = {torch.int8: tl.int32, torch.float32: tl.float32, torch.float64: tl.float64}
+    return {"PLANES": len(convolution.weights), "SUM": sums[convolution.weights.dtype]}
+
+
+@triton.jit
+def _products(
+    images, weights, y, x, exists, channel, height, width, in_channels, out_channels, taps, kernel_width, dilation_y,
+    dilation_x, OUT: tl.constexpr, PLANES: tl.constexpr, SUM: tl.constexpr, PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr, INPUTS: tl.constexpr,
+):  # fmt: skip
+    """A tile of a convolution. images [PIXELS]: where each pixel's image begins; y, x: of its window."""
+    low = tl.full((PIXELS, CHANNELS), 0, SUM)
+    high = low
+    plane = taps * out_channels * in_channels
+    num_blocks = (in_channels + INPUTS - 1) // INPUTS
+    for i in range(taps * num_blocks):
+        tap = i // num_blocks
+        k = i % num_blocks * INPUTS + tl.arange(0, INPUTS)
+        row = y + tap // kernel_width * dilation_y
+        column = x + tap % kernel_width * dilation_x
+        inside = exists & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        source = images[:, None] + (((row * width + column) * in_channels)[:, None] + k[None, :])
+        a = tl.load(source, mask=inside[:, None] & (k < in_channels)[None, :], other=0).to(weights.dtype.element_ty)
+        at = weights + ((tap * out_channels + channel)[None, :] * in_channels + k[:, None])
+        known = (k < in_channels)[:, None] & (channel < out_channels)[None, :]
+        low = tl.dot(a, tl.load(at, mask=known, other=0), low, input_precision="ieee", out_dtype=SUM)
+        if PLANES == 2:
+            high = tl.dot(a, tl.load(at + plane, mask=known, other=0), high, input_precision="ieee", out_dtype=SUM)
+    total = low.to(OUT)
+    if PLANES == 2:
+        total += high.to(OUT) * 256
+    return total
+
+
+@triton.jit
+def _step(z, v, n, addend, at, mask, theta, soft, factor, KIND: tl.constexpr):
+    """One step of neurons; addend: where this step's begins. Returns v, n and which fired."""
+    if KIND == "flag":
+        z += tl.where(tl.load(addend + at, mask=mask, other=0) != 0, factor, 0)
+    elif KIND == "scaled":
+        product = tl.load(addend + at, mask=mask, other=0).to(tl.int64) * factor
+        z += ((product + 32768) >> 16).to(z.dtype)
+    elif KIND == "weighted":
+        z += tl.load(addend + at, mask=mask, other=0).to(z.dtype) * factor
+    v += z
+    fired = v >= theta
+    v -= tl.where(fired, tl.where(soft, theta, v), 0)
+    return v, n + fired.to(tl.int32), fired
+
+
+@triton.jit
+def _keep(v, n, potentials, counts, out_of_range, at, mask, LIMIT: tl.constexpr):
+    if LIMIT:
+        outside = mask & ((v >= LIMIT) | (v < -LIMIT))
+        tl.store(out_of_range + 0 * at, 1, mask=outside)
+    tl.store(potentials + at, v, mask=mask)
+    tl.store(counts + at, n, mask=mask)
+
+
+@triton.jit(do_not_specialize=["steps", "pixels"], do_not_specialize_on_alignment=["out_of_range"])
+def _fire_from_spikes(
+    values, weights, addend, table, setting, soft, bias, threshold, potentials, counts, spikes, out_of_range, steps,
+    pixels, value_step, spike_step, height, width, in_channels, out_height, out_width, out_channels, taps, kernel_width,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, PLANES: tl.constexpr, SUM: tl.constexpr,
+    KIND: tl.constexpr, LIMIT: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, INPUTS: tl.constexpr,
+):  # fmt: skip
+    num_blocks = (out_channels + CHANNELS - 1) // CHANNELS
+    channel = tl.program_id(0) % num_blocks * CHANNELS + tl.arange(0, CHANNELS)
+    pixel = (tl.program_id(0) // num_blocks).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    exists = pixel < pixels
+    row = pixel // (out_height * out_width)
+    rest = (pixel % (out_height * out_width)).to(tl.int32)
+    y, x = rest // out_width * stride_y - padding_y, rest % out_width * stride_x - padding_x
+    own = tl.load(setting + row, mask=exists, other=0)
+    softly = (tl.load(soft + own, mask=exists, other=0) != 0)[:, None]
+    mask = exists[:, None] & (channel < out_channels)[None, :]
+    entry = own[:, None] * out_channels + channel[None, :]
+    constant, theta = tl.load(bias + entry, mask=mask, other=0), tl.load(threshold + entry, mask=mask, other=1)
+    factor = tl.load(table + entry, mask=mask, other=0)
+    at = pixel[:, None] * out_channels + channel[None, :]
+    v, n = tl.load(potentials + at, mask=mask, other=0), tl.load(counts + at, mask=mask, other=0)
+    images = values + row * (height * width * in_channels)
+    for _ in range(steps):
+        z = constant + _products(
+            images, weights, y, x, exists, channel, height, width, in_channels, out_channels, taps, kernel_width,
+            dilation_y, dilation_x, potentials.dtype.element_ty, PLANES, SUM, PIXELS, CHANNELS, INPUTS,
+        )  # fmt: skip
+        v, n, fired = _step(z, v, n, addend, at, mask, theta, softly, factor, KIND)
+        tl.store(spikes + at, fired.to(tl.uint8), mask=mask)
+        images += value_step
+        addend += spike_step
+        spikes += spike_step
+    _keep(v, n, potentials, counts, out_of_range, at, mask, LIMIT)
+
+
+@triton.jit(do_not_specialize=["steps", "current_step"], do_not_specialize_on_alignment=["out_of_range"])
+def _fire_from_currents(
+    currents, rows, addend, table, setting, soft, bias, threshold, potentials, counts, spikes, out_of_range, steps,
+    spike_step, size, channels, current_step, KIND: tl.constexpr, LIMIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < spike_step
+    row = at // size
+    own = tl.load(setting + row, mask=mask, other=0)
+    softly = tl.load(soft + own, mask=mask, other=0) != 0
+    entry = own * channels + at % channels
+    constant, theta = tl.load(bias + entry, mask=mask, other=0), tl.load(threshold + entry, mask=mask, other=1)
+    factor = tl.load(table + entry, mask=mask, other=0)
+    v, n = tl.load(potentials + at, mask=mask, other=0), tl.load(counts + at, mask=mask, other=0)
+    source = tl.load(rows + row, mask=mask, other=0) * size + at % size
+    for _ in range(steps):
+        z = constant + tl.load(currents + source, mask=mask, other=0)
+        v, n, fired = _step(z, v, n, addend, at, mask, theta, softly, factor, KIND)
+        tl.store(spikes + at, fired.to(tl.uint8), mask=mask)
+        currents += current_step
+        addend += spike_step
+        spikes += spike_step
+    _keep(v, n, potentials, counts, out_of_range, at, mask, LIMIT)
+
+
+@triton.jit(do_not_specialize=["rows", "pixels"])
+def _convolve(
+    values, weights, setting, bias, out, rows, pixels, height, width, in_channels, out_height, out_width, out_channels,
+    taps, kernel_width, stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, PLANES: tl.constexpr,
+    SUM: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, INPUTS: tl.constexpr,
+):  # fmt: skip
+    num_blocks = (out_channels + CHANNELS - 1) // CHANNELS
+    channel = tl.program_id(0) % num_blocks * CHANNELS + tl.arange(0, CHANNELS)
+    pixel = (tl.program_id(0) // num_blocks).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    exists = pixel < pixels
+    row = pixel // (out_height * out_width)
+    rest = (pixel % (out_height * out_width)).to(tl.int32)
+    y, x = rest // out_width * stride_y - padding_y, rest % out_width * stride_x - padding_x
+    mask = exists[:, None] & (channel < out_channels)[None, :]
+    own = tl.load(setting + row % rows, mask=exists, other=0)
+    constant = tl.load(bias + (own[:, None] * out_channels + channel[None, :]), mask=mask, other=0)
+    z = constant + _products(
+        values + row * (height * width * in_channels), weights, y, x, exists, channel, height, width, in_channels,
+        out_channels, taps, kernel_width, dilation_y, dilation_x, out.dtype.element_ty, PLANES, SUM, PIXELS, CHANNELS,
+        INPUTS,
+    )  # fmt: skip
+    tl.store(out + (pixel[:, None] * out_channels + channel[None, :]), z, mask=mask)

@@ -1,0 +1,132 @@
+"""In fixed numerics the spikes are the same bits in every batch, chunk, thread, company and kernel.
+
+DIGESTS are of the full spike trains by the integer reference. They are written down so that another machine or device
+can be held against them: they may change only together with ENGINE_VERSION.
+"""
+
+import hashlib
+from functools import cache
+
+import pytest
+import torch
+from nets import Chain, MaxPooled, Pooled, Residual
+from torch import nn
+
+from rmpsweep.engine import convert, simulate, simulate_many, thresholds_from_scales
+from rmpsweep.engine.network import activations
+
+STEPS = [8, 33]
+NETS = {"chain": Chain, "pooled": Pooled, "max-pooled": MaxPooled, "residual": lambda: Residual(bias=True)}
+DIGESTS = {
+    ("chain", "fixed16", "constant"): "441b09b3ebf7715a",
+    ("chain", "fixed16", "poisson"): "de477b395a65e344",
+    ("chain", "fixed8", "constant"): "23aea1786d93fb8b",
+    ("chain", "fixed8", "poisson"): "98fe76adad4522ec",
+    ("pooled", "fixed16", "constant"): "233299a2aacb7522",
+    ("pooled", "fixed16", "poisson"): "cfe292d7ecb61616",
+    ("pooled", "fixed8", "constant"): "ccd5f40b361b9338",
+    ("pooled", "fixed8", "poisson"): "023385e61efc95ef",
+    ("max-pooled", "fixed16", "constant"): "5a2c3fbccb8f0974",
+    ("max-pooled", "fixed16", "poisson"): "a43264e51b625a80",
+    ("max-pooled", "fixed8", "constant"): "4a4fba0a73588458",
+    ("max-pooled", "fixed8", "poisson"): "9e2d2926dd2a237f",
+    ("residual", "fixed16", "constant"): "8b30110c9e6cbc8b",
+    ("residual", "fixed16", "poisson"): "e7c768bd28829475",
+    ("residual", "fixed8", "constant"): "f075cffd3f52074e",
+    ("residual", "fixed8", "poisson"): "8e6c6236f04f4a4a",
+}
+SETTINGS = [
+    {"alpha": 0.7}, {"alpha": 1.0, "reset": "hard"}, {"alpha": 0.45, "v_init": 0.5, "alpha_scope": "network"},
+]  # fmt: skip
+
+
+def images(count=64):
+    """Multiples of 1/64 in [-1, 1): from integer arithmetic, so that they are the same everywhere."""
+    n = torch.arange(count * 72)
+    return (((n * n * 7 + n * 31) % 128).view(count, 2, 6, 6) - 64) / 64
+
+
+def weights_by_hand(ann: nn.Module) -> nn.Module:
+    """Weights from integer arithmetic, not dyadic."""
+    with torch.no_grad():
+        for i, parameter in enumerate(ann.parameters()):
+            n = torch.arange(parameter.numel())
+            parameter.copy_((((n * n * 13 + n * 17 + i * 5) % 101).view(parameter.shape) - 45) / (37.0 * (i % 3 + 3)))
+    return ann.eval()
+
+
+def problem(name, numerics, encoding="constant"):
+    ann = weights_by_hand(NETS[name]())
+    net = convert(ann, images(2))
+    scales = {"input": torch.tensor(1.0)}
+    for layer, value in activations(net, images(16), net.layers).items():
+        scales[layer] = torch.tensor(round(float(value.max()), 2))
+    thresholds = thresholds_from_scales(net, scales)
+    return net, [{"thresholds": thresholds, "numerics": numerics, "encoding": encoding, **s} for s in SETTINGS]
+
+
+def digest(sims) -> str:
+    total = hashlib.sha256()
+    for sim in sims:
+        for layer in sim.spikes:
+            total.update(sim.spikes[layer].numpy().tobytes())
+        total.update(sim.logits.numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+@cache
+def digest_of_reference(name) -> str:
+    net, settings = problem(name, "fixed16")
+    return digest(simulate_many(net, images(), settings, STEPS, record_spikes=True, kernels="reference"))
+
+
+@pytest.mark.parametrize("encoding", ["constant", "poisson"])
+@pytest.mark.parametrize("numerics", ["fixed16", "fixed8"])
+@pytest.mark.parametrize("name", NETS)
+def test_spike_trains_have_these_bits_in_every_kernel(name, numerics, encoding):
+    net, settings = problem(name, numerics, encoding)
+    expected = DIGESTS[name, numerics, encoding]
+    for kernels in ("reference", "auto"):
+        sims = simulate_many(net, images(16), settings, STEPS, record_spikes=True, kernels=kernels)
+        assert digest(sims) == expected, kernels
+    assert all(int(count[-1]) > 0 for sim in sims for count in sim.spike_counts.values())
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 32])
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("name", NETS)
+def test_batch_chunk_and_threads_change_no_bit(name, batch_size, chunk):
+    net, settings = problem(name, "fixed16")
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            sims = simulate_many(
+                net, images(), settings, STEPS, record_spikes=True, batch_size=batch_size, chunk=chunk
+            )
+            assert digest(sims) == digest_of_reference(name)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("encoding", ["constant", "poisson"])
+@pytest.mark.parametrize("name", NETS)
+def test_stacked_trials_are_the_trials_alone(name, encoding):
+    net, settings = problem(name, "fixed16", encoding)
+    together = simulate_many(net, images(7), settings, STEPS, record_spikes=True)
+    for setting, sim in zip(settings, together, strict=True):
+        alone = simulate(net, images(7), time_steps=STEPS, record_spikes=True, **setting)
+        assert digest([alone]) == digest([sim])
+        assert torch.equal(alone.input_spikes, sim.input_spikes)
+        for table in ("spike_counts", "synops", "saturated"):
+            one, other = getattr(alone, table), getattr(sim, table)
+            assert {k: v.tolist() for k, v in one.items()} == {k: v.tolist() for k, v in other.items()}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_floating_point_does_not_depend_on_batch_chunk_or_threads_either(name):
+    net, settings = problem(name, "float32")
+    whole = digest(simulate_many(net, images(16), settings, STEPS, record_spikes=True))
+    for batch_size, chunk in ((1, 3), (7, 32)):
+        sims = simulate_many(net, images(16), settings, STEPS, record_spikes=True, batch_size=batch_size, chunk=chunk)
+        assert digest(sims) == whole
