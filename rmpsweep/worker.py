@@ -170,10 +170,10 @@ class Worker:
     ) -> tuple[Tensor, list[dict[tuple[str, int], Tensor]]]:
         """Logits [K, T, N, classes]; for each trial (layer, neurons) -> spikes, synops, saturated neurons [3, T]."""
         settings = [_engine_setting(setting, thresholds) for setting, thresholds in trials]
+        rows = self.spec.sweep.run.batch_size
         sims = simulate_many(
-            self.net, images, settings, time_steps, image_ids=torch.from_numpy(ids), batch_size=self.spec.sweep.run.batch_size,
-            keep_state=False,
-        )  # fmt: skip
+            self.net, images, settings, time_steps, image_ids=torch.from_numpy(ids), batch_size=rows, keep_state=False
+        )
         neurons = {node.name: int(np.prod(node.shape)) for node in self.net.nodes if node.op in ("input", "spike")}
         counts: list[dict[tuple[str, int], Tensor]] = []
         for sim in sims:

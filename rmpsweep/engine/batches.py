@@ -13,6 +13,8 @@ from torch import Tensor
 
 from rmpsweep.engine.cpu import CpuKernels
 from rmpsweep.engine.execute import Batch, execute
+from rmpsweep.engine.kernels import Kernels
+from rmpsweep.engine.kernels.cpu import POTENTIAL_LIMIT
 from rmpsweep.engine.memory import make_memory_plan
 from rmpsweep.engine.numerics import Constants
 from rmpsweep.engine.program import Program
@@ -37,39 +39,54 @@ def by_nodes(
 
 def by_program(
     constants: Constants, program: Program, images: Tensor, ids: Tensor, steps: Sequence[int], start: int,
-    state: State | None, record: bool, batch_size: int | None, chunk: int | None, keep_state: bool,
+    state: State | None, record: bool, batch_size: int | None, chunk: int | None, keep_state: bool, triton: bool,
 ) -> RowResult:  # fmt: skip
-    """All rows through the program's kernels; out of memory, a batch is halved, which is told by a warning."""
-    kernels = CpuKernels(constants, program)
-    num_settings, num_images, threads = len(constants.settings), len(images), torch.get_num_threads()
+    """All rows through the program's kernels; out of memory, a batch is halved, which is told by a warning.
+
+    triton: the kernels for GPUs, wherever the network is.
+    """
+    kernels = _make_kernels(constants, program, triton)
+    if state is not None:
+        kernels.wide |= {name for name, v in state.potentials.items() if float(v.abs().max()) >= POTENTIAL_LIMIT}
+    num_settings, num_images = len(constants.settings), len(images)
+    threads = torch.get_num_threads() if isinstance(kernels, CpuKernels) else 1
     wide = 8 if constants.dtype == torch.float64 else 4
-    plan = make_memory_plan(program, wide, num_settings * num_images, threads)
+    plan = make_memory_plan(program, wide, num_settings * num_images, threads, constants.net.device)
     size, chunk = batch_size or plan.rows, chunk or plan.chunk
 
     def run(rows: Tensor, chunk: int) -> list[tuple[Tensor, RowResult]]:
         given = None if state is None else select(state, rows)
         try:
-            batch = _make_batch(constants, images, ids, rows)
+            batch = make_batch(constants, images, ids, rows)
             return [(rows, execute(kernels, batch, steps, start, given, chunk, record, keep_state))]
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "allocate" not in str(error):
                 raise
             if len(rows) == chunk == 1:
                 raise
-            warnings.warn(
-                f"out of memory with {len(rows)} rows of {chunk} time steps at once; goes on with half of that",
-                stacklevel=2,
-            )
-            if len(rows) == 1:
-                return run(rows, chunk // 2)
-            half = len(rows) // 2
-            return run(rows[:half], chunk) + run(rows[half:], chunk)
+        # out here the failed attempt's tensors are free again
+        warnings.warn(
+            f"out of memory with {len(rows)} rows of {chunk} time steps at once; goes on with half of that",
+            stacklevel=2,
+        )
+        if len(rows) == 1:
+            return run(rows, chunk // 2)
+        half = len(rows) // 2
+        return run(rows[:half], chunk) + run(rows[half:], chunk)
 
     with ThreadPoolExecutor(threads) as pool:
         done = list(pool.map(lambda rows: run(rows, chunk), _divide(num_settings, num_images, size)))
     flat = [part for parts in done for part in parts]
     order = torch.cat([rows for rows, _ in flat]).argsort()
     return _rows_of(_joined([result for _, result in flat]), order)
+
+
+def _make_kernels(constants: Constants, program: Program, triton: bool) -> Kernels:
+    if triton or constants.net.device.type != "cpu":
+        from rmpsweep.engine.gpu import GpuKernels  # Triton is not there on every platform
+
+        return GpuKernels(constants, program)
+    return CpuKernels(constants, program)
 
 
 def _divide(num_settings: int, num_images: int, size: int) -> list[Tensor]:
@@ -82,7 +99,7 @@ def _divide(num_settings: int, num_images: int, size: int) -> list[Tensor]:
     ]
 
 
-def _make_batch(constants: Constants, images: Tensor, ids: Tensor, rows: Tensor) -> Batch:
+def make_batch(constants: Constants, images: Tensor, ids: Tensor, rows: Tensor) -> Batch:
     """The rows' settings and inputs; settings with the same input scale (and seed, if it matters) share inputs."""
     setting, image = rows // len(images), rows % len(images)
     poisson = constants.settings[0].encoding == "poisson"
@@ -94,10 +111,11 @@ def _make_batch(constants: Constants, images: Tensor, ids: Tensor, rows: Tensor)
     shown = keys % len(images)
     scales, seeds = zip(*distinct, strict=True)
     of_key = keys // len(images)
-    return Batch(
+    tensors = (
         setting, own, images[shown], ids[shown], torch.tensor(seeds)[of_key],
         torch.tensor(scales, dtype=torch.float64)[of_key],
     )  # fmt: skip
+    return Batch(*(tensor.to(constants.net.device) for tensor in tensors))
 
 
 def _rows_of(result: RowResult, rows: Tensor) -> RowResult:

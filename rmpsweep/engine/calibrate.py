@@ -12,12 +12,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rmpsweep.engine.batches import make_batch
+from rmpsweep.engine.constants import make_constants
+from rmpsweep.engine.cpu import CpuKernels
+from rmpsweep.engine.execute import layer_currents
 from rmpsweep.engine.network import SpikingNetwork, activations
-from rmpsweep.engine.numerics import Setting, make_constants
+from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.program import make_program
 from rmpsweep.engine.reference import Rows, State
 from rmpsweep.engine.scales import thresholds_from_scales
 from rmpsweep.errors import CalibrationError
 from rmpsweep.terms import INPUT, Encoding, Granularity, MaxPool, Numerics, check_choice, parse_threshold_method
+
+CHUNK = 8
+"""Time steps whose currents are kept at once."""
 
 
 @torch.no_grad()
@@ -113,10 +121,17 @@ def _observe_current(
 ) -> None:  # fmt: skip
     """Feed `statistic` with the current into `layer` at every step, the layers before it firing at their thresholds."""
     constants = make_constants(net, [setting], math.inf)
-    rows = Rows(constants, torch.zeros(len(images), dtype=torch.int64), images, ids)
+    program = make_program(constants)
+    rows = torch.zeros(len(images), dtype=torch.int64)
+    if program is not None and net.device.type == "cpu":
+        batch = make_batch(constants, images[:num_real], ids[:num_real], torch.arange(num_real))
+        for currents in layer_currents(CpuKernels(constants, program), batch, layer, time_steps, CHUNK):
+            statistic.add(currents.flatten(0, 1))
+        return
     nodes, state = net.needed_for(net.node(layer).inputs[0]), State()
+    run = Rows(constants, rows, images, ids)
     for t in range(time_steps):
-        _, current = rows.step(t, state, nodes)
+        _, current = run.step(t, state, nodes)
         statistic.add(current[:num_real])
 
 

@@ -102,8 +102,7 @@ class CpuKernels:
         channels_last = values.reshape(len(values), *image_shape(image)).permute(0, 2, 3, 1)
         source[..., : channels_last.shape[-1]] = channels_last
         out = torch.empty(len(values), *self.shape(node), dtype=values.dtype)
-        kernel = cpu.dense_kernel(out.numpy().dtype, convolution.lanes)
-        kernel(_flat(source), convolution.weights, convolution.shape, _flat(out))
+        cpu.dense(convolution.width, _flat(source), convolution.weights, convolution.shape, _flat(out))
         return out
 
     def encode(self, images: Tensor, input_scale: Tensor, seeds: Tensor, ids: Tensor, start: int, steps: int) -> Tensor:
@@ -131,8 +130,7 @@ class CpuKernels:
         own = np.zeros(rows, np.int64)
         if setting is not None:
             own, bias = setting.numpy(), self._bias(node, convolution, accumulator)
-        kernel = cpu.kernels(convolution.weights.dtype, accumulator, convolution.lanes).current
-        kernel(*events, convolution.weights, convolution.shape, own, bias, steps, _flat(out))
+        cpu.current(convolution.width, *events, convolution.weights, convolution.shape, own, bias, steps, _flat(out))
         return out
 
     def _bias(self, node: Node, convolution: Convolution, accumulator: np.dtype) -> np.ndarray:
@@ -188,9 +186,9 @@ class CpuKernels:
                 currents = _flat(addend.to(potentials.dtype))
                 factor = self._table(convolution, table, factor_dtype)
         assert events is not None
-        kernel = cpu.kernels(convolution.weights.dtype, accumulator, convolution.lanes).fire
-        out_of_range = kernel(
-            *events, convolution.weights, shape, own, self._bias(layer.weighted, convolution, accumulator),
+        out_of_range = cpu.fire(
+            convolution.width, *events, convolution.weights, shape, own,
+            self._bias(layer.weighted, convolution, accumulator),
             self._table(convolution, self.constants.threshold[layer.node.name], accumulator, 1), self.soft, kind,
             bytes_, currents, rows, stride, flag, factor, steps, _flat(potentials), _flat(counts), _flat(spikes),
         )  # fmt: skip

@@ -9,6 +9,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from rmpsweep.engine.compiled import compiled
+
 _MASK64 = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -83,7 +85,7 @@ def fill_poisson(
     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _fill(rate, positive, seeds, image_ids, start, out):
     golden = np.uint64(_GOLDEN)
     for t in range(out.shape[0]):

@@ -5,7 +5,7 @@ Only what a layer carries from chunk to chunk is kept: potentials and spike coun
 reported T alone, from the counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,47 +50,82 @@ def execute(
             kernels.wide.add(error.args[0])
 
 
+def layer_currents(kernels: Kernels, batch: Batch, layer: str, steps: int, chunk: int) -> Iterator[Tensor]:
+    """The current into a layer at every step, in floating point: [chunk, R, *shape of the layer] at a time."""
+    run = _Run(kernels, batch, 0, None, chunk, False, until=layer)
+    while run.t < steps:
+        current = run.advance(min(chunk, steps - run.t))
+        assert current is not None
+        yield current
+
+
+class _Values:
+    """The values of one chunk that are still to be read, and their events once someone asks for them."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        self.kernels = kernels
+        self.bytes: dict[str, Tensor] = {}
+        self.known_events: dict[str, Any] = {}
+
+    def events(self, name: str) -> Any:
+        if name not in self.known_events:
+            self.known_events[name] = self.kernels.events(name, self.bytes[name])
+        return self.known_events[name]
+
+    def drop_read(self, step: int) -> None:
+        """Forget what no later step reads."""
+        for name, last in self.kernels.program.last_use.items():
+            if last == step:
+                self.bytes.pop(name, None)
+                self.known_events.pop(name, None)
+
+
 class _Run:
-    """The time loop; all tensors channels-last."""
+    """The time loop; all tensors channels-last. until: the layer before which each chunk ends."""
 
     def __init__(
-        self, kernels: Kernels, batch: Batch, start: int, state: State | None, chunk: int, record: bool
-    ) -> None:
-        self.kernels, self.batch, self.chunk = kernels, batch, chunk
+        self, kernels: Kernels, batch: Batch, start: int, state: State | None, chunk: int, record: bool,
+        until: str | None = None,
+    ) -> None:  # fmt: skip
+        self.kernels, self.batch, self.chunk, self.until = kernels, batch, chunk, until
         self.net, self.program, self.constants = kernels.net, kernels.program, kernels.constants
         self.t, self.num_rows, self.device = start, len(batch.setting), batch.setting.device
         self.linear = LinearNodes(self.constants, batch.setting, self._apply)
-        self.layers = [step for step in self.program.steps if isinstance(step, Layer)]
         self.poisson = self.constants.settings[0].encoding == "poisson"
-        self.trains: dict[str, list[Tensor]] = {layer.node.name: [] for layer in self.layers} if record else {}
         self.potentials: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
         self.pools: dict[str, tuple[Tensor, Tensor]] = {}
-        for layer in self.layers:
-            name, wide = layer.node.name, kernels.needs_wide(layer, chunk)
-            first = self.linear.rows(self.constants.start[name], name).expand(self.num_rows, *layer.node.shape)
-            counts = (
-                torch.zeros(self.num_rows, *layer.node.shape, device=self.device)
-                if state is None
-                else state.counts[name]
-            )
-            potentials = first if state is None else state.potentials[name]
-            self.potentials[name] = self._channels_last(layer.node, potentials, kernels.dtype(wide))
-            self.counts[name] = self._channels_last(layer.node, counts, torch.int32)
+        self.input_currents: dict[str, Tensor] = {}
+        self.trains: dict[str, list[Tensor]] = {}
         for step in self.program.steps:
-            if isinstance(step, Rearrangement) and step.how == "count":
+            if isinstance(step, Layer):
+                self._prepare(step, state)
+                if record:
+                    self.trains[step.node.name] = []
+                if step.node.name == until:
+                    break
+            elif step.how == "count":
                 self.pools[step.node.name] = self._pool(step.node, state)
         self.input_counts = self._input_counts(state)
-        self.input_currents: dict[str, Tensor] = {}
         if not self.poisson:
             nonzero = kernels.nonzero_input(batch.images, batch.input_scale)
             self.nonzero_input = self._channels_last(self.net.node(INPUT), nonzero, torch.int32)
-            for layer in self.layers:
-                if layer.value == INPUT:
-                    wide = self.potentials[layer.node.name].dtype == torch.int64
-                    self.input_currents[layer.node.name] = kernels.input_current(
-                        layer, batch.images, batch.input_scale, wide
-                    )
+
+    def _prepare(self, layer: Layer, state: State | None) -> None:
+        """Potentials and counts before the first step, and the current of constant input."""
+        node, wide = layer.node, self.kernels.needs_wide(layer, self.chunk)
+        if state is None:
+            potentials = self.linear.rows(self.constants.start[node.name], node.name)
+            potentials = potentials.expand(self.num_rows, *node.shape)
+            counts = torch.zeros(self.num_rows, *node.shape, device=self.device)
+        else:
+            potentials, counts = state.potentials[node.name], state.counts[node.name]
+        self.potentials[node.name] = self._channels_last(node, potentials, self.kernels.dtype(wide))
+        self.counts[node.name] = self._channels_last(node, counts, torch.int32)
+        if layer.value == INPUT and not self.poisson:
+            self.input_currents[node.name] = self.kernels.input_current(
+                layer, self.batch.images, self.batch.input_scale, wide
+            )
 
     def simulate(self, steps: Sequence[int], keep_state: bool) -> RowResult:
         """To steps[-1]; figures at every T of `steps`."""
@@ -99,7 +134,7 @@ class _Run:
         tallies: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
         for stop in steps:
             while self.t < stop:
-                self._advance(min(self.chunk, stop - self.t))
+                self.advance(min(self.chunk, stop - self.t))
             sums = {name: self._planes(self.net.node(name), self.counts[name]) for name in read_out_of(self.net)}
             logits.append(self.linear.logits(sums, stop))
             for name, fan_out in fan_outs.items():
@@ -115,53 +150,78 @@ class _Run:
             self._state() if keep_state else None,
         )
 
-    def _advance(self, steps: int) -> None:
-        """One chunk of `steps` steps through every step of the program."""
-        values: dict[str, Tensor] = {}
-        events: dict[str, Any] = {}
-        batch, kernels = self.batch, self.kernels
-        if self.poisson:
-            values[INPUT] = kernels.encode(batch.images, batch.input_scale, batch.seeds, batch.ids, self.t, steps)
-            channels = self.net.node(INPUT).shape[0]
-            fired = values[INPUT].sum(0, dtype=torch.int32)
-            self.input_counts[..., :channels] += fired[..., :channels] + fired[..., channels : 2 * channels]
-        else:
-            self.input_counts += self.nonzero_input * steps
-
-        def events_of(name: str) -> Any:
-            if name not in events:
-                events[name] = kernels.events(name, values[name])
-            return events[name]
-
+    def advance(self, steps: int) -> Tensor | None:
+        """One chunk of `steps` steps through the program; the current into the layer `until`, if there is one."""
+        values, kernels = _Values(self.kernels), self.kernels
+        self._encode(values, steps)
+        self.t += steps
         for i, step in enumerate(self.program.steps):
             name = step.node.name
             if isinstance(step, Rearrangement):
-                values[name] = kernels.rearrange(step, values[step.node.inputs[0]], self.pools.get(name))
+                value = values.bytes[step.node.inputs[0]]
+                values.bytes[name] = kernels.rearrange(step, value, self.pools.get(name))
             else:
-                wide = self.potentials[name].dtype == torch.int64
-                current = addend = None
-                if step.value == INPUT:
-                    shared = self.input_currents.get(name)
-                    if shared is None:
-                        shared = kernels.current(step.weighted, events_of(INPUT), None, len(batch.images), steps, wide)
-                    current = shared, batch.input
-                if step.addend is not None:
-                    addend = values[step.addend.value]
-                    if step.addend.node is not None:
-                        addend = kernels.current(
-                            step.addend.node, events_of(step.addend.value), batch.setting, self.num_rows, steps, wide
-                        )
-                values[name] = kernels.fire(
-                    step, None if current else events_of(step.value), current, addend, batch.setting,
-                    self.potentials[name], self.counts[name], steps,
-                )  # fmt: skip
-                if self.trains:
-                    self.trains[name].append(self._planes(step.node, values[name].flatten(0, 1)).unflatten(
-                        0, (steps, self.num_rows)).clone())  # fmt: skip
-            for value in [value for value, last in self.program.last_use.items() if last == i]:
-                values.pop(value, None)
-                events.pop(value, None)
-        self.t += steps
+                current, addend = self._shared_current(step, values, steps), self._addend(step, values, steps)
+                if name == self.until:
+                    return self._current(step, values, steps, current, addend)
+                events = None if current else values.events(step.value)
+                values.bytes[name] = kernels.fire(
+                    step, events, current, addend, self.batch.setting, self.potentials[name], self.counts[name], steps
+                )
+                if name in self.trains:
+                    self.trains[name].append(self._in_planes(step.node, values.bytes[name]).clone())
+            values.drop_read(i)
+        return None
+
+    def _encode(self, values: _Values, steps: int) -> None:
+        """The input of a chunk, and its nonzero elements."""
+        if not self.poisson:
+            self.input_counts += self.nonzero_input * steps
+            return
+        batch, channels = self.batch, self.net.node(INPUT).shape[0]
+        spikes = self.kernels.encode(batch.images, batch.input_scale, batch.seeds, batch.ids, self.t, steps)
+        fired = spikes.sum(0, dtype=torch.int32)
+        self.input_counts[..., :channels] += fired[..., :channels] + fired[..., channels : 2 * channels]
+        values.bytes[INPUT] = spikes
+
+    def _shared_current(self, layer: Layer, values: _Values, steps: int) -> tuple[Tensor, Tensor] | None:
+        """What the input alone gives a layer, computed once for all settings: by input, and the input of each row."""
+        if layer.value != INPUT:
+            return None
+        if not self.poisson:
+            return self.input_currents[layer.node.name], self.batch.input
+        wide, events = self.potentials[layer.node.name].dtype == torch.int64, values.events(INPUT)
+        inputs = len(self.batch.images)
+        return self.kernels.current(layer.weighted, events, None, inputs, steps, wide), self.batch.input
+
+    def _addend(self, layer: Layer, values: _Values, steps: int) -> Tensor | None:
+        """What a junction adds: a value, or its current through the shortcut's weights."""
+        if layer.addend is None:
+            return None
+        if layer.addend.node is None:
+            return values.bytes[layer.addend.value]
+        wide, events = self.potentials[layer.node.name].dtype == torch.int64, values.events(layer.addend.value)
+        return self.kernels.current(layer.addend.node, events, self.batch.setting, self.num_rows, steps, wide)
+
+    def _current(
+        self, layer: Layer, values: _Values, steps: int, current: tuple[Tensor, Tensor] | None, addend: Tensor | None
+    ) -> Tensor:
+        """The whole current into a layer, as `Kernels.fire` adds it up in floating point, [T, R, *layer shape]."""
+        if current is None:
+            events = values.events(layer.value)
+            z = self.kernels.current(layer.weighted, events, self.batch.setting, self.num_rows, steps, False)
+            z = self._in_planes(layer.node, z)
+        else:
+            z = self._in_planes(layer.node, current[0][:, current[1]]).expand(
+                steps, *[-1] * (len(layer.node.shape) + 1)
+            )
+            z = z + self.linear.bias.get(layer.weighted.name, torch.zeros(()))
+        if layer.addend is not None and addend is not None:
+            factor = self.linear.factor.get(layer.addend.key, torch.ones((), dtype=z.dtype))
+            if layer.addend.node is None:
+                factor = factor / self.program.values[layer.addend.value].divisor
+            z = z + self._in_planes(layer.node, addend).to(z.dtype) * factor
+        return z
 
     # between [N, C, H, W] or [N, F] and channels-last ---------------------------------------------------------------
 
@@ -174,6 +234,10 @@ class _Run:
     def _planes(self, node: Node, channels_last: Tensor) -> Tensor:
         channels, _, _ = image_shape(node)
         return channels_last[..., :channels].permute(0, 3, 1, 2).reshape(-1, *node.shape)
+
+    def _in_planes(self, node: Node, values: Tensor) -> Tensor:
+        """[T, R, H, W, C] -> [T, R, *node.shape]."""
+        return self._planes(node, values.flatten(0, 1)).reshape(*values.shape[:2], *node.shape)
 
     def _apply(self, _: Tensor, node: Node, values: Tensor) -> Tensor:
         """A weighted read-out node, in an order of addition that does not depend on the batch."""

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import torch
+
 from rmpsweep.engine.kernels.layout import padded
 from rmpsweep.engine.network import Node
 from rmpsweep.engine.program import Layer, Program, image_shape
 
+CPU = torch.device("cpu")
 MOST_ROWS, MOST_STEPS = 8, 16
 """Beyond these nothing was gained where it was measured (docs/performance.md)."""
+MOST_ROWS_ON_GPU = 256
+"""Not measured: enough that every layer of a small network has more tiles than a GPU has multiprocessors."""
 MOST_BYTES = 2**29
 """Of working memory, however much is free: more would not be faster."""
 
@@ -24,17 +29,21 @@ class MemoryPlan:
     bytes: int
 
 
-def make_memory_plan(program: Program, potential_bytes: int, num_rows: int, threads: int) -> MemoryPlan:
+def make_memory_plan(
+    program: Program, potential_bytes: int, num_rows: int, threads: int, device: torch.device = CPU
+) -> MemoryPlan:
     """The largest batch and chunk, whole chunks first, that `threads` batches at once fit into half the free memory.
 
     Args:
         potential_bytes: of one potential or current.
         num_rows: to be simulated in all; every thread gets some.
     """
-    budget = min(MOST_BYTES, free_memory() // 2) // threads
+    most_rows, budget = MOST_ROWS, min(MOST_BYTES, free_memory() // 2) // threads
+    if device.type == "cuda":
+        most_rows, budget = MOST_ROWS_ON_GPU, free_gpu_memory(device) // 2
     row, step = bytes_per_row(program, potential_bytes), bytes_per_step(program, potential_bytes)
     chunk = max(1, min(MOST_STEPS, (budget - row) // step))
-    rows = max(1, min(MOST_ROWS, -(-num_rows // threads), budget // (row + chunk * step)))
+    rows = max(1, min(most_rows, -(-num_rows // threads), budget // (row + chunk * step)))
     return MemoryPlan(rows, chunk, rows * (row + chunk * step))
 
 
@@ -81,3 +90,9 @@ def free_memory() -> int:
     except (OSError, StopIteration, ValueError):
         pass
     return max(free, 0)
+
+
+def free_gpu_memory(device: torch.device) -> int:
+    """Bytes free on a GPU, or kept by torch for tensors to come."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept

@@ -5,6 +5,7 @@ Legend: T time steps, K settings (trials), N images.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from rmpsweep.engine.batches import by_nodes, by_program
+from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.network import SpikingNetwork
-from rmpsweep.engine.numerics import Setting, make_constants, weights_kind
+from rmpsweep.engine.numerics import Setting, weights_kind
 from rmpsweep.engine.program import make_program
 from rmpsweep.engine.reference import RowResult, State, concatenate, select
 from rmpsweep.engine.scales import Thresholds
@@ -21,7 +23,7 @@ from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
 
 NODES_ROWS = 32
 """Rows of a batch where a network runs node by node; always filled up to it."""
-Kernels = Literal["auto", "reference"]
+Kernels = Literal["auto", "triton", "reference"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def simulate(
         state, start: continue a run of `start` steps from its `Simulation.state`.
         batch_size, chunk: rows and time steps computed together; chosen by `memory` if not given. Neither changes a
         result, but where a network has no program (see `program`): there floating point depends on batch_size.
-        kernels: "reference" runs node by node, in one batch if batch_size is not given.
+        kernels: "reference" runs node by node, in one batch if batch_size is not given; "triton" runs the kernels for
+        GPUs wherever the network is, on the CPU by Triton's interpreter (TRITON_INTERPRET=1).
     Raises:
         ValueError: a value out of range, naming it, what was received and what is allowed.
     """
@@ -135,17 +138,25 @@ def simulate_many(
         constants = make_constants(net, group, float(images.abs().max()) / smallest)
         constants.check_steps(steps[-1])
         given = None if states is None else concatenate([states[k] for k in members])
-        program = None if kernels == "reference" or net.device.type != "cpu" else make_program(constants)
+        program = make_program(constants) if _uses_program(net.device, kernels) else None
         if program is None:
             rows = batch_size or (len(members) * len(images) if kernels == "reference" else NODES_ROWS)
             whole = by_nodes(constants, images, ids, steps, start, given, record_spikes, rows)
         else:
             whole = by_program(
-                constants, program, images, ids, steps, start, given, record_spikes, batch_size, chunk, keep_state
-            )
+                constants, program, images, ids, steps, start, given, record_spikes, batch_size, chunk, keep_state,
+                kernels == "triton",
+            )  # fmt: skip
         for position, k in enumerate(members):
             results[k] = _summed(whole, slice(position * len(images), (position + 1) * len(images)), steps)
     return [results[k] for k in range(len(parsed))]
+
+
+def _uses_program(device: torch.device, kernels: Kernels) -> bool:
+    """Off the CPU only where Triton is: elsewhere networks run node by node."""
+    if kernels == "auto" and device.type != "cpu":
+        return device.type == "cuda" and find_spec("triton") is not None
+    return kernels != "reference"
 
 
 def _checked_steps(time_steps: Sequence[int], start: int) -> tuple[int, ...]:

@@ -5,7 +5,11 @@ can be held against them: they may change only together with ENGINE_VERSION.
 """
 
 import hashlib
+import os
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,9 +105,7 @@ def test_batch_chunk_and_threads_change_no_bit(name, batch_size, chunk):
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            sims = simulate_many(
-                net, images(), settings, STEPS, record_spikes=True, batch_size=batch_size, chunk=chunk
-            )
+            sims = simulate_many(net, images(), settings, STEPS, record_spikes=True, batch_size=batch_size, chunk=chunk)
             assert digest(sims) == digest_of_reference(name)
     finally:
         torch.set_num_threads(threads)
@@ -130,3 +132,21 @@ def test_floating_point_does_not_depend_on_batch_chunk_or_threads_either(name):
     for batch_size, chunk in ((1, 3), (7, 32)):
         sims = simulate_many(net, images(16), settings, STEPS, record_spikes=True, batch_size=batch_size, chunk=chunk)
         assert digest(sims) == whole
+
+
+@pytest.mark.parametrize("processor", ["generic", "haswell"])
+def test_code_compiled_for_other_processors_gives_the_same_bits(processor):
+    """SSE2 and AVX2 in place of what this machine has; nothing here rounds in between."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from test_exactness import *\n"
+        "for name, numerics in (('residual', 'fixed16'), ('pooled', 'fixed8')):\n"
+        "    net, settings = problem(name, numerics)\n"
+        "    print(digest(simulate_many(net, images(16), settings, STEPS, record_spikes=True)))\n"
+    )
+    environment = {**os.environ, "NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code, here], env=environment, capture_output=True, text=True, check=True
+    )
+    expected = [DIGESTS["residual", "fixed16", "constant"], DIGESTS["pooled", "fixed8", "constant"]]
+    assert done.stdout.split() == expected

@@ -1,7 +1,7 @@
 """The laws of the design for every kernel and every numerics: one suite, run for each pair.
 
-Floating point gets dyadic numbers, whose sums are exact; in fixed numerics everything is an integer. So each law that is
-exact in theory is tested exactly. Law 8, equality with SpikingJelly, is in test_spikingjelly.py, for the same kernels.
+Floating point gets dyadic numbers, whose sums are exact; in fixed numerics everything is an integer. So each law that
+is exact in theory is tested exactly. Law 8, equality with SpikingJelly, is in test_spikingjelly.py, for the same kernels.
 """
 
 import numpy as np
@@ -11,7 +11,8 @@ from nets import Chain, dyadic_images, make_dyadic, powers_of_two
 from torch import nn
 
 from rmpsweep.engine import convert, simulate, simulate_many
-from rmpsweep.engine.numerics import Setting, make_constants, quantize_input
+from rmpsweep.engine.constants import make_constants
+from rmpsweep.engine.numerics import Setting, quantize_input
 
 PAIRS = [(k, n) for k in ("reference", "auto") for n in ("float32", "float64", "fixed16", "fixed8")]
 every_kernel = pytest.mark.parametrize(("kernels", "numerics"), PAIRS)
@@ -93,7 +94,8 @@ def test_law_3_the_rate_is_within_one_spike_and_its_error_falls_as_one_over_T(ke
 @every_kernel
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 def test_law_4_a_neuron_at_its_threshold_fires(kernels, numerics, reset):
-    spikes, constants, _, images = one_layer([1.0, 0.5], time_steps=[6], numerics=numerics, reset=reset, kernels=kernels)
+    options = {"numerics": numerics, "reset": reset, "kernels": kernels}
+    spikes, constants, _, images = one_layer([1.0, 0.5], time_steps=[6], **options)
     (first, second), theta, _ = numbers(constants, images)
     assert first == theta
     assert spikes[:, 0].tolist() == [1] * 6

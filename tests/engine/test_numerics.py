@@ -8,8 +8,9 @@ from nets import Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic,
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate
+from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.cpu import CpuKernels
-from rmpsweep.engine.numerics import LARGEST_WEIGHT, Setting, make_constants, quantize_input
+from rmpsweep.engine.numerics import LARGEST_WEIGHT, Setting, quantize_input
 from rmpsweep.engine.program import make_program
 from rmpsweep.errors import CalibrationError
 
@@ -85,7 +86,7 @@ def test_the_divisor_of_average_pooling_is_in_the_threshold():
 
 @pytest.mark.parametrize("kernels", ["reference", "auto"])
 def test_windows_of_unequal_size_share_one_divisor(kernels):
-    """A padded 3x3 average over 9, 6 or 4 spikes: on weights of one, the count of a pixel is the sum over its window."""
+    """A padded 3x3 average over 9, 6 or 4 spikes, with weights of one."""
 
     class Net(nn.Module):
         def __init__(self) -> None:

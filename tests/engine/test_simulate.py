@@ -5,7 +5,7 @@ from nets import Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic,
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate, simulate_many, thresholds_from_scales
-from rmpsweep.engine.encode import poisson, uniform
+from rmpsweep.engine.encode import fill_poisson, poisson, uniform
 from rmpsweep.engine.network import activations
 
 IMAGES = dyadic_images(5)
@@ -179,6 +179,19 @@ def test_poisson_depends_on_seed_image_step_and_element_alone():
     assert set(both.unique().tolist()) == {-1.0, 0.0, 1.0}
     assert bool((both[:, images.abs() >= 1].abs() == 1).all())
     assert not torch.equal(both, torch.stack([poisson(images, one, seeds + 1, ids, t) for t in range(200)]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_poisson_spikes_of_a_chunk_are_those_of_its_steps(dtype):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(3, 2, 4, 5, generator=generator).to(dtype)
+    scale, seeds, ids = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([0, 7, 2**31 - 1]), torch.tensor([5, 0, 2**40])
+    out = torch.zeros(6, 3, 4, 5, 16, dtype=torch.uint8)
+    fill_poisson(images, scale, seeds, ids, 9, out)
+    planes = out.permute(0, 1, 4, 2, 3).to(dtype)
+    expected = torch.stack([poisson(images, scale, seeds, ids, 9 + t) for t in range(6)])
+    assert torch.equal(planes[:, :, :2] - planes[:, :, 2:4], expected)
+    assert int(planes[:, :, 4:].sum()) == 0
 
 
 def test_uniform_numbers_are_uniform_and_uncorrelated():

@@ -38,15 +38,16 @@ def spiking_twin(ann, net, thresholds, alpha, reset):
     return unit
 
 
+@pytest.mark.parametrize("kernels", ["reference", "auto"])
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
 @pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
-def test_every_spike_of_every_layer_is_equal(build, alpha, reset):
+def test_law_8_every_spike_of_every_layer_is_equal(build, alpha, reset, kernels):
     ann = make_dyadic(build())
     images = dyadic_images()
     net = convert(ann, images)
     thresholds = powers_of_two(net)
-    ours = simulate(net, images, thresholds, [T], alpha=alpha, reset=reset, record_spikes=True)
+    ours = simulate(net, images, thresholds, [T], alpha=alpha, reset=reset, record_spikes=True, kernels=kernels)
 
     unit = spiking_twin(ann, net, thresholds, alpha, reset)
     if isinstance(ann, Residual):

@@ -45,18 +45,25 @@ def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
 
 
+UNIT = 16
+"""Lanes come in multiples of this."""
+
+
+def width_of(lanes: int) -> tuple[int, ...]:
+    """A number of lanes as Numba can compile for it: a tuple with one element for each UNIT of them."""
+    return (0,) * (lanes // UNIT)
+
+
 @intrinsic
-def load(typing, array, index, n):
-    """n elements of a flat array from `index`."""
-    if not isinstance(n, types.IntegerLiteral):
-        return None
-    result = Lanes(array.dtype, n.literal_value)
+def load(typing, array, index, width):
+    """Elements of a flat array from `index`, as many as `width` says."""
+    result = Lanes(array.dtype, UNIT * len(width))
 
     def generate(context, builder, signature, args):
         pointer = _address(context, builder, array, args[0], args[1], context.get_value_type(result))
         return builder.load(pointer, align=array.dtype.bitwidth // 8)
 
-    return result(array, types.intp, n), generate
+    return result(array, types.intp, width), generate
 
 
 @intrinsic
@@ -85,30 +92,40 @@ def spread(typing, scalar, like):
     return like(scalar, like), generate
 
 
+def _converted(context, builder, value, source, result):
+    target, vector = result.element, context.get_value_type(result)
+    unsigned = source == types.boolean or not getattr(source, "signed", True)
+    if source == target:
+        return value
+    if isinstance(target, types.Float):
+        if isinstance(source, types.Float):
+            return (builder.fpext if target.bitwidth > source.bitwidth else builder.fptrunc)(value, vector)
+        return (builder.uitofp if unsigned else builder.sitofp)(value, vector)
+    if source != types.boolean and source.bitwidth >= target.bitwidth:
+        return builder.trunc(value, vector)
+    return (builder.zext if unsigned else builder.sext)(value, vector)
+
+
 @intrinsic
 def convert(typing, values, dtype):
     """The lanes in another dtype: integers are sign-extended, zero-extended (unsigned, comparisons) or truncated."""
-    source, target = values.element, dtype.dtype
-    result = Lanes(target, values.n)
+    result = Lanes(dtype.dtype, values.n)
 
     def generate(context, builder, signature, args):
-        vector, value = context.get_value_type(result), args[0]
-        unsigned = source == types.boolean or not getattr(source, "signed", True)
-        if source == target:
-            return value
-        if isinstance(target, types.Float):
-            if isinstance(source, types.Float):
-                return (
-                    builder.fpext(value, vector)
-                    if target.bitwidth > source.bitwidth
-                    else builder.fptrunc(value, vector)
-                )
-            return (builder.uitofp if unsigned else builder.sitofp)(value, vector)
-        if source != types.boolean and source.bitwidth >= target.bitwidth:
-            return builder.trunc(value, vector)
-        return (builder.zext if unsigned else builder.sext)(value, vector)
+        return _converted(context, builder, args[0], values.element, result)
 
     return result(values, dtype), generate
+
+
+@intrinsic
+def convert_like(typing, values, like):
+    """`convert` to the dtype of other lanes."""
+    result = Lanes(like.element, values.n)
+
+    def generate(context, builder, signature, args):
+        return _converted(context, builder, args[0], values.element, result)
+
+    return result(values, like), generate
 
 
 @intrinsic
@@ -154,14 +171,12 @@ def any_of(typing, condition):
 
 
 @intrinsic
-def append_above(typing, out, end, first, values, start, level, n):
-    """Write first + lane for each of n bytes from `start` that is above `level` to out[end:]; returns how many.
+def append_above(typing, out, end, first, values, start, level):
+    """Write first + lane for each of UNIT bytes from `start` that is above `level` to out[end:]; returns how many.
 
-    Writes n elements: those after the returned number are without meaning.
+    Writes UNIT elements: those after the returned number are without meaning.
     """
-    if not isinstance(n, types.IntegerLiteral):
-        return None
-    lanes = n.literal_value
+    lanes = UNIT
 
     def generate(context, builder, signature, args):
         vector, source = _vector(out.dtype, lanes), _vector(values.dtype, lanes)
@@ -177,7 +192,7 @@ def append_above(typing, out, end, first, values, start, level, n):
         builder.store(packed, _address(context, builder, out, args[0], args[1], vector), align=4)
         return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(lanes))), ir.IntType(64))
 
-    return types.int64(out, types.int64, types.int64, values, types.int64, types.int64, n), generate
+    return types.int64(out, types.int64, types.int64, values, types.int64, types.int64), generate
 
 
 def _binary(integer: str, floating: str) -> Any:

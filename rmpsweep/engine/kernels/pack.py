@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rmpsweep.engine.kernels.lanes import width_of
 from rmpsweep.engine.kernels.layout import padded
 
 LANES = {"int8": 128, "int16": 64, "float32": 64, "float64": 32}
@@ -14,14 +15,14 @@ LANES = {"int8": 128, "int16": 64, "float32": 64, "float64": 32}
 class Convolution:
     """A convolution as `kernels.cpu` takes it.
 
-    weights: flat [blocks, kh, kw, C_in, lanes]; shape: int64 [H, W, C_in, Ho, Wo, C_out, kh, kw, stride y, stride x,
-    padding y, padding x]. `tile` neighbouring outputs of a row are computed together as if they were channels, so that
-    few channels fill the lanes too: W_o, C_out, kw and stride x are those of the tiles.
+    weights: flat [blocks, kh, kw, C_in, lanes]; width: of the lanes; shape: int64 [H, W, C_in, Ho, Wo, C_out, kh, kw,
+    stride y, stride x, padding y, padding x]. `tile` neighbouring outputs of a row are computed together as if they
+    were channels, so that few channels fill the lanes too: W_o, C_out, kw and stride x are those of the tiles.
     """
 
     weights: np.ndarray
     shape: np.ndarray
-    lanes: int
+    width: tuple[int, ...]
     tile: int
 
     def table(self, values: np.ndarray, silent: int = 0) -> np.ndarray:
@@ -67,4 +68,4 @@ def pack(
         height, width, in_channels, out_height, out_width // tile, out_channels * tile, kernel_y, kernel_x,
         stride_y, stride_x * tile, padding_y, padding_x,
     ])  # fmt: skip
-    return Convolution(packed.reshape(-1), shape, lanes, tile)
+    return Convolution(packed.reshape(-1), shape, width_of(lanes), tile)

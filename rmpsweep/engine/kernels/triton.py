@@ -92,7 +92,11 @@ def blocks(convolution: Convolution) -> dict[str, int]:
     if convolution.weights.device.type == "cpu":
         return {"PIXELS": 256, "CHANNELS": outputs, "INPUTS": inputs}
     size = convolution.weights.element_size()
-    return {"PIXELS": 64, "CHANNELS": min(64, outputs), "INPUTS": min(max(32, inputs), 64 if size == 1 else 128 // size)}
+    return {
+        "PIXELS": 64,
+        "CHANNELS": min(64, outputs),
+        "INPUTS": min(max(32, inputs), 64 if size == 1 else 128 // size),
+    }
 
 
 def fire_from_spikes(
@@ -129,7 +133,7 @@ def convolve(values: Tensor, convolution: Convolution, setting: Tensor, bias: Te
 
 def _launch(kernel: Any, programs: int, first: Tensor, *arguments: object, **constants: object) -> None:
     with torch.cuda.device_of(first):
-        kernel[(programs,)](first, *arguments, **constants, enable_fp_fusion=False)
+        kernel[(programs,)](first, *arguments, **constants, enable_fp_fusion=False, num_warps=8)
 
 
 def _arguments(neurons: Neurons, addend: Addend | None, spikes: Tensor) -> tuple[Tensor, ...]:
@@ -159,21 +163,23 @@ def _products(
     """A tile of a convolution. images [PIXELS]: where each pixel's image begins; y, x: of its window."""
     low = tl.full((PIXELS, CHANNELS), 0, SUM)
     high = low
-    plane = taps * out_channels * in_channels
-    num_blocks = (in_channels + INPUTS - 1) // INPUTS
+    plane, num_blocks = taps * out_channels * in_channels, (in_channels + INPUTS - 1) // INPUTS
+    k = tl.arange(0, INPUTS)
+    sources = images[:, None] + k[None, :]
+    targets = weights + (channel[None, :] * in_channels + k[:, None])
+    is_channel = (channel < out_channels)[None, :]
     for i in range(taps * num_blocks):
-        tap = i // num_blocks
-        k = i % num_blocks * INPUTS + tl.arange(0, INPUTS)
-        row = y + tap // kernel_width * dilation_y
-        column = x + tap % kernel_width * dilation_x
+        tap, first = i // num_blocks, i % num_blocks * INPUTS
+        row, column = y + tap // kernel_width * dilation_y, x + tap % kernel_width * dilation_x
         inside = exists & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        source = images[:, None] + (((row * width + column) * in_channels)[:, None] + k[None, :])
-        a = tl.load(source, mask=inside[:, None] & (k < in_channels)[None, :], other=0).to(weights.dtype.element_ty)
-        at = weights + ((tap * out_channels + channel)[None, :] * in_channels + k[:, None])
-        known = (k < in_channels)[:, None] & (channel < out_channels)[None, :]
-        low = tl.dot(a, tl.load(at, mask=known, other=0), low, input_precision="ieee", out_dtype=SUM)
+        known = k < in_channels - first
+        source = sources + ((row * width + column) * in_channels + first)[:, None]
+        a = tl.load(source, mask=inside[:, None] & known[None, :], other=0).to(weights.dtype.element_ty)
+        target, known = targets + (tap * out_channels * in_channels + first), known[:, None] & is_channel
+        low = tl.dot(a, tl.load(target, mask=known, other=0), low, input_precision="ieee", out_dtype=SUM)
         if PLANES == 2:
-            high = tl.dot(a, tl.load(at + plane, mask=known, other=0), high, input_precision="ieee", out_dtype=SUM)
+            b = tl.load(target + plane, mask=known, other=0)
+            high = tl.dot(a, b, high, input_precision="ieee", out_dtype=SUM)
     total = low.to(OUT)
     if PLANES == 2:
         total += high.to(OUT) * 256
@@ -181,26 +187,30 @@ def _products(
 
 
 @triton.jit
-def _step(z, v, n, addend, at, mask, theta, soft, factor, KIND: tl.constexpr):
-    """One step of neurons; addend: where this step's begins. Returns v, n and which fired."""
+def _step(z, v, n, addend, spikes, at, mask, table, threshold, entry, softly, KIND: tl.constexpr):
+    """One step of neurons with the current z; tables are read again at every step, which leaves registers free."""
     if KIND == "flag":
+        factor = tl.load(table + entry, mask=mask, other=0)
         z += tl.where(tl.load(addend + at, mask=mask, other=0) != 0, factor, 0)
     elif KIND == "scaled":
-        product = tl.load(addend + at, mask=mask, other=0).to(tl.int64) * factor
+        product = tl.load(addend + at, mask=mask, other=0).to(tl.int64) * tl.load(table + entry, mask=mask, other=0)
         z += ((product + 32768) >> 16).to(z.dtype)
     elif KIND == "weighted":
-        z += tl.load(addend + at, mask=mask, other=0).to(z.dtype) * factor
+        z += tl.load(addend + at, mask=mask, other=0).to(z.dtype) * tl.load(table + entry, mask=mask, other=0)
     v += z
+    theta = tl.load(threshold + entry, mask=mask, other=1)
     fired = v >= theta
-    v -= tl.where(fired, tl.where(soft, theta, v), 0)
-    return v, n + fired.to(tl.int32), fired
+    v -= tl.where(fired, tl.where(softly, theta, v), 0)
+    tl.store(spikes + at, fired.to(tl.uint8), mask=mask)
+    return v, n + fired.to(tl.int32)
 
 
 @triton.jit
 def _keep(v, n, potentials, counts, out_of_range, at, mask, LIMIT: tl.constexpr):
-    if LIMIT:
-        outside = mask & ((v >= LIMIT) | (v < -LIMIT))
-        tl.store(out_of_range + 0 * at, 1, mask=outside)
+    if LIMIT:  # whatever is out of range is done again in int64; 0 keeps it from wrapping until then
+        outside = (v >= LIMIT) | (v < -LIMIT)
+        tl.store(out_of_range + 0 * at, 1, mask=mask & outside)
+        v = tl.where(outside, 0, v)
     tl.store(potentials + at, v, mask=mask)
     tl.store(counts + at, n, mask=mask)
 
@@ -214,27 +224,30 @@ def _fire_from_spikes(
 ):  # fmt: skip
     num_blocks = (out_channels + CHANNELS - 1) // CHANNELS
     channel = tl.program_id(0) % num_blocks * CHANNELS + tl.arange(0, CHANNELS)
-    pixel = (tl.program_id(0) // num_blocks).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    first = (tl.program_id(0) // num_blocks).to(tl.int64) * PIXELS
+    pixel = first + tl.arange(0, PIXELS)
     exists = pixel < pixels
     row = pixel // (out_height * out_width)
     rest = (pixel % (out_height * out_width)).to(tl.int32)
     y, x = rest // out_width * stride_y - padding_y, rest % out_width * stride_x - padding_x
-    own = tl.load(setting + row, mask=exists, other=0)
+    images = values + row * (height * width * in_channels)
+    own = tl.load(setting + row, mask=exists, other=0).to(tl.int32)
     softly = (tl.load(soft + own, mask=exists, other=0) != 0)[:, None]
     mask = exists[:, None] & (channel < out_channels)[None, :]
     entry = own[:, None] * out_channels + channel[None, :]
-    constant, theta = tl.load(bias + entry, mask=mask, other=0), tl.load(threshold + entry, mask=mask, other=1)
-    factor = tl.load(table + entry, mask=mask, other=0)
-    at = pixel[:, None] * out_channels + channel[None, :]
+    at = tl.arange(0, PIXELS)[:, None] * out_channels + channel[None, :]
+    potentials += first * out_channels
+    counts += first * out_channels
+    addend += first * out_channels
+    spikes += first * out_channels
     v, n = tl.load(potentials + at, mask=mask, other=0), tl.load(counts + at, mask=mask, other=0)
-    images = values + row * (height * width * in_channels)
     for _ in range(steps):
-        z = constant + _products(
+        z = _products(
             images, weights, y, x, exists, channel, height, width, in_channels, out_channels, taps, kernel_width,
             dilation_y, dilation_x, potentials.dtype.element_ty, PLANES, SUM, PIXELS, CHANNELS, INPUTS,
         )  # fmt: skip
-        v, n, fired = _step(z, v, n, addend, at, mask, theta, softly, factor, KIND)
-        tl.store(spikes + at, fired.to(tl.uint8), mask=mask)
+        z += tl.load(bias + entry, mask=mask, other=0)
+        v, n = _step(z, v, n, addend, spikes, at, mask, table, threshold, entry, softly, KIND)
         images += value_step
         addend += spike_step
         spikes += spike_step
@@ -246,21 +259,23 @@ def _fire_from_currents(
     currents, rows, addend, table, setting, soft, bias, threshold, potentials, counts, spikes, out_of_range, steps,
     spike_step, size, channels, current_step, KIND: tl.constexpr, LIMIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = at < spike_step
-    row = at // size
-    own = tl.load(setting + row, mask=mask, other=0)
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    at = tl.arange(0, BLOCK)
+    mask = first + at < spike_step
+    row, place = (first + at) // size, (first + at) % size
+    own = tl.load(setting + row, mask=mask, other=0).to(tl.int32)
     softly = tl.load(soft + own, mask=mask, other=0) != 0
-    entry = own * channels + at % channels
-    constant, theta = tl.load(bias + entry, mask=mask, other=0), tl.load(threshold + entry, mask=mask, other=1)
-    factor = tl.load(table + entry, mask=mask, other=0)
+    entry = own * channels + (place % channels).to(tl.int32)
+    source = currents + (tl.load(rows + row, mask=mask, other=0) * size + place)
+    potentials += first
+    counts += first
+    addend += first
+    spikes += first
     v, n = tl.load(potentials + at, mask=mask, other=0), tl.load(counts + at, mask=mask, other=0)
-    source = tl.load(rows + row, mask=mask, other=0) * size + at % size
     for _ in range(steps):
-        z = constant + tl.load(currents + source, mask=mask, other=0)
-        v, n, fired = _step(z, v, n, addend, at, mask, theta, softly, factor, KIND)
-        tl.store(spikes + at, fired.to(tl.uint8), mask=mask)
-        currents += current_step
+        z = tl.load(source, mask=mask, other=0) + tl.load(bias + entry, mask=mask, other=0)
+        v, n = _step(z, v, n, addend, spikes, at, mask, table, threshold, entry, softly, KIND)
+        source += current_step
         addend += spike_step
         spikes += spike_step
     _keep(v, n, potentials, counts, out_of_range, at, mask, LIMIT)

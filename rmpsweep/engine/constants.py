@@ -1,0 +1,326 @@
+"""The constants of a group of settings, in floating point or on the integer grid that `numerics` lays down."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rmpsweep.engine.network import Node, SpikingNetwork, per_channel, rearrange
+from rmpsweep.engine.numerics import (
+    DTYPES,
+    EXACT_SUM,
+    EXACT_TOTAL,
+    FACTOR_BITS,
+    INPUT_BITS,
+    JUNCTION_BITS,
+    LARGEST_WEIGHT,
+    Constants,
+    Setting,
+    common_divisor,
+    weights_kind,
+)  # fmt: skip
+from rmpsweep.engine.scales import LayerScale, scaled
+from rmpsweep.errors import CalibrationError
+from rmpsweep.terms import INPUT
+
+
+def make_constants(net: SpikingNetwork, settings: Sequence[Setting], largest_input: float) -> Constants:
+    """The constants of settings of one `weights_kind`.
+
+    Args:
+        largest_input: largest |x| / Λ_0 that will be encoded; bounds the sums of fixed numerics under constant input.
+    Raises:
+        CalibrationError: a threshold or factor is out of the range of the numerics, or a sum could overflow.
+    """
+    scales = [scaled(net, s.thresholds, s.alpha, s.alpha_scope) for s in settings]
+    build = _Fixed if settings[0].numerics in LARGEST_WEIGHT else _Float
+    return build(net, settings, scales, largest_input).make()
+
+
+class _Builder:
+    """Walks the nodes; `spike_weight` follows per-channel weights of spikes to whatever reads them."""
+
+    def __init__(
+        self,
+        net: SpikingNetwork,
+        settings: Sequence[Setting],
+        scales: Sequence[Mapping[str, LayerScale]],
+        largest_input: float,
+    ) -> None:
+        self.net, self.settings, self.scales, self.largest_input = net, settings, scales, largest_input
+        self.numerics, self.kind = settings[0].numerics, weights_kind(net, settings[0])
+        self.spike_weight: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        self.threshold: dict[str, Tensor] = {}
+        self.start: dict[str, Tensor] = {}
+        self.bias: dict[str, Tensor] = {}
+        self.factor: dict[tuple[str, int], Tensor] = {}
+        self.multiplier: dict[str, Tensor | int] = {}
+        self.largest: dict[str, float] = {}
+        self.rounded: set[str] = set()
+        self.readout = {node.name for node in net.readout}
+
+    def make(self) -> Constants:
+        for node in self.net.nodes:
+            self._follow_spike_weight(node)
+            self.add(node)
+        output = self.net.output
+        scale = self.units(self.net.node(output).unit)[:, None] * self.output_grid()
+        if output in self.spike_weight:
+            scale = scale * self.spike_weight[output]
+        _representable(scale, torch.float32 if self.numerics == "float32" else torch.float64)
+        return Constants(
+            self.net, tuple(self.settings), self.weights, self.threshold, self.start, self.bias, self.factor,
+            self.multiplier, frozenset(self.rounded), self.units(INPUT), scale, self.largest, self.kind,
+        )  # fmt: skip
+
+    def output_grid(self) -> float:
+        """What one step of the output's numbers is worth in the output's unit."""
+        return 1.0
+
+    def add(self, node: Node) -> None:
+        raise NotImplementedError
+
+    def units(self, name: str) -> Tensor:
+        """Λ of a spiking layer or the input, [K], float64. Raises CalibrationError where it leaves that range."""
+        values = torch.tensor([s[name].unit for s in self.scales], dtype=torch.float64)
+        if not bool((torch.isfinite(values) & (values > 0)).all()):
+            raise CalibrationError(f"{name}: thresholds times α multiply up to {values.tolist()}; use another α")
+        return values
+
+    def thresholds(self, layer: str) -> Tensor:
+        """[K, 1 or C], float64."""
+        values = [s[layer].threshold for s in self.scales]
+        return torch.stack([v.reshape(-1) for v in torch.broadcast_tensors(*values)])
+
+    def entering(self, node: Node) -> Tensor | None:
+        """The per-channel weights of the spikes that enter a weighted node, [outputs, inputs of each], float64."""
+        spikes = self.spike_weight.get(node.inputs[0])
+        return None if spikes is None else self.by_output(node, _channels(spikes))
+
+    def by_output(self, node: Node, channels: Tensor) -> Tensor:
+        """[input channels] -> [outputs, inputs of each], which differ where a convolution has groups."""
+        groups, outputs = node.options.get("groups", 1), len(self.net.weights[node.name][0])
+        return channels.view(groups, 1, -1).expand(-1, outputs // groups, -1).flatten(0, 1)
+
+    def ratio(self, node: Node, operand: int, main: int) -> Tensor:
+        """Λ_k / Λ_m times the per-channel weight of the spikes of that operand, [K, 1 or C], float64."""
+        own, into = self.net.node(node.inputs[operand]).unit, self.net.node(node.inputs[main]).unit
+        factor = (self.units(own) / self.units(into))[:, None]
+        spikes = self.spike_weight.get(node.inputs[operand])
+        return factor if spikes is None else factor * _channels(spikes)
+
+    def _follow_spike_weight(self, node: Node) -> None:
+        if node.op == "spike":
+            weight = self.scales[0][node.name].channel_weight
+            if weight is not None:
+                self.spike_weight[node.name] = per_channel(weight, len(node.shape) + 1).expand(node.shape).clone()
+            return
+        if node.op in ("input", "conv", "linear", "add") or node.inputs[0] not in self.spike_weight:
+            return
+        weight = self.spike_weight[node.inputs[0]]
+        if node.op in ("avg_pool", "max_pool"):
+            weight = per_channel(_channels(weight)[None], len(node.shape) + 1)[0].expand(node.shape).clone()
+        else:
+            weight = rearrange(node, weight[None])[0]
+        self.spike_weight[node.name] = weight
+
+
+class _Float(_Builder):
+    def add(self, node: Node) -> None:
+        name, dtype = node.name, DTYPES[self.numerics]
+        if node.op == "spike":
+            self.threshold[name] = self._cast(self.thresholds(name))
+            v_init = torch.tensor([s.v_init for s in self.settings], dtype=torch.float64)[:, None]
+            self.start[name] = self._cast(self.thresholds(name) * v_init)
+        elif node.op == "add":
+            main = [self.net.node(i).unit for i in node.inputs].index(node.unit)
+            for i, operand in enumerate(node.inputs):
+                if self.net.node(operand).unit != node.unit or operand in self.spike_weight:
+                    self.factor[name, i] = self._cast(self.ratio(node, i, main))
+        elif name in self.net.weights:
+            weight, bias = self.net.weights[name]
+            entering = self.entering(node)
+            self.weights[name] = (
+                weight.to(dtype) if entering is None else _exact(weight.cpu(), entering, 0).to(weight.device, dtype)
+            )
+            if bias is not None:
+                self.bias[name] = bias.cpu().to(dtype) * self._cast(1 / self.units(node.unit))[:, None]
+
+    def _cast(self, exact: Tensor) -> Tensor:
+        """From float64, once."""
+        return _representable(exact, DTYPES[self.numerics])
+
+
+class _Fixed(_Builder):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.grid: dict[str, Tensor] = {}
+        self.weighted: dict[str, bool] = {}
+        self.analog: dict[str, bool] = {}
+
+    def add(self, node: Node) -> None:
+        name, sources = node.name, node.inputs
+        self.weighted[name] = node.op != "spike" and any(self.weighted[i] for i in sources)
+        self.analog[name] = node.op != "spike" and bool(sources) and all(self.analog[i] for i in sources)
+        one = torch.ones(1, dtype=torch.float64)
+        match node.op:
+            case "input":
+                constant = self.settings[0].encoding == "constant"
+                self.analog[name] = constant
+                self.grid[name] = one / 2.0**INPUT_BITS if constant else one
+                self._bound(node, self.largest_input * 2.0**INPUT_BITS + 1 if constant else 1.0)
+            case "conv" | "linear":
+                self._add_weighted(node)
+            case "avg_pool":
+                self._add_pool(node)
+            case "max_pool":
+                if self.settings[0].max_pool == "average":
+                    self._add_pool(node)
+                else:
+                    self.grid[name] = self.grid[sources[0]]
+                    self._bound(node, self.largest[sources[0]])
+            case "flatten" | "slice" | "pad":
+                self.grid[name] = self._rearranged(node, self.grid[sources[0]])
+                self._bound(node, self.largest[sources[0]])
+            case "add":
+                self._add_junction(node)
+            case "spike":
+                self._add_threshold(node)
+                self.grid[name] = one
+                self._bound(node, 1.0)
+
+    def _add_weighted(self, node: Node) -> None:
+        name, source = node.name, node.inputs[0]
+        weight, entering, grid = self.net.weights[name][0].cpu(), self.entering(node), self.grid[source]
+        if len(grid) > 1:  # every input channel its own grid: part of the weight
+            entering, grid = self.by_output(node, grid) * (1 if entering is None else entering), torch.ones(1).double()
+        quantized, step, total = self.net.remember(
+            self.kind, f"quantized {name}", lambda: self._quantize(weight, entering, name in self.readout)
+        )
+        self.weights[name] = quantized
+        bound = total * self.largest[source]
+        self.grid[name] = step * grid
+        if self.analog[source] and not self.weighted[source]:
+            self._check(node, bound)
+            self.grid[name], bound = step * grid * 2.0**INPUT_BITS, bound / 2.0**INPUT_BITS + 1
+            self.rounded.add(name)
+        bias = self.net.weights[name][1]
+        if bias is not None:
+            table = bias.double().cpu() / self.units(node.unit)[:, None] / self.grid[name]
+            self.bias[name] = self._integers(node, table)
+            bound += float(self.bias[name].abs().max())
+        self.weighted[name] = True
+        self._bound(node, bound)
+
+    def _quantize(self, weight: Tensor, entering: Tensor | None, one_scale: bool) -> tuple[Tensor, Tensor, int]:
+        """w_q, the grid step of each output, and the largest Σ |w_q| of an output."""
+        largest = torch.cat([_exact(w, entering, i).abs().flatten(1).amax(1) for i, w in _pieces(weight)])
+        if one_scale:
+            largest = largest.max().expand_as(largest)
+        step = torch.where(largest > 0, largest / LARGEST_WEIGHT[self.numerics], 1.0)
+        quantized = torch.empty(weight.shape, dtype=torch.int16 if self.numerics == "fixed16" else torch.int8)
+        total = 0
+        for i, w in _pieces(weight):
+            rows = (_exact(w, entering, i).flatten(1) / step[i : i + len(w), None]).round()
+            total = max(total, int(rows.abs().sum(1).max()))
+            quantized[i : i + len(w)] = rows.view(w.shape).to(quantized.dtype)
+        return quantized.to(self.net.device), step, total
+
+    def _rearranged(self, node: Node, grid: Tensor) -> Tensor:
+        """The grid of each channel after a flatten, slice or pad; where nothing comes from, any."""
+        if len(grid) == 1:
+            return grid
+        shape = self.net.node(node.inputs[0]).shape
+        moved = rearrange(node, per_channel(grid[None], len(shape) + 1).expand(1, *shape))[0]
+        channels = _channels(moved)
+        return torch.where(channels > 0, channels, 1.0)
+
+    def output_grid(self) -> float:
+        return float(self.grid[self.net.output].max())
+
+    def _add_pool(self, node: Node) -> None:
+        divisor, multiplier, window = common_divisor(self.net, node)
+        self.multiplier[node.name] = 1 if bool((multiplier == 1).all()) else multiplier
+        self.grid[node.name] = self.grid[node.inputs[0]] / divisor
+        self._bound(node, float((window * multiplier).max()) * self.largest[node.inputs[0]])
+
+    def _add_junction(self, node: Node) -> None:
+        own = [i for i in (0, 1) if self.net.node(node.inputs[i]).unit == node.unit]
+        main = next((i for i in own if self.weighted[node.inputs[i]]), own[0])
+        grid = self.grid[node.inputs[main]]
+        finer = not self.weighted[node.inputs[main]]
+        if finer:
+            grid = grid / 2.0**JUNCTION_BITS
+        bound = 0.0
+        for i, operand in enumerate(node.inputs):
+            if i == main and not finer:
+                bound += self.largest[operand]
+                continue
+            factor = self.ratio(node, i, main) * self.grid[operand] / grid * 2.0**FACTOR_BITS
+            self.factor[node.name, i] = self._integers(node, factor)
+            product = float(self.factor[node.name, i].abs().max()) * self.largest[operand]
+            if product >= EXACT_TOTAL:
+                self._check(node, product)
+            bound += product / 2.0**FACTOR_BITS + 1
+        self.grid[node.name] = grid
+        self.weighted[node.name] = True
+        self._bound(node, bound)
+
+    def _add_threshold(self, node: Node) -> None:
+        grid = self.grid[node.inputs[0]]
+        exact = self.thresholds(node.name) / grid
+        quantized = self._integers(node, exact).clamp_min(1)
+        self.threshold[node.name] = quantized
+        v_init = torch.tensor([s.v_init for s in self.settings], dtype=torch.float64)[:, None]
+        self.start[node.name] = torch.minimum((quantized * v_init).round().to(torch.int64), quantized - 1)
+
+    def _integers(self, node: Node, exact: Tensor) -> Tensor:
+        if not bool(exact.abs().max() < EXACT_SUM):
+            raise CalibrationError(
+                f"{node.name}: thresholds, biases or factors up to {float(exact.abs().max()):.3g} grid steps are out "
+                f"of the range of {self.numerics}; use another α, alpha_scope: network, or numerics: float64"
+            )
+        return exact.round().to(torch.int64)
+
+    def _bound(self, node: Node, bound: float) -> None:
+        self._check(node, bound)
+        self.largest[node.name] = bound
+
+    def _check(self, node: Node, bound: float) -> None:
+        if not bound < EXACT_SUM:
+            raise CalibrationError(
+                f"{node.name}: its sums may reach {bound:.3g}, out of the range of {self.numerics}; "
+                "use numerics: float32 or float64"
+            )
+
+
+def _pieces(weight: Tensor, size: int = 64) -> list[tuple[int, Tensor]]:
+    """Some outputs at a time, so that the largest layer is never whole in float64."""
+    return [(i, weight[i : i + size]) for i in range(0, len(weight), size)]
+
+
+def _exact(weight: Tensor, entering: Tensor | None, start: int) -> Tensor:
+    """Outputs from `start` on, in float64, times the weights of what enters."""
+    exact = weight.double()
+    if entering is None:
+        return exact
+    rows = entering[start : start + len(weight)]
+    return exact * rows.view(*rows.shape, *[1] * (weight.dim() - 2))
+
+
+def _channels(values: Tensor) -> Tensor:
+    """[C, ...] or [F], constant over space up to zero padding -> [C] or [F]."""
+    return values.flatten(1).amax(1) if values.dim() > 1 else values
+
+
+def _representable(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """float64 values in another dtype. Raises CalibrationError where they leave its range."""
+    table = exact.to(dtype)
+    if not bool((torch.isfinite(table) & ((table != 0) == (exact != 0))).all()):
+        raise CalibrationError(
+            f"thresholds times α give {exact.abs().max():.3g} to {exact.abs().min():.3g}, out of the range of {dtype}; "
+            "use another α, alpha_scope: network, or numerics: float64"
+        )
+    return table

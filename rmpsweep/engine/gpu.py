@@ -1,0 +1,262 @@
+"""The steps of a program on a GPU, by the kernels of `kernels.triton`. Tensors are channels-last, [T, R, H, W, C].
+
+In fixed numerics every bit is that of the reference. In floating point the order of addition is another than on the CPU,
+but it depends on the layer alone, not on batch or chunk. Nothing waits for the device within a chunk: whether int32
+potentials left their range is looked up in `tally`, which execution reaches before it hands out a result.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rmpsweep.engine.encode import poisson
+from rmpsweep.engine.kernels import OutOfRangeError, triton
+from rmpsweep.engine.kernels.cpu import POTENTIAL_LIMIT
+from rmpsweep.engine.kernels.layout import padded
+from rmpsweep.engine.network import Node, rearrange
+from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
+from rmpsweep.engine.program import Layer, Program, Rearrangement, as_convolution, image_shape
+from rmpsweep.terms import INPUT
+
+
+class GpuKernels:
+    """One network under settings that share weights. wide: layers whose potentials are kept in int64.
+
+    Runs on the network's device; on the CPU by Triton's interpreter. One thread at a time.
+    """
+
+    def __init__(self, constants: Constants, program: Program) -> None:
+        self.device = constants.net.device
+        self.constants, self.program, self.net = constants.to(self.device), program, constants.net
+        self.signed = constants.settings[0].encoding == "poisson"
+        self.packed: dict[str, triton.Convolution] = {}
+        self.tables: dict[tuple[object, ...], Tensor] = {}
+        self.wide: set[str] = set()
+        self.soft = torch.tensor([s.reset == "soft" for s in constants.settings], dtype=torch.uint8, device=self.device)
+        self.out_of_range = torch.zeros(len(self.net.layers), dtype=torch.int32, device=self.device)
+        for step in program.steps:
+            if isinstance(step, Layer):
+                self._pack(step.weighted, step.value)
+                if step.addend is not None and step.addend.node is not None:
+                    self._pack(step.addend.node, step.addend.value)
+        for node in self.net.readout:
+            if node.op in ("conv", "linear"):
+                self._pack(node, None)
+
+    def _pack(self, node: Node, value: str | None) -> None:
+        """value: what it reads; None for a read-out node. Window sums are short of their divisor, so are weights."""
+        read = None if value is None or (value == INPUT and not self.signed) else self.program.values[value]
+
+        def make() -> triton.Convolution:
+            weight = self.constants.weights[node.name]
+            if read is not None and not self.constants.is_fixed and read.divisor > 1:
+                weight = weight / read.divisor
+            kernel, options = as_convolution(self.net, node, weight)
+            shapes = image_shape(self._image_node(node)), image_shape(node)
+            return triton.pack(
+                kernel, *shapes, options, self.signed and value == INPUT, None if read is None else read.largest
+            )
+
+        self.packed[node.name] = self.net.remember(self.constants.kind, f"packed for GPUs {node.name}", make)
+
+    def _image_node(self, node: Node) -> Node:
+        """The node whose image a weighted node reads: a flatten leaves its input as it is."""
+        source = self.net.node(node.inputs[0])
+        return self.net.node(source.inputs[0]) if source.op == "flatten" else source
+
+    def needs_wide(self, layer: Layer, chunk: int) -> bool:
+        """Whether int32 could wrap within a chunk, or cannot hold a constant."""
+        if not self.constants.is_fixed or layer.node.name in self.wide:
+            return self.constants.is_fixed
+        largest = self.constants.largest[layer.node.inputs[0]] * chunk
+        if layer.addend is not None:
+            largest = max(largest, self.constants.largest[layer.addend.value])
+            if layer.addend.node is not None:
+                largest = max(largest, self.constants.largest[layer.addend.node.name])
+        return max(largest, float(self.constants.threshold[layer.node.name].max())) >= POTENTIAL_LIMIT
+
+    def dtype(self, wide: bool) -> torch.dtype:
+        """Of potentials and currents."""
+        if not self.constants.is_fixed:
+            return self.constants.dtype
+        return torch.int64 if wide else torch.int32
+
+    def shape(self, node: Node) -> tuple[int, int, int]:
+        """(H, W, C) of that node's output in memory."""
+        channels, height, width = image_shape(node)
+        return height, width, padded(2 * channels if node.name == INPUT and self.signed else channels)
+
+    def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
+        """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
+        if self.constants.is_fixed:
+            sums = self.dense(layer.weighted, quantize_input(images, input_scale))
+            return ((sums + (1 << INPUT_BITS - 1)) >> INPUT_BITS).to(self.dtype(wide))[None]
+        return self.dense(layer.weighted, self._analog(images, input_scale).double()).to(self.dtype(wide))[None]
+
+    def nonzero_input(self, images: Tensor, input_scale: Tensor) -> Tensor:
+        """Which elements of constant input are not zero, as `input_current` sees them."""
+        if self.constants.is_fixed:
+            return quantize_input(images, input_scale) != 0
+        return self._analog(images, input_scale) != 0
+
+    def _analog(self, images: Tensor, input_scale: Tensor) -> Tensor:
+        values = images.to(self.constants.dtype)
+        return values / input_scale.to(values).view(-1, *[1] * (images.dim() - 1))
+
+    def dense(self, node: Node, values: Tensor) -> Tensor:
+        """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C].
+
+        Integers are summed in float64, the two bytes of their weights apart, so that every sum stays below 2^53:
+        of constant input by `numerics`, of counts because their own sum, times 2^7, does.
+        """
+        image = image_shape(self._image_node(node))
+        source = torch.zeros(len(values), *image[1:], padded(image[0]), dtype=torch.float64, device=self.device)
+        source[..., : image[0]] = values.reshape(len(values), *image).permute(0, 2, 3, 1)
+        out = torch.empty(len(values), *self.shape(node), dtype=values.dtype, device=self.device)
+        self._convolve(source, node, None, out)
+        return out
+
+    def encode(self, images: Tensor, input_scale: Tensor, seeds: Tensor, ids: Tensor, start: int, steps: int) -> Tensor:
+        """Poisson spikes of some steps, negative ones as channels after the positive. [T, I, H, W, C]."""
+        node = self.net.node(INPUT)
+        out = torch.zeros(steps, len(images), *self.shape(node), dtype=torch.uint8, device=self.device)
+        exact = images.to(torch.float64 if self.constants.dtype == torch.float64 else torch.float32)
+        channels = image_shape(node)[0]
+        for t in range(steps):
+            spikes = poisson(exact, input_scale, seeds, ids, start + t).view(-1, *image_shape(node)).permute(0, 2, 3, 1)
+            out[t, ..., :channels] = spikes > 0
+            out[t, ..., channels : 2 * channels] = spikes < 0
+        return out
+
+    def events(self, name: str, value: Tensor) -> Tensor:  # noqa: ARG002
+        """A value [T, R, H, W, C], as it is."""
+        return value
+
+    def current(self, node: Node, events: Tensor, setting: Tensor | None, rows: int, steps: int, wide: bool) -> Tensor:
+        """A weighted node of a value, [T, R, Ho, Wo, C]; with its bias where `setting` tells whose."""
+        out = torch.empty(steps, rows, *self.shape(node), dtype=self.dtype(wide), device=self.device)
+        self._convolve(events.flatten(0, 1), node, setting, out.flatten(0, 1))
+        return out
+
+    def _convolve(self, values: Tensor, node: Node, setting: Tensor | None, out: Tensor) -> None:
+        if setting is None:
+            setting = torch.zeros(1, dtype=torch.int64, device=self.device)
+            bias = torch.zeros(1, out.shape[-1], dtype=out.dtype, device=self.device)
+        else:
+            bias = self._bias(node, out.dtype)
+        triton.convolve(values, self.packed[node.name], setting, bias, out)
+
+    def _bias(self, node: Node, dtype: torch.dtype) -> Tensor:
+        return self._table(
+            node, "bias", dtype, lambda: self.constants.bias.get(node.name, torch.zeros(len(self.soft), 1))
+        )
+
+    def _table(self, node: Node, name: str, dtype: torch.dtype, make: Callable[[], Tensor], silent: int = 0) -> Tensor:
+        """Constants [K, 1 or C] of a node by channel in memory, [K, C], made once; `silent` for channels without."""
+        key = (node.name, name, dtype)
+        if key not in self.tables:
+            table = torch.full((len(self.soft), self.shape(node)[2]), silent, dtype=dtype, device=self.device)
+            table[:, : image_shape(node)[0]] = make()
+            self.tables[key] = table
+        return self.tables[key]
+
+    def fire(
+        self, layer: Layer, events: Tensor | None, current: tuple[Tensor, Tensor] | None, addend: Tensor | None,
+        setting: Tensor, potentials: Tensor, counts: Tensor, steps: int,
+    ) -> Tensor:  # fmt: skip
+        """Integrate, fire and reset a layer for some steps; potentials and counts [R, H, W, C] are updated.
+
+        events: what its weighted node reads; current: instead, (its currents [1 or T, I, H, W, C], the row of I for
+        each row); addend: value or current a junction adds. Returns spikes [T, R, H, W, C].
+        """
+        node, dtype, index = layer.node, potentials.dtype, self.net.layers.index(layer.node.name)
+        neurons = triton.Neurons(
+            setting, self.soft, self._bias(layer.weighted, dtype),
+            self._table(node, "threshold", dtype, lambda: self.constants.threshold[node.name], 1), potentials, counts,
+            self.out_of_range[index : index + 1],
+        )  # fmt: skip
+        added = None if addend is None else self._addend(layer, addend, dtype)
+        spikes = torch.empty(steps, len(setting), *self.shape(node), dtype=torch.uint8, device=self.device)
+        if current is not None:
+            triton.fire_from_currents(*current, neurons, added, spikes)
+        else:
+            assert events is not None
+            triton.fire_from_spikes(events, self.packed[layer.weighted.name], neurons, added, spikes)
+        return spikes
+
+    def _addend(self, layer: Layer, values: Tensor, dtype: torch.dtype) -> triton.Addend:
+        assert layer.addend is not None
+        addend, value = layer.addend, self.program.values[layer.addend.value]
+        is_spikes = addend.node is None and value.largest == 1
+        kind: Literal["flag", "scaled", "weighted"] = "flag" if is_spikes else "weighted"
+        if self.constants.is_fixed and not is_spikes:
+            kind, dtype = "scaled", torch.int64
+
+        def make() -> Tensor:
+            factor = self.constants.factor.get(addend.key, torch.ones(len(self.soft), 1, device=self.device))
+            if self.constants.is_fixed:
+                return (factor + (1 << FACTOR_BITS - 1)) >> FACTOR_BITS if is_spikes else factor
+            return factor.to(dtype) / value.divisor if addend.node is None else factor
+
+        return triton.Addend(kind, values, self._table(layer.node, kind, dtype, make))
+
+    def rearrange(self, step: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
+        """A step between values; pool: (input summed over steps, its largest), updated, of count pooling."""
+        node = step.node
+        if step.how == "flatten":
+            return value
+        if step.how in ("slice", "pad"):
+            out = torch.zeros(*value.shape[:2], *self.shape(node), dtype=torch.uint8, device=self.device)
+            channels = self.net.node(node.inputs[0]).shape[0]
+            planes = rearrange(node, value[..., :channels].permute(0, 1, 4, 2, 3).flatten(0, 1))
+            out[..., : node.shape[0]] = planes.unflatten(0, value.shape[:2]).permute(0, 1, 3, 4, 2)
+            return out
+        if step.how == "max":
+            return _pooled(value, node, largest=True)
+        if step.how == "sum":
+            assert step.multiplier is not None
+            multiplier = step.multiplier.to(self.device, torch.uint8, non_blocking=True)
+            return _pooled(value, node, largest=False) * multiplier[..., None]
+        assert pool is not None
+        total, largest = pool
+        out = torch.empty(*value.shape[:2], *self.shape(node), dtype=torch.uint8, device=self.device)
+        for t in range(len(value)):
+            total += value[t]
+            grown = _pooled(total, node, largest=True)
+            out[t] = grown - largest
+            largest.copy_(grown)
+        return out
+
+    def tally(self, counts: Tensor, fan_out: Tensor, limit: float) -> Tensor:
+        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W].
+
+        Raises:
+            OutOfRangeError: int32 potentials left their range in some layer, so that they may have wrapped since.
+        """
+        names = [name for name, flag in zip(self.net.layers, self.out_of_range.tolist(), strict=True) if flag]
+        if names:
+            self.out_of_range.zero_()
+            self.wide.update(names)
+            raise OutOfRangeError(names[0])
+        weights = torch.zeros(counts.shape[1:], dtype=torch.int64, device=self.device)
+        planes = fan_out.reshape(-1, *counts.shape[1:3]).to(self.device)
+        weights[..., : len(planes)] = planes.permute(1, 2, 0)
+        rows = counts.flatten(1)
+        synops = (rows * weights.flatten()).sum(1)
+        return torch.stack([rows.sum(1), synops, (rows >= math.ceil(limit)).sum(1)], 1)
+
+
+def _pooled(values: Tensor, node: Node, largest: bool) -> Tensor:
+    """The largest or the sum of each window of a pooling node, in the dtype of its values >= 0, [..., H, W, C]."""
+    options = node.options
+    sizes = options["kernel_size"], options["stride"] or options["kernel_size"], options["padding"]
+    kernel, stride, padding = ((size, size) if isinstance(size, int) else size for size in sizes)
+    for i, axis in enumerate((-3, -2)):
+        beyond = (node.shape[1 + i] - 1) * stride[i] + kernel[i] - padding[i] - values.shape[axis]
+        windows = F.pad(values, [0, 0] * (2 - i) + [padding[i], beyond]).unfold(axis, kernel[i], stride[i])
+        values = windows.amax(-1) if largest else windows.sum(-1, dtype=values.dtype)
+    return values.contiguous()
