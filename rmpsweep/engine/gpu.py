@@ -1,8 +1,8 @@
 """The steps of a program on a GPU, by the kernels of `kernels.triton`. Tensors are channels-last, [T, R, H, W, C].
 
-In fixed numerics every bit is that of the reference. In floating point the order of addition is another than on the CPU,
-but it depends on the layer alone, not on batch or chunk. Nothing waits for the device within a chunk: whether int32
-potentials left their range is looked up in `tally`, which execution reaches before it hands out a result.
+In fixed numerics every bit is that of the reference. In floating point the order of addition is not the CPU's, but it
+depends on the layer alone, not on batch or chunk. No step waits for the device: whether int32 potentials left their
+range is looked up in `tally`, which execution reaches before it hands out a result.
 """
 
 import math

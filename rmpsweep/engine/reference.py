@@ -90,7 +90,7 @@ class LinearNodes:
         self.setting_of_row = setting_of_row
         self.bias = {name: self.rows(table, name) for name, table in constants.bias.items()}
         self.factor = {(name, i): self.rows(table, name) for (name, i), table in constants.factor.items()}
-        self.output_scale = constants.output_scale[setting_of_row]
+        self.output_scale = self.rows(constants.output_scale, self.net.output)
 
     def rows(self, table: Tensor, name: str) -> Tensor:
         """A table [K, 1 or C] for the rows, to go with that node's output: [R, 1 or C, 1, …]."""

@@ -1,8 +1,8 @@
 """GPU kernels in Triton: a convolution of bytes as a matrix product, and the neuron update in the same kernel.
 
 Tensors are channels-last, channels padded with silent ones to a multiple of 16. A program computes a tile of pixels by
-channels for all steps of a chunk, potentials and spike counts in registers. Integers are exact in any order; in floating
-point the order of addition (tap, block of channels) does not depend on batch or chunk, and products are not fused.
+channels for all steps of a chunk, potentials and spike counts in registers. Integers are exact in any order; in
+floating point the order of addition (tap, block of channels) does not depend on batch or chunk.
 Without a GPU, TRITON_INTERPRET=1 set before this module is imported runs the kernels on CPU tensors, slowly.
 Legend: T steps of a chunk, R rows, N images, K settings.
 """
@@ -18,15 +18,17 @@ from torch import Tensor
 from rmpsweep.engine.kernels.cpu import POTENTIAL_LIMIT
 from rmpsweep.engine.kernels.layout import padded
 
-LARGEST_INT8 = 127
-_MOST_INT8_INPUTS = 2**17
-"""Of one output: so many products of int8 numbers add up within int32."""
+LARGEST_INT8, MOST_INT8_INPUTS = 127, 2**17
+"""Fewer inputs of one output than that: their products with int8 weights add up within int32."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """weights: [planes, taps, C_out, C_in], int8 or floating point, two planes standing for 256 hi + lo; geometry: H, W,
-    C_in, Ho, Wo, C_out, taps, kernel width, stride y, stride x, padding y, padding x, dilation y, dilation x."""
+    """weights: [planes, taps, C_out, C_in], int8 or floating point; two planes hold w = lo + 256 hi, lo first.
+
+    geometry: H, W, C_in, Ho, Wo, C_out, taps, kernel width, stride y, stride x, padding y, padding x, dilation y,
+    dilation x.
+    """
 
     weights: Tensor
     geometry: tuple[int, ...]
@@ -34,8 +36,11 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Addend:
-    """What is added to a layer's current: `flag`, the table's value where a byte is not zero; `scaled`, an integer times
-    the table's factor, (M I + 2^15) >> 16; `weighted`, a number times the factor. values: [T, R, H, W, C]; table: [K, C]."""
+    """What is added to a layer's current. values: [T, R, H, W, C]; table: [K, C].
+
+    flag: the table's entry where a byte is not zero; scaled: an integer times the entry, (M I + 2^15) >> 16; weighted:
+    a number times the entry.
+    """
 
     kind: Literal["flag", "scaled", "weighted"]
     values: Tensor
@@ -44,8 +49,8 @@ class Addend:
 
 @dataclass(frozen=True)
 class Neurons:
-    """R rows of a layer. setting: int64 [R]; soft: bytes [K]; bias, threshold: [K, C]; potentials, counts: [R, H, W, C],
-    updated; out_of_range: int32 [1], set to 1 where int32 potentials left [-2^30, 2^30) at the end of a chunk."""
+    """R rows of a layer. setting: int64 [R]; soft: bytes [K]; bias, threshold: [K, C]; potentials, counts: updated,
+    [R, H, W, C]; out_of_range: int32 [1], set to 1 once int32 potentials leave [-2^30, 2^30), void from then on."""
 
     setting: Tensor
     soft: Tensor
@@ -73,7 +78,7 @@ def pack(
         planes = torch.stack([weight.int() - 256 * high, high])
     dtype = weight.dtype if weight.is_floating_point() else torch.int8
     taps = kernel_height * kernel_width
-    if largest is None or (dtype == torch.int8 and (largest > LARGEST_INT8 or taps * inputs >= _MOST_INT8_INPUTS)):
+    if largest is None or (dtype == torch.int8 and (largest > LARGEST_INT8 or taps * inputs >= MOST_INT8_INPUTS)):
         dtype = torch.float64
     (_, height, width), (_, out_height, out_width) = input_shape, output_shape
     packed = torch.zeros(len(planes), taps, padded(outputs), padded(inputs), dtype=dtype, device=weight.device)
@@ -87,47 +92,42 @@ def pack(
 
 
 def blocks(convolution: Convolution) -> dict[str, int]:
-    """Pixels, output channels and input channels of one matrix product; interpreted, few large ones are faster."""
+    """Pixels, output channels and input channels of one matrix product; interpreted, few large ones are cheaper."""
     outputs, inputs = (triton.next_power_of_2(convolution.geometry[i]) for i in (5, 2))
     if convolution.weights.device.type == "cpu":
-        return {"PIXELS": 256, "CHANNELS": outputs, "INPUTS": inputs}
-    size = convolution.weights.element_size()
-    return {
-        "PIXELS": 64,
-        "CHANNELS": min(64, outputs),
-        "INPUTS": min(max(32, inputs), 64 if size == 1 else 128 // size),
-    }
+        return {"PIXELS": 1024, "CHANNELS": outputs, "INPUTS": inputs}
+    most = 64 if convolution.weights.dtype == torch.int8 else 128 // convolution.weights.element_size()
+    return {"PIXELS": 64, "CHANNELS": min(64, outputs), "INPUTS": min(max(32, inputs), most)}
 
 
 def fire_from_spikes(
     values: Tensor, convolution: Convolution, neurons: Neurons, addend: Addend | None, spikes: Tensor
 ) -> None:
-    """A layer's convolution of bytes [T, R, H, W, C_in] and its neurons; spikes: [T, R, Ho, Wo, C_out], bytes, written."""
-    block, (pixels, channels) = blocks(convolution), (spikes[0, ..., 0].numel(), spikes.shape[-1])
+    """A layer's convolution of bytes [T, R, H, W, C_in] and its neurons; writes spikes, bytes [T, R, Ho, Wo, C_out]."""
+    programs, constants = _tiles(convolution, spikes[0])
+    tensors, kinds = _arguments(neurons, addend, spikes)
     _launch(
-        _fire_from_spikes, -(-pixels // block["PIXELS"]) * -(-channels // block["CHANNELS"]),
-        values, convolution.weights, *_arguments(neurons, addend, spikes), len(spikes), pixels, values[0].numel(),
-        spikes[0].numel(), *convolution.geometry, **_kinds(convolution), **_constants(neurons, addend), **block,
+        _fire_from_spikes, programs, values, convolution.weights, *tensors, len(spikes), spikes[0, ..., 0].numel(),
+        values[0].numel(), spikes[0].numel(), *convolution.geometry, **kinds, **constants,
     )  # fmt: skip
 
 
 def fire_from_currents(currents: Tensor, rows: Tensor, neurons: Neurons, addend: Addend | None, spikes: Tensor) -> None:
-    """Neurons with the current of row rows[r] of currents [T or 1, I, H, W, C]; spikes: [T, R, H, W, C], bytes, written."""
+    """Neurons with the current of row rows[r] of currents [T or 1, I, H, W, C]; writes spikes [T, R, H, W, C]."""
     block = 2**14 if spikes.device.type == "cpu" else 1024
+    tensors, kinds = _arguments(neurons, addend, spikes)
     _launch(
-        _fire_from_currents, -(-spikes[0].numel() // block), currents, rows, *_arguments(neurons, addend, spikes),
-        len(spikes), spikes[0].numel(), spikes[0, 0].numel(), spikes.shape[-1],
-        currents[0].numel() if len(currents) > 1 else 0, **_constants(neurons, addend), BLOCK=block,
+        _fire_from_currents, -(-spikes[0].numel() // block), currents, rows, *tensors, len(spikes), spikes[0].numel(),
+        spikes[0, 0].numel(), spikes.shape[-1], currents[0].numel() if len(currents) > 1 else 0, **kinds, BLOCK=block,
     )  # fmt: skip
 
 
 def convolve(values: Tensor, convolution: Convolution, setting: Tensor, bias: Tensor, out: Tensor) -> None:
     """values [N, H, W, C_in] -> out [N, Ho, Wo, C_out], with the bias [K, C_out] of setting[n % R]."""
-    block, (pixels, channels) = blocks(convolution), (out[..., 0].numel(), out.shape[-1])
+    programs, constants = _tiles(convolution, out)
     _launch(
-        _convolve, -(-pixels // block["PIXELS"]) * -(-channels // block["CHANNELS"]),
-        values, convolution.weights, setting, bias, out, len(setting), pixels, *convolution.geometry,
-        **_kinds(convolution), **block,
+        _convolve, programs, values, convolution.weights, setting, bias, out, len(setting), out[..., 0].numel(),
+        *convolution.geometry, **constants,
     )  # fmt: skip
 
 
@@ -136,22 +136,23 @@ def _launch(kernel: Any, programs: int, first: Tensor, *arguments: object, **con
         kernel[(programs,)](first, *arguments, **constants, enable_fp_fusion=False, num_warps=8)
 
 
-def _arguments(neurons: Neurons, addend: Addend | None, spikes: Tensor) -> tuple[Tensor, ...]:
-    values, table = (spikes, neurons.bias) if addend is None else (addend.values, addend.table)
-    return (
+def _tiles(convolution: Convolution, out: Tensor) -> tuple[int, dict[str, object]]:
+    """How many tiles an output [..., H, W, C] has, and the kernels' constants."""
+    block = blocks(convolution)
+    tiles = -(-out[..., 0].numel() // block["PIXELS"]) * -(-out.shape[-1] // block["CHANNELS"])
+    sums = {torch.int8: tl.int32, torch.float32: tl.float32, torch.float64: tl.float64}
+    return tiles, {"PLANES": len(convolution.weights), "SUM": sums[convolution.weights.dtype], **block}
+
+
+def _arguments(neurons: Neurons, addend: Addend | None, spikes: Tensor) -> tuple[tuple[Tensor, ...], dict[str, object]]:
+    kind, values, table = "nothing", spikes, neurons.bias
+    if addend is not None:
+        kind, values, table = addend.kind, addend.values, addend.table
+    tensors = (
         values, table, neurons.setting, neurons.soft, neurons.bias, neurons.threshold, neurons.potentials,
         neurons.counts, spikes, neurons.out_of_range,
     )  # fmt: skip
-
-
-def _constants(neurons: Neurons, addend: Addend | None) -> dict[str, object]:
-    limit = POTENTIAL_LIMIT if neurons.potentials.dtype == torch.int32 else 0
-    return {"KIND": "nothing" if addend is None else addend.kind, "LIMIT": limit}
-
-
-def _kinds(convolution: Convolution) -> dict[str, object]:
-    sums = {torch.int8: tl.int32, torch.float32: tl.float32, torch.float64: tl.float64}
-    return {"PLANES": len(convolution.weights), "SUM": sums[convolution.weights.dtype]}
+    return tensors, {"KIND": kind, "LIMIT": POTENTIAL_LIMIT if neurons.potentials.dtype == torch.int32 else 0}
 
 
 @triton.jit
@@ -188,7 +189,7 @@ def _products(
 
 @triton.jit
 def _step(z, v, n, addend, spikes, at, mask, table, threshold, entry, softly, KIND: tl.constexpr):
-    """One step of neurons with the current z; tables are read again at every step, which leaves registers free."""
+    """One step of neurons with the current z. Tables are read again at every step, which leaves registers free."""
     if KIND == "flag":
         factor = tl.load(table + entry, mask=mask, other=0)
         z += tl.where(tl.load(addend + at, mask=mask, other=0) != 0, factor, 0)
@@ -207,7 +208,7 @@ def _step(z, v, n, addend, spikes, at, mask, table, threshold, entry, softly, KI
 
 @triton.jit
 def _keep(v, n, potentials, counts, out_of_range, at, mask, LIMIT: tl.constexpr):
-    if LIMIT:  # whatever is out of range is done again in int64; 0 keeps it from wrapping until then
+    if LIMIT:  # a layer out of range is run again in int64; until then 0 keeps its potentials from wrapping
         outside = (v >= LIMIT) | (v < -LIMIT)
         tl.store(out_of_range + 0 * at, 1, mask=mask & outside)
         v = tl.where(outside, 0, v)
