@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import measure, scaling, sweep
+from benchmarks import measure, rates, scaling, sweep
 from benchmarks.contenders import OURS, available
 from benchmarks.networks import CASES
 from benchmarks.table import MIB, time_case
@@ -57,6 +57,11 @@ def main() -> None:
     if options.scaling:
         figures["scaling"] = scaling.run(next((label for label in ours if "fixed16" in label), ours[0]), options.rounds)
         print_scaling(figures["scaling"])
+    if options.rates:
+        numerics = "fixed16"
+        figures["rates"] = {"network": rates.CASE.network, "numerics": numerics}
+        figures["rates"]["rows"] = rates.run(numerics, options.rounds)
+        print_rates(figures["rates"])
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -85,6 +90,15 @@ def print_scaling(done: dict[str, Any]) -> None:
     print(f"peak MiB by T, 1 trial: {peaks}")
 
 
+def print_rates(done: dict[str, Any]) -> None:
+    """Image-steps per second by firing rate."""
+    print(
+        f"\nfiring: {done['network']}, {done['numerics']}, T = {rates.STEPS}\n{'firing rate':>11} {'image-steps/s':>14}"
+    )
+    for row in done["rows"]:
+        print(f"{row['firing_rate']:11.4f} {row['image_steps_per_s']:14,.0f}")
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -94,6 +108,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sweep-images", type=int, default=SWEEP_IMAGES, help="of the sweep on resnet20; 0: no sweep")
     parser.add_argument("--full", action="store_true", help=f"--sweep-images {SWEEP_IMAGES_FULL}")
     parser.add_argument("--scaling", action="store_true", help="time against T and trials")
+    parser.add_argument("--rates", action="store_true", help="speed against firing rate")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument(
         "--memory", nargs=3, metavar=("CASE", "CONTENDER", "WORK"),

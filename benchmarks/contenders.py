@@ -1,7 +1,7 @@
 """What is timed. Every contender simulates images x steps of the same converted network and keeps summed logits.
 
 Peers run in torch.inference_mode, with the batch size, chunk of steps and memory format found best by `measure.probe`;
-ours runs as `simulate` does without options, all images at once.
+ours runs as a sweep's worker runs it, all images in one call, divided by its own plan.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.networks import Case, Prepared
 from benchmarks.twins import spikingjelly_twin
 from rmpsweep import terms
-from rmpsweep.engine import simulate
+from rmpsweep.engine import simulate_many
 
 ANN, SINGLE, MULTI, SNNTORCH = "ANN x T", "SpikingJelly 's'", "SpikingJelly 'm'", "snnTorch"
 OURS: dict[str, Any] = {f"rmpsweep {numerics}": numerics for numerics in ("float32", "fixed16", "fixed8")}
@@ -72,16 +72,16 @@ class Stepped:
 
 
 class Ours:
-    """`rmpsweep.engine.simulate` in one of its numerics."""
+    """`rmpsweep.engine.simulate_many` in one of its numerics."""
 
     def __init__(self, prepared: Prepared, numerics: terms.Numerics) -> None:
-        self.net, self.thresholds, self.numerics = prepared.net, prepared.thresholds, numerics
+        self.net, self.setting = prepared.net, {"thresholds": prepared.thresholds, "numerics": numerics}
         self.forms = [Form(len(prepared.images))]
 
     def run(self, images: Tensor, steps: int, form: Form) -> None:
         """All images at once."""
         del form
-        simulate(self.net, images, self.thresholds, [steps], numerics=self.numerics)
+        simulate_many(self.net, images, [self.setting], [steps], keep_state=False)
 
 
 def make(label: str, case: Case, prepared: Prepared) -> Contender:

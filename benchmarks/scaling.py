@@ -12,7 +12,6 @@ from rmpsweep.engine import simulate_many
 CASE = CASES["resnet20"]
 TIME_STEPS = (32, 64, 128, 256)
 TRIALS = (1, 2, 4, 8, 16)
-ROWS = 128
 
 
 def run(label: str, rounds: int) -> dict[str, object]:
@@ -24,7 +23,7 @@ def run(label: str, rounds: int) -> dict[str, object]:
             {"thresholds": prepared.thresholds, "alpha": 1 - 0.5 * k / trials, "numerics": OURS[label]}
             for k in range(trials)
         ]
-        simulate_many(prepared.net, prepared.images, settings, [steps], batch_size=ROWS)
+        simulate_many(prepared.net, prepared.images, settings, [steps], keep_state=False)
 
     points = dict.fromkeys([*((1, steps) for steps in TIME_STEPS), *((trials, TIME_STEPS[0]) for trials in TRIALS)])
     simulate(1, 4)  # whatever is compiled at the first call

@@ -1,7 +1,7 @@
 """The laws of the design for every kernel and every numerics: one suite, run for each pair.
 
 Floating point gets dyadic numbers, whose sums are exact; in fixed numerics everything is an integer. So each law that
-is exact in theory is tested exactly. Law 8, equality with SpikingJelly, is in test_spikingjelly.py, for the same kernels.
+is exact in theory is tested exactly. Law 8, equality with SpikingJelly, is in test_spikingjelly.py.
 """
 
 import numpy as np

@@ -237,10 +237,8 @@ def _fire_from_spikes(
     mask = exists[:, None] & (channel < out_channels)[None, :]
     entry = own[:, None] * out_channels + channel[None, :]
     at = tl.arange(0, PIXELS)[:, None] * out_channels + channel[None, :]
-    potentials += first * out_channels
-    counts += first * out_channels
-    addend += first * out_channels
-    spikes += first * out_channels
+    first *= out_channels
+    potentials, counts, addend, spikes = potentials + first, counts + first, addend + first, spikes + first
     v, n = tl.load(potentials + at, mask=mask, other=0), tl.load(counts + at, mask=mask, other=0)
     for _ in range(steps):
         z = _products(
@@ -249,9 +247,7 @@ def _fire_from_spikes(
         )  # fmt: skip
         z += tl.load(bias + entry, mask=mask, other=0)
         v, n = _step(z, v, n, addend, spikes, at, mask, table, threshold, entry, softly, KIND)
-        images += value_step
-        addend += spike_step
-        spikes += spike_step
+        images, addend, spikes = images + value_step, addend + spike_step, spikes + spike_step
     _keep(v, n, potentials, counts, out_of_range, at, mask, LIMIT)
 
 
@@ -268,17 +264,12 @@ def _fire_from_currents(
     softly = tl.load(soft + own, mask=mask, other=0) != 0
     entry = own * channels + (place % channels).to(tl.int32)
     source = currents + (tl.load(rows + row, mask=mask, other=0) * size + place)
-    potentials += first
-    counts += first
-    addend += first
-    spikes += first
+    potentials, counts, addend, spikes = potentials + first, counts + first, addend + first, spikes + first
     v, n = tl.load(potentials + at, mask=mask, other=0), tl.load(counts + at, mask=mask, other=0)
     for _ in range(steps):
         z = tl.load(source, mask=mask, other=0) + tl.load(bias + entry, mask=mask, other=0)
         v, n = _step(z, v, n, addend, spikes, at, mask, table, threshold, entry, softly, KIND)
-        source += current_step
-        addend += spike_step
-        spikes += spike_step
+        source, addend, spikes = source + current_step, addend + spike_step, spikes + spike_step
     _keep(v, n, potentials, counts, out_of_range, at, mask, LIMIT)
 
 
