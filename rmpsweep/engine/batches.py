@@ -7,6 +7,8 @@ share the input. How rows are divided changes nothing in the results.
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -52,33 +54,54 @@ def by_program(
     threads = torch.get_num_threads() if isinstance(kernels, CpuKernels) else 1
     wide = 8 if constants.dtype == torch.float64 else 4
     plan = make_memory_plan(program, wide, num_settings * num_images, threads, constants.net.device)
-    size, chunk = batch_size or plan.rows, chunk or plan.chunk
+    idle = [kernels.for_another_thread() for _ in range(threads)]
+    task = _Task(idle, constants, images, ids, steps, start, state, record, keep_state)
+    with ThreadPoolExecutor(threads) as pool:
+        batches = _divide(num_settings, num_images, batch_size or plan.rows)
+        parts = [part for parts in pool.map(task.run, batches, repeat(chunk or plan.chunk)) for part in parts]
+    order = torch.cat([rows for rows, _ in parts]).argsort()
+    return _rows_of(_joined([result for _, result in parts]), order)
 
-    def run(rows: Tensor, chunk: int) -> list[tuple[Tensor, RowResult]]:
-        given = None if state is None else select(state, rows)
+
+@dataclass(frozen=True)
+class _Task:
+    """What all batches of a group have in common."""
+
+    idle: list[Kernels]
+    constants: Constants
+    images: Tensor
+    ids: Tensor
+    steps: Sequence[int]
+    start: int
+    state: State | None
+    record: bool
+    keep_state: bool
+
+    def run(self, rows: Tensor, chunk: int) -> list[tuple[Tensor, RowResult]]:
+        """One batch, or out of memory two halves of it; each with its rows."""
+        given = None if self.state is None else select(self.state, rows)
+        kernels = self.idle.pop()
         try:
-            batch = make_batch(constants, images, ids, rows)
-            return [(rows, execute(kernels, batch, steps, start, given, chunk, record, keep_state))]
+            batch = make_batch(self.constants, self.images, self.ids, rows)
+            result = execute(kernels, batch, self.steps, self.start, given, chunk, self.record, self.keep_state)
+            self.idle.append(kernels)
+            return [(rows, result)]
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "allocate" not in str(error):
                 raise
             if len(rows) == chunk == 1:
                 raise
-        # out here the failed attempt's tensors are free again
+        # out here the failed attempt's tensors are free again, its workspace with them
+        self.idle.append(kernels.for_another_thread())
+        del kernels
         warnings.warn(
             f"out of memory with {len(rows)} rows of {chunk} time steps at once; goes on with half of that",
             stacklevel=2,
         )
         if len(rows) == 1:
-            return run(rows, chunk // 2)
+            return self.run(rows, chunk // 2)
         half = len(rows) // 2
-        return run(rows[:half], chunk) + run(rows[half:], chunk)
-
-    with ThreadPoolExecutor(threads) as pool:
-        done = list(pool.map(lambda rows: run(rows, chunk), _divide(num_settings, num_images, size)))
-    flat = [part for parts in done for part in parts]
-    order = torch.cat([rows for rows, _ in flat]).argsort()
-    return _rows_of(_joined([result for _, result in flat]), order)
+        return self.run(rows[:half], chunk) + self.run(rows[half:], chunk)
 
 
 def _make_kernels(constants: Constants, program: Program, triton: bool) -> Kernels:

@@ -1,5 +1,8 @@
 """The steps of a program on the CPU, by the kernels of `kernels.cpu`. Tensors are channels-last, [T, R, H, W, C]."""
 
+import copy
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from rmpsweep.engine.kernels.pack import Convolution, pack
 from rmpsweep.engine.network import Node, rearrange
 from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
 from rmpsweep.engine.program import Addend, Layer, Program, Rearrangement, as_convolution, image_shape
+from rmpsweep.engine.workspace import Workspace
 from rmpsweep.terms import INPUT
 
 _NONE = {name: np.zeros(0, name) for name in ("uint8", "int32", "int64", "float32", "float64")}
@@ -25,6 +29,7 @@ class CpuKernels:
         self.signed = constants.settings[0].encoding == "poisson"
         self.packed: dict[str, Convolution] = {}
         self.wide: set[str] = set()
+        self.workspace = Workspace()
         self.soft = np.array([s.reset == "soft" for s in constants.settings], np.uint8)
         for step in program.steps:
             if isinstance(step, Layer):
@@ -63,6 +68,21 @@ class CpuKernels:
             if layer.addend.node is not None:
                 largest = max(largest, self.constants.largest[layer.addend.node.name])
         return max(largest, float(self.constants.threshold[layer.node.name].max())) >= cpu.POTENTIAL_LIMIT
+
+    def for_another_thread(self) -> "CpuKernels":
+        """The same kernels with an empty workspace of their own."""
+        other = copy.copy(self)
+        other.workspace = Workspace()
+        return other
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A tensor of any content."""
+        return self.workspace.empty(shape, dtype)
+
+    def release(self, *made: Any) -> None:
+        """Tensors made here, or events, that nothing reads any more."""
+        for each in made:
+            self.workspace.release(*each if isinstance(each, tuple) else (each,))
 
     def dtype(self, wide: bool) -> torch.dtype:
         """Of potentials and currents."""
@@ -107,7 +127,7 @@ class CpuKernels:
 
     def encode(self, images: Tensor, input_scale: Tensor, seeds: Tensor, ids: Tensor, start: int, steps: int) -> Tensor:
         """Poisson spikes of some steps, negative ones as channels after the positive. [T, I, H, W, C]."""
-        out = torch.zeros(steps, len(images), *self.shape(self.net.node(INPUT)), dtype=torch.uint8)
+        out = self.workspace.empty((steps, len(images), *self.shape(self.net.node(INPUT))), torch.uint8).zero_()
         exact = torch.float64 if self.constants.dtype == torch.float64 else torch.float32
         fill_poisson(images.to(exact), input_scale, seeds, ids, start, out)
         return out
@@ -117,14 +137,15 @@ class CpuKernels:
         values, (width, channels) = _flat(value), value.shape[3:]
         largest = self.program.values[name].largest
         number = np.count_nonzero(values.view(bool)) if largest == 1 else int(values.sum(dtype=np.int64))
-        pointers, indices = np.empty(len(values) // channels + 1, np.int64), np.empty(number + cpu.SPARE, np.int32)
+        pointers = self.workspace.empty((len(values) // channels + 1,), torch.int64).numpy()
+        indices = self.workspace.empty((int(number) + cpu.SPARE,), torch.int32).numpy()
         cpu.list_events(values, width, channels, largest, pointers, indices)
         return pointers, indices
 
     def current(self, node: Node, events: Events, setting: Tensor | None, rows: int, steps: int, wide: bool) -> Tensor:
         """A weighted node of a value's events, [T, R, Ho, Wo, C]; with its bias where `setting` tells whose."""
         convolution, dtype = self.packed[node.name], self.dtype(wide)
-        out = torch.empty(steps, rows, *self.shape(node), dtype=dtype)
+        out = self.workspace.empty((steps, rows, *self.shape(node)), dtype)
         accumulator = out.numpy().dtype
         bias = np.zeros(int(convolution.shape[5]), accumulator)
         own = np.zeros(rows, np.int64)
@@ -161,7 +182,7 @@ class CpuKernels:
             OutOfRangeError: int32 potentials may wrap in a later chunk.
         """
         convolution, accumulator = self.packed[layer.weighted.name], potentials.numpy().dtype
-        spikes = torch.empty(steps, len(setting), *self.shape(layer.node), dtype=torch.uint8)
+        spikes = self.workspace.empty((steps, len(setting), *self.shape(layer.node)), torch.uint8)
         factor_dtype = accumulator if accumulator.kind == "f" else np.dtype("int64")
         own = setting.numpy()
         kind, bytes_, currents, rows = cpu.NOTHING, _NONE["uint8"], _NONE[accumulator.name], own
@@ -215,7 +236,7 @@ class CpuKernels:
         node = step.node
         if step.how == "flatten":
             return value
-        out = torch.zeros(*value.shape[:2], *self.shape(node), dtype=torch.uint8)
+        out = self.workspace.empty((*value.shape[:2], *self.shape(node)), torch.uint8).zero_()
         if step.how in ("slice", "pad"):
             channels = self.net.node(node.inputs[0]).shape[0]
             planes = rearrange(node, value[..., :channels].permute(0, 1, 4, 2, 3).flatten(0, 1))

@@ -7,6 +7,7 @@ reported T alone, from the counts.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,10 +75,15 @@ class _Values:
 
     def drop_read(self, step: int) -> None:
         """Forget what no later step reads."""
-        for name, last in self.kernels.program.last_use.items():
-            if last == step:
-                self.bytes.pop(name, None)
-                self.known_events.pop(name, None)
+        for name in [name for name, last in self.kernels.program.last_use.items() if last == step]:
+            value = self.bytes.pop(name, None)
+            if value is not None and all(value is not other for other in self.bytes.values()):
+                self.kernels.release(value)
+            self.kernels.release(self.known_events.pop(name, ()))
+
+    def drop_all(self) -> None:
+        """Forget the rest: what the last layers made."""
+        self.kernels.release(*self.bytes.values(), *self.known_events.values())
 
 
 class _Run:
@@ -90,7 +96,7 @@ class _Run:
         self.kernels, self.batch, self.chunk, self.until = kernels, batch, chunk, until
         self.net, self.program, self.constants = kernels.net, kernels.program, kernels.constants
         self.t, self.num_rows, self.device = start, len(batch.setting), batch.setting.device
-        self.linear = LinearNodes(self.constants, batch.setting, self._apply)
+        self.linear = LinearNodes(self.constants, batch.setting, partial(_in_fixed_order, kernels))
         self.poisson = self.constants.settings[0].encoding == "poisson"
         self.potentials: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
@@ -135,11 +141,14 @@ class _Run:
         for stop in steps:
             while self.t < stop:
                 self.advance(min(self.chunk, stop - self.t))
-            sums = {name: self._planes(self.net.node(name), self.counts[name]) for name in read_out_of(self.net)}
+            sums = {name: _planes(self.net.node(name), self.counts[name]) for name in read_out_of(self.net)}
             logits.append(self.linear.logits(sums, stop))
             for name, fan_out in fan_outs.items():
                 counts = self.input_counts[self.batch.input] if name == INPUT else self.counts[name]
                 tallies[name].append(self.kernels.tally(counts, fan_out, SATURATED_RATE * stop))
+        state = self._state() if keep_state else None
+        if state is None:
+            self.kernels.release(*self.potentials.values(), *self.counts.values(), self.input_counts)
         tables = {name: torch.stack(rows) for name, rows in tallies.items()}
         return RowResult(
             torch.stack(logits),
@@ -147,7 +156,7 @@ class _Run:
             {name: table[..., 1] for name, table in tables.items()},
             {name: tables[name][..., 2] for name in self.net.layers},
             {name: torch.cat(trains) for name, trains in self.trains.items()},
-            self._state() if keep_state else None,
+            state,
         )
 
     def advance(self, steps: int) -> Tensor | None:
@@ -168,9 +177,14 @@ class _Run:
                 values.bytes[name] = kernels.fire(
                     step, events, current, addend, self.batch.setting, self.potentials[name], self.counts[name], steps
                 )
+                if self.poisson and current is not None:
+                    kernels.release(current[0])
+                if addend is not None and step.addend is not None and step.addend.node is not None:
+                    kernels.release(addend)
                 if name in self.trains:
                     self.trains[name].append(self._in_planes(step.node, values.bytes[name]).clone())
             values.drop_read(i)
+        values.drop_all()
         return None
 
     def _encode(self, values: _Values, steps: int) -> None:
@@ -227,21 +241,13 @@ class _Run:
 
     def _channels_last(self, node: Node, planes: Tensor, dtype: torch.dtype) -> Tensor:
         channels, height, width = image_shape(node)
-        result = torch.zeros(len(planes), height, width, padded(channels), dtype=dtype, device=self.device)
+        result = self.kernels.empty((len(planes), height, width, padded(channels)), dtype).zero_()
         result[..., :channels] = planes.reshape(-1, channels, height, width).permute(0, 2, 3, 1).to(dtype)
         return result
 
-    def _planes(self, node: Node, channels_last: Tensor) -> Tensor:
-        channels, _, _ = image_shape(node)
-        return channels_last[..., :channels].permute(0, 3, 1, 2).reshape(-1, *node.shape)
-
     def _in_planes(self, node: Node, values: Tensor) -> Tensor:
         """[T, R, H, W, C] -> [T, R, *node.shape]."""
-        return self._planes(node, values.flatten(0, 1)).reshape(*values.shape[:2], *node.shape)
-
-    def _apply(self, _: Tensor, node: Node, values: Tensor) -> Tensor:
-        """A weighted read-out node, in an order of addition that does not depend on the batch."""
-        return self._planes(node, self.kernels.dense(node, values))
+        return _planes(node, values.flatten(0, 1)).reshape(*values.shape[:2], *node.shape)
 
     def _pool(self, node: Node, state: State | None) -> tuple[Tensor, Tensor]:
         source = self.net.node(node.inputs[0])
@@ -264,10 +270,21 @@ class _Run:
         counts = {**self.counts, INPUT: self.input_counts[self.batch.input]}
         return State(
             self.t,
-            {name: self._planes(net.node(name), v) for name, v in self.potentials.items()},
-            {name: self._planes(net.node(name), n) for name, n in counts.items()},
+            {name: _planes(net.node(name), v) for name, v in self.potentials.items()},
+            {name: _planes(net.node(name), n) for name, n in counts.items()},
             {
-                name: (self._planes(net.node(net.node(name).inputs[0]), total), self._planes(net.node(name), largest))
+                name: (_planes(net.node(net.node(name).inputs[0]), total), _planes(net.node(name), largest))
                 for name, (total, largest) in self.pools.items()
             },
         )
+
+
+def _planes(node: Node, channels_last: Tensor) -> Tensor:
+    """[N, H, W, C] -> [N, *node.shape]."""
+    channels, _, _ = image_shape(node)
+    return channels_last[..., :channels].permute(0, 3, 1, 2).reshape(-1, *node.shape)
+
+
+def _in_fixed_order(kernels: Kernels, _: Tensor, node: Node, values: Tensor) -> Tensor:
+    """A weighted read-out node, in an order of addition that does not depend on the batch."""
+    return _planes(node, kernels.dense(node, values))

@@ -7,7 +7,7 @@ range is looked up in `tally`, which execution reaches before it hands out a res
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,13 @@ class GpuKernels:
                 largest = max(largest, self.constants.largest[layer.addend.node.name])
         return max(largest, float(self.constants.threshold[layer.node.name].max())) >= POTENTIAL_LIMIT
 
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A tensor of any content."""
+        return torch.empty(shape, dtype=dtype, device=self.device)
+
+    def release(self, *made: Any) -> None:
+        """Nothing to do: torch uses memory of GPUs again once no one refers to it."""
+
     def dtype(self, wide: bool) -> torch.dtype:
         """Of potentials and currents."""
         if not self.constants.is_fixed:
@@ -116,7 +123,7 @@ class GpuKernels:
         image = image_shape(self._image_node(node))
         source = torch.zeros(len(values), *image[1:], padded(image[0]), dtype=torch.float64, device=self.device)
         source[..., : image[0]] = values.reshape(len(values), *image).permute(0, 2, 3, 1)
-        out = torch.empty(len(values), *self.shape(node), dtype=values.dtype, device=self.device)
+        out = self.empty((len(values), *self.shape(node)), values.dtype)
         self._convolve(source, node, None, out)
         return out
 
@@ -138,7 +145,7 @@ class GpuKernels:
 
     def current(self, node: Node, events: Tensor, setting: Tensor | None, rows: int, steps: int, wide: bool) -> Tensor:
         """A weighted node of a value, [T, R, Ho, Wo, C]; with its bias where `setting` tells whose."""
-        out = torch.empty(steps, rows, *self.shape(node), dtype=self.dtype(wide), device=self.device)
+        out = self.empty((steps, rows, *self.shape(node)), self.dtype(wide))
         self._convolve(events.flatten(0, 1), node, setting, out.flatten(0, 1))
         return out
 
@@ -180,7 +187,7 @@ class GpuKernels:
             self.out_of_range[index : index + 1],
         )  # fmt: skip
         added = None if addend is None else self._addend(layer, addend, dtype)
-        spikes = torch.empty(steps, len(setting), *self.shape(node), dtype=torch.uint8, device=self.device)
+        spikes = self.empty((steps, len(setting), *self.shape(node)), torch.uint8)
         if current is not None:
             triton.fire_from_currents(*current, neurons, added, spikes)
         else:
@@ -223,7 +230,7 @@ class GpuKernels:
             return _pooled(value, node, largest=False) * multiplier[..., None]
         assert pool is not None
         total, largest = pool
-        out = torch.empty(*value.shape[:2], *self.shape(node), dtype=torch.uint8, device=self.device)
+        out = self.empty((*value.shape[:2], *self.shape(node)), torch.uint8)
         for t in range(len(value)):
             total += value[t]
             grown = _pooled(total, node, largest=True)

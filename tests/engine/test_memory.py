@@ -1,5 +1,6 @@
 """How much is computed at once, and what happens when that was too much."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -100,3 +101,20 @@ def test_vgg16_at_224_pixels_runs_64_steps_within_4_gib():
     peak, spikes = json.loads(done.stdout)
     assert spikes > 0
     assert peak < 4 * 2**30
+
+
+def test_a_simulation_leaves_no_tensor_behind_even_before_garbage_is_collected():
+    net = convert(make_dyadic(Residual()), IMAGES)
+    settings = [{"thresholds": powers_of_two(net), "numerics": "fixed16"}]
+
+    def tensors_after_a_run():
+        simulate_many(net, IMAGES, settings, [4, 9], batch_size=2, chunk=2, keep_state=False)
+        return sum(isinstance(each, torch.Tensor) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        first = tensors_after_a_run()
+        assert [tensors_after_a_run() for _ in range(3)] == [first] * 3
+    finally:
+        gc.enable()

@@ -28,6 +28,15 @@ class Kernels(Protocol):
     def needs_wide(self, layer: Layer, chunk: int) -> bool:
         """Whether int32 could wrap within a chunk, or cannot hold a constant."""
 
+    def for_another_thread(self) -> "Kernels":
+        """The same kernels without what was made and not released."""
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A tensor of any content."""
+
+    def release(self, *made: Any) -> None:
+        """Tensors made here, or events, that nothing reads any more."""
+
     def dtype(self, wide: bool) -> torch.dtype:
         """Of potentials and currents."""
 

@@ -95,7 +95,7 @@ def blocks(convolution: Convolution) -> dict[str, int]:
     """Pixels, output channels and input channels of one matrix product; interpreted, few large ones are cheaper."""
     outputs, inputs = (triton.next_power_of_2(convolution.geometry[i]) for i in (5, 2))
     if convolution.weights.device.type == "cpu":
-        return {"PIXELS": 1024, "CHANNELS": outputs, "INPUTS": inputs}
+        return {"PIXELS": 256, "CHANNELS": outputs, "INPUTS": inputs}
     most = 64 if convolution.weights.dtype == torch.int8 else 128 // convolution.weights.element_size()
     return {"PIXELS": 64, "CHANNELS": min(64, outputs), "INPUTS": min(max(32, inputs), most)}
 

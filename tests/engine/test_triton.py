@@ -1,0 +1,251 @@
+"""The kernels for GPUs, run on the CPU by Triton's interpreter, bit for bit the reference; and compiled for a GPU."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
+from torch import nn
+
+pytest.importorskip("triton")
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read where the kernels are defined, in the module that gpu imports
+
+from rmpsweep.engine import calibrate, convert, gpu, simulate, simulate_many
+from rmpsweep.engine.constants import make_constants
+from rmpsweep.engine.kernels import triton as kernels
+from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.program import make_program
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*silent")
+SETTINGS = [
+    {"alpha": 0.7}, {"alpha": 1.0, "reset": "hard"}, {"alpha": 0.45, "v_init": 0.5, "alpha_scope": "network"},
+]  # fmt: skip
+STEPS = [2, 6]
+
+
+class Shortcuts(nn.Module):
+    """Pooling windows that overlap, are cut off and rectangular; a shortcut that slices and pads what was pooled."""
+
+    def __init__(self, largest: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, (3, 2), padding=(2, 1), dilation=(2, 1))
+        pool = nn.MaxPool2d if largest else nn.AvgPool2d
+        self.pool = pool((2, 3), stride=2, padding=(1, 0), ceil_mode=True)
+        self.conv1 = nn.Conv2d(3, 17, 3, stride=(1, 2), padding=1)
+        self.conv2 = nn.Conv2d(17, 7, 1)
+        self.fc = nn.Linear(56, 3)
+
+    def forward(self, x):
+        x = self.pool(F.relu(self.stem(x)))
+        out = self.conv2(F.relu(self.conv1(x)))
+        out = F.relu(out + F.pad(x[:, :, :, ::2], (0, 0, 0, 0, 2, 2)))
+        return self.fc(out.flatten(1))
+
+
+class GlobalPooled(nn.Module):
+    """Sums of 144 spikes, which are not int8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.pool, self.conv2 = nn.Conv2d(2, 4, 3, padding=1), nn.AvgPool2d(12), nn.Conv2d(4, 5, 1)
+        self.fc = nn.Linear(5, 3)
+        nn.init.constant_(self.conv1.bias, 2.0)
+        nn.init.uniform_(self.conv2.weight, -0.2, 0.8)
+
+    def forward(self, x):
+        return self.fc(F.relu(self.conv2(self.pool(F.relu(self.conv1(x))))).flatten(1))
+
+
+NETS = {
+    "chain": Chain, "chain-bias": lambda: Chain(True), "pooled": Pooled, "max-pooled": MaxPooled,
+    "residual": lambda: Residual(True), "shortcuts": Shortcuts,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory(monkeypatch):
+    """What nobody wrote is not zero."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(77))
+
+
+def problem(build, numerics, encoding="constant", size=6, images=2, **options):
+    """A net, images and settings that share weights."""
+    torch.manual_seed(0)
+    shown = torch.rand(images, 2, size, size) * 2 - 1
+    net = convert(build().eval(), shown)
+    granularity = "channel" if encoding == "poisson" else "layer"
+    thresholds = calibrate(net, shown, "activation_max", granularity=granularity)
+    given = {"thresholds": thresholds, "numerics": numerics, "encoding": encoding, **options}
+    return net, shown, [{**given, **setting} for setting in SETTINGS]
+
+
+def assert_same(sims, expected):
+    for sim, other in zip(sims, expected, strict=True):
+        assert torch.equal(sim.logits, other.logits)
+        assert torch.equal(sim.input_spikes, other.input_spikes)
+        for table in ("spikes", "spike_counts", "synops", "saturated"):
+            ours, theirs = getattr(sim, table), getattr(other, table)
+            assert {k: v.tolist() for k, v in ours.items()} == {k: v.tolist() for k, v in theirs.items()}, table
+        for layer, potentials in sim.state.potentials.items():
+            assert torch.equal(potentials.to(other.state.potentials[layer]), other.state.potentials[layer])
+
+
+def compare(net, images, settings, steps=STEPS, **options):
+    """Run by both; the result of the kernels."""
+    assert make_program(make_constants(net, [Setting(**settings[0])], 1.0)) is not None
+    sims = simulate_many(net, images, settings, steps, record_spikes=True, kernels="triton", **options)
+    assert_same(sims, simulate_many(net, images, settings, steps, record_spikes=True, kernels="reference"))
+    return sims
+
+
+@pytest.mark.parametrize("encoding", ["constant", "poisson"])
+@pytest.mark.parametrize("numerics", ["fixed16", "fixed8"])
+@pytest.mark.parametrize("name", NETS)
+def test_every_bit_is_that_of_the_reference(name, numerics, encoding):
+    sims = compare(*problem(NETS[name], numerics, encoding), chunk=4)
+    assert all(int(count[-1]) > 0 for sim in sims for count in sim.spike_counts.values())
+
+
+@pytest.mark.parametrize("max_pool", ["count", "spike", "average"])
+def test_every_bit_of_max_pooling(max_pool):
+    compare(*problem(lambda: Shortcuts(largest=True), "fixed16", max_pool=max_pool), chunk=4)
+
+
+@pytest.mark.parametrize(("chunk", "batch_size"), [(1, 4), (5, 1), (32, 7)])
+def test_chunk_and_batch_change_no_bit(chunk, batch_size):
+    compare(*problem(MaxPooled, "fixed16", images=2), chunk=chunk, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("numerics", ["fixed16", "float32", "float64"])
+def test_sums_are_exact_on_a_dyadic_net(numerics):
+    images = dyadic_images(2)
+    net = convert(make_dyadic(Residual(bias=True)), images)
+    settings = [{"thresholds": powers_of_two(net), "numerics": numerics, "reset": reset} for reset in ("soft", "hard")]
+    compare(net, images, settings, [6])
+
+
+def test_floating_point_does_not_depend_on_the_batch():
+    net, images, settings = problem(Pooled, "float32")
+    whole = simulate_many(net, images, settings, STEPS, record_spikes=True, kernels="triton")
+    assert_same(
+        simulate_many(net, images, settings, STEPS, record_spikes=True, kernels="triton", batch_size=2, chunk=3), whole
+    )
+
+
+@pytest.mark.parametrize("build", [Residual, MaxPooled])
+def test_int64_potentials_give_the_same_bits(build, monkeypatch):
+    monkeypatch.setattr(gpu.GpuKernels, "needs_wide", lambda *_: True)
+    sims = compare(*problem(build, "fixed16", "poisson"))
+    assert all(v.dtype == torch.int64 for v in sims[0].state.potentials.values())
+
+
+@pytest.mark.parametrize("numerics", ["fixed16", "fixed8"])
+def test_bytes_above_127_do_not_wrap(numerics):
+    net, images, settings = problem(GlobalPooled, numerics, size=12)
+    sims = compare(net, images, settings, [6])
+    assert max(int(sim.spikes[net.layers[0]].sum((-1, -2)).max()) for sim in sims) > 127
+
+
+def test_potentials_that_leave_int32_are_found_out_and_taken_on():
+    ann = nn.Sequential(
+        nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Flatten(),
+        nn.Linear(1, 1, bias=False),
+    )  # fmt: skip
+    for parameter in ann.parameters():
+        nn.init.ones_(parameter)
+    images = torch.tensor([4000.0, -4000.0, 0.5]).view(-1, 1, 1, 1)
+    net = convert(ann, images[:1])
+    setting = {
+        "thresholds": {"input": torch.tensor(1.0), "1": torch.tensor(0.001), "3": torch.tensor(0.5)},
+        "numerics": "fixed16",
+    }
+    whole = compare(net, images, [setting], [41], chunk=8)[0]
+    assert int(whole.state.potentials["1"].abs().max()) > 2**32
+    run = {"kernels": "triton", "chunk": 4, **setting}
+    first = simulate(net, images, time_steps=[40], **run)
+    second = simulate(net, images, time_steps=[41], state=first.state, start=40, **run)
+    assert torch.equal(second.state.potentials["1"], whole.state.potentials["1"])
+    assert torch.equal(second.logits, whole.logits)
+
+
+@pytest.mark.parametrize("largest", [127, 255, None])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16])
+def test_convolution_in_many_small_tiles(dtype, largest, monkeypatch):
+    monkeypatch.setattr(kernels, "blocks", lambda _: {"PIXELS": 16, "CHANNELS": 16, "INPUTS": 16})
+    torch.manual_seed(0)
+    options = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
+    limit = {torch.int8: 127, torch.int16: 32639}[dtype]
+    weight = torch.randint(-limit, limit + 1, (20, 18, 3, 2), dtype=dtype)
+    values = torch.randint(0, (largest or 2**20) + 1, (4, 5, 6, 32))
+    setting, bias = torch.tensor([1, 0]), torch.randint(-9, 9, (2, 32))
+    expected = F.conv2d(values[..., :18].permute(0, 3, 1, 2).double(), weight.double(), **options)
+    expected = expected.long().permute(0, 2, 3, 1) + bias[setting].repeat(2, 1)[:, None, None, :20]
+    packed = kernels.pack(weight, (18, 5, 6), (20, *expected.shape[1:3]), options, False, largest)
+    assert packed.weights.dtype == (torch.int8 if largest == 127 else torch.float64)
+    out = torch.empty(4, *expected.shape[1:3], 32, dtype=torch.int64)
+    kernels.convolve(values.to(torch.float64 if largest is None else torch.uint8), packed, setting, bias, out)
+    assert torch.equal(out[..., :20], expected)
+
+
+def test_as_many_int8_products_as_add_up_in_int32(monkeypatch):
+    monkeypatch.setattr(kernels, "blocks", lambda _: {"PIXELS": 1, "CHANNELS": 16, "INPUTS": 2**14})
+    options = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+    for inputs, dtype in ((2**17 - 16, torch.int8), (2**17, torch.float64)):
+        weight = torch.full((1, inputs, 1, 1), -128, dtype=torch.int16)
+        packed = kernels.pack(weight, (inputs, 1, 1), (1, 1, 1), options, False, 127)
+        assert packed.weights.dtype == dtype
+        values, out = torch.full((1, 1, 1, inputs), 127, dtype=torch.uint8), torch.empty(1, 1, 1, 16, dtype=torch.int64)
+        kernels.convolve(values, packed, torch.zeros(1, dtype=torch.int64), torch.zeros(1, 16, dtype=torch.int64), out)
+        assert int(out[..., 0]) == -128 * 127 * inputs
+
+
+def test_scaled_addends_are_rounded_halves_up():
+    addend = torch.arange(-8, 8, dtype=torch.int32).view(1, 1, 1, 1, 16)
+    table, potentials = torch.full((1, 16), 3 * 2**15), torch.zeros(1, 1, 1, 16, dtype=torch.int32)
+    row, nothing = torch.zeros(1, dtype=torch.int64), torch.zeros_like(potentials)
+    neurons = kernels.Neurons(
+        row, torch.ones(1, dtype=torch.uint8), nothing.view(1, 16), nothing.view(1, 16) + 100, potentials,
+        torch.zeros_like(potentials), torch.zeros(1, dtype=torch.int32),
+    )  # fmt: skip
+    spikes = torch.empty(1, 1, 1, 1, 16, dtype=torch.uint8)
+    kernels.fire_from_currents(nothing[None], row, neurons, kernels.Addend("scaled", addend, table), spikes)
+    assert potentials.flatten().tolist() == [math.floor(1.5 * n + 0.5) for n in range(-8, 8)]
+    assert not spikes.any()
+
+
+def test_kernels_compile_for_a_gpu(tmp_path):
+    environment = {
+        **os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parent),
+    }  # fmt: skip
+    code = 'import test_triton; test_triton.compile_kernels("cuda", 90, 32)'
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=240)
+
+
+def compile_kernels(*target) -> None:
+    """As a GPU would get them, of which there is no need."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    tl = triton.language
+    pointers = {"setting": "*i64", "soft": "*u8", "counts": "*i32", "spikes": "*u8", "out_of_range": "*i32"}
+    narrow = "*u8", "*i8", "*i32", "*u8", "*i32", {"SUM": tl.int32, "PLANES": 2, "KIND": "flag", "LIMIT": 2**30}
+    wide = "*fp64", "*fp64", "*i64", "*i64", "*i64", {"SUM": tl.float64, "PLANES": 2, "KIND": "scaled", "LIMIT": 0}
+    for kernel, (values, weights, numbers, addend, table, kinds) in (
+        (kernels._fire_from_spikes, narrow), (kernels._fire_from_spikes, wide), (kernels._fire_from_currents, narrow),
+        (kernels._convolve, wide),
+    ):  # fmt: skip
+        constants = {**kinds, "PIXELS": 64, "CHANNELS": 64, "INPUTS": 32, "BLOCK": 1024, "stride_y": 1}
+        constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
+        types = {**pointers, "values": values, "weights": weights, "addend": addend, "table": table}
+        types |= dict.fromkeys(("bias", "threshold", "potentials", "currents", "out"), numbers)
+        types["rows"] = "i32" if kernel is kernels._convolve else "*i64"
+        signature = {k: "constexpr" if k in constants else types.get(k, "i32") for k in kernel.arg_names}
+        triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget(*target))
