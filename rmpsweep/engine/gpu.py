@@ -79,6 +79,10 @@ class GpuKernels:
                 largest = max(largest, self.constants.largest[layer.addend.node.name])
         return max(largest, float(self.constants.threshold[layer.node.name].max())) >= POTENTIAL_LIMIT
 
+    def for_another_thread(self) -> "GpuKernels":
+        """The same: there is one thread."""
+        return self
+
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor of any content."""
         return torch.empty(shape, dtype=dtype, device=self.device)

@@ -1,5 +1,6 @@
 """The kernels for GPUs, run on the CPU by Triton's interpreter, bit for bit the reference; and compiled for a GPU."""
 
+import itertools
 import math
 import os
 import subprocess
@@ -219,13 +220,30 @@ def test_scaled_addends_are_rounded_halves_up():
     assert not spikes.any()
 
 
-def test_kernels_compile_for_a_gpu(tmp_path):
+def run_without_interpreter(call: str, cache: Path) -> None:
+    """A function of this module in a process of its own: what the kernels are is settled when they are imported."""
     environment = {
-        **os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": str(Path(__file__).parent),
+        **os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache), "PYTHONPATH": str(Path(__file__).parent),
     }  # fmt: skip
-    code = 'import test_triton; test_triton.compile_kernels("cuda", 90, 32)'
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=240)
+    subprocess.run(
+        [sys.executable, "-c", f"import test_triton; test_triton.{call}"], env=environment, check=True, timeout=240
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_every_bit_on_a_gpu(tmp_path):
+    run_without_interpreter('compare_on("cuda")', tmp_path)
+
+
+def compare_on(device: str) -> None:
+    for name, numerics, encoding in itertools.product(NETS, ("fixed16", "fixed8"), ("constant", "poisson")):
+        net, images, settings = problem(NETS[name], numerics, encoding, images=40)
+        expected = simulate_many(net, images, settings, STEPS, record_spikes=True, kernels="reference")
+        assert_same(simulate_many(net.to(device), images, settings, STEPS, record_spikes=True), expected)
+
+
+def test_kernels_compile_for_a_gpu(tmp_path):
+    run_without_interpreter('compile_kernels("cuda", 90, 32)', tmp_path)
 
 
 def compile_kernels(*target) -> None:
