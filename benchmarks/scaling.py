@@ -20,7 +20,7 @@ def run(label: str, rounds: int) -> dict[str, object]:
 
     def simulate(trials: int, steps: int) -> None:
         settings = [
-            {"thresholds": prepared.thresholds, "alpha": 1 - 0.5 * k / trials, "numerics": OURS[label]}
+            {"thresholds": prepared.thresholds, "v_init": 0.5 * k / trials, "numerics": OURS[label]}
             for k in range(trials)
         ]
         simulate_many(prepared.net, prepared.images, settings, [steps], keep_state=False)

@@ -50,7 +50,7 @@ class Setting(_Model):
 
     encoding: Encoding = "constant"
     max_pool: MaxPool = "count"
-    numerics: Numerics = "float32"
+    numerics: Numerics = "fixed16"
     reset: Reset = "soft"
     threshold: Threshold = "vin_max"
     granularity: Granularity = "layer"

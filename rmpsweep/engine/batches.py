@@ -8,7 +8,9 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import repeat
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,11 +18,14 @@ from torch import Tensor
 from rmpsweep.engine.cpu import CpuKernels
 from rmpsweep.engine.execute import Batch, execute
 from rmpsweep.engine.kernels import Kernels
-from rmpsweep.engine.kernels.cpu import POTENTIAL_LIMIT
+from rmpsweep.engine.kernels.base import POTENTIAL_LIMIT
 from rmpsweep.engine.memory import make_memory_plan
 from rmpsweep.engine.numerics import Constants
-from rmpsweep.engine.program import Program
+from rmpsweep.engine.program import Program, make_program
 from rmpsweep.engine.reference import RowResult, Rows, State, cast, concatenate, select
+
+Choice = Literal["auto", "triton", "reference"]
+"""The kernels of the network's device, those for GPUs wherever it is, or `reference`."""
 
 
 def by_nodes(
@@ -47,7 +52,7 @@ def by_program(
 
     triton: the kernels for GPUs, wherever the network is.
     """
-    kernels = _make_kernels(constants, program, triton)
+    kernels = make_kernels(constants, program, triton)
     if state is not None:
         kernels.wide |= {name for name, v in state.potentials.items() if float(v.abs().max()) >= POTENTIAL_LIMIT}
     num_settings, num_images = len(constants.settings), len(images)
@@ -104,7 +109,15 @@ class _Task:
         return self.run(rows[:half], chunk) + self.run(rows[half:], chunk)
 
 
-def _make_kernels(constants: Constants, program: Program, triton: bool) -> Kernels:
+def find_program(constants: Constants, choice: Choice = "auto") -> Program | None:
+    """The program to run, None where the network runs node by node: it has none, or its device has no kernels."""
+    device = constants.net.device.type
+    available = device == "cpu" or (device == "cuda" and find_spec("triton") is not None)
+    return make_program(constants) if choice == "triton" or (choice == "auto" and available) else None
+
+
+def make_kernels(constants: Constants, program: Program, triton: bool = False) -> Kernels:
+    """Those of the network's device; triton: those for GPUs, wherever it is."""
     if triton or constants.net.device.type != "cpu":
         from rmpsweep.engine.gpu import GpuKernels  # Triton is not there on every platform
 

@@ -12,13 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rmpsweep.engine.batches import make_batch
+from rmpsweep.engine.batches import find_program, make_batch, make_kernels
 from rmpsweep.engine.constants import make_constants
-from rmpsweep.engine.cpu import CpuKernels
 from rmpsweep.engine.execute import layer_currents
 from rmpsweep.engine.network import SpikingNetwork, activations
 from rmpsweep.engine.numerics import Setting
-from rmpsweep.engine.program import make_program
 from rmpsweep.engine.reference import Rows, State
 from rmpsweep.engine.scales import thresholds_from_scales
 from rmpsweep.errors import CalibrationError
@@ -121,11 +119,11 @@ def _observe_current(
 ) -> None:  # fmt: skip
     """Feed `statistic` with the current into `layer` at every step, the layers before it firing at their thresholds."""
     constants = make_constants(net, [setting], math.inf)
-    program = make_program(constants)
+    program = find_program(constants)
     rows = torch.zeros(len(images), dtype=torch.int64)
-    if program is not None and net.device.type == "cpu":
+    if program is not None:
         batch = make_batch(constants, images[:num_real], ids[:num_real], torch.arange(num_real))
-        for currents in layer_currents(CpuKernels(constants, program), batch, layer, time_steps, CHUNK):
+        for currents in layer_currents(make_kernels(constants, program), batch, layer, time_steps, CHUNK):
             statistic.add(currents.flatten(0, 1))
         return
     nodes, state = net.needed_for(net.node(layer).inputs[0]), State()

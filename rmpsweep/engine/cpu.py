@@ -1,6 +1,7 @@
 """The steps of a program on the CPU, by the kernels of `kernels.cpu`. Tensors are channels-last, [T, R, H, W, C]."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ from torch import Tensor
 
 from rmpsweep.engine.encode import fill_poisson
 from rmpsweep.engine.kernels import OutOfRangeError, cpu
-from rmpsweep.engine.kernels.layout import padded
+from rmpsweep.engine.kernels.base import ProgramKernels
 from rmpsweep.engine.kernels.pack import Convolution, pack
 from rmpsweep.engine.network import Node, rearrange
-from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
-from rmpsweep.engine.program import Addend, Layer, Program, Rearrangement, as_convolution, image_shape
+from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants
+from rmpsweep.engine.program import Addend, Layer, Program, Rearrangement, image_shape
 from rmpsweep.engine.workspace import Workspace
 from rmpsweep.terms import INPUT
 
@@ -21,53 +22,22 @@ _NONE = {name: np.zeros(0, name) for name in ("uint8", "int32", "int64", "float3
 Events = tuple[np.ndarray, np.ndarray]
 
 
-class CpuKernels:
-    """One network under settings that share weights. wide: layers whose potentials are kept in int64."""
+class CpuKernels(ProgramKernels):
+    """Event-driven kernels, for one thread."""
 
     def __init__(self, constants: Constants, program: Program) -> None:
-        self.constants, self.program, self.net = constants, program, constants.net
-        self.signed = constants.settings[0].encoding == "poisson"
-        self.packed: dict[str, Convolution] = {}
-        self.wide: set[str] = set()
+        super().__init__(constants, program)
         self.workspace = Workspace()
         self.soft = np.array([s.reset == "soft" for s in constants.settings], np.uint8)
-        for step in program.steps:
-            if isinstance(step, Layer):
-                self._pack(step.weighted, step.value)
-                if step.addend is not None and step.addend.node is not None:
-                    self._pack(step.addend.node, step.addend.value)
-        for node in self.net.readout:
-            if node.op in ("conv", "linear"):
-                self._pack(node, None)
+        self.packed: dict[str, Convolution] = {
+            node.name: self.net.remember(constants.kind, f"packed {node.name}", partial(self._pack, node, value))
+            for node, value in self.weighted_nodes()
+        }
 
-    def _pack(self, node: Node, value: str | None) -> None:
-        """value: what it reads; None for a read-out node. Window sums are short of their divisor, so are weights."""
-
-        def make() -> Convolution:
-            weight = self.constants.weights[node.name].cpu()
-            if value is not None and not self.constants.is_fixed and self.program.values[value].divisor > 1:
-                weight = weight / self.program.values[value].divisor
-            kernel, options = as_convolution(self.net, node, weight)
-            shapes = image_shape(self._image_node(node)), image_shape(node)
-            return pack(kernel.numpy(), *shapes, options, self.signed and value == INPUT)
-
-        self.packed[node.name] = self.net.remember(self.constants.kind, f"packed {node.name}", make)
-
-    def _image_node(self, node: Node) -> Node:
-        """The node whose image a weighted node reads: a flatten leaves its input as it is."""
-        source = self.net.node(node.inputs[0])
-        return self.net.node(source.inputs[0]) if source.op == "flatten" else source
-
-    def needs_wide(self, layer: Layer, chunk: int) -> bool:
-        """Whether int32 could wrap within a chunk, or cannot hold a constant."""
-        if not self.constants.is_fixed or layer.node.name in self.wide:
-            return self.constants.is_fixed
-        largest = self.constants.largest[layer.node.inputs[0]] * chunk
-        if layer.addend is not None:
-            largest = max(largest, self.constants.largest[layer.addend.value])
-            if layer.addend.node is not None:
-                largest = max(largest, self.constants.largest[layer.addend.node.name])
-        return max(largest, float(self.constants.threshold[layer.node.name].max())) >= cpu.POTENTIAL_LIMIT
+    def _pack(self, node: Node, value: str | None) -> Convolution:
+        kernel, options = self.convolution(node, value)
+        shapes = image_shape(self.image_node(node)), image_shape(node)
+        return pack(kernel.cpu().numpy(), *shapes, options, self.signed and value == INPUT)
 
     def for_another_thread(self) -> "CpuKernels":
         """The same kernels with an empty workspace of their own."""
@@ -84,40 +54,19 @@ class CpuKernels:
         for each in made:
             self.workspace.release(*each if isinstance(each, tuple) else (each,))
 
-    def dtype(self, wide: bool) -> torch.dtype:
-        """Of potentials and currents."""
-        if not self.constants.is_fixed:
-            return self.constants.dtype
-        return torch.int64 if wide else torch.int32
-
-    def shape(self, node: Node) -> tuple[int, int, int]:
-        """(H, W, C) of that node's output in memory."""
-        channels, height, width = image_shape(node)
-        return height, width, padded(2 * channels if node.name == INPUT and self.signed else channels)
-
     def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
         """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
+        values = self.constant_input(images, input_scale)
         if self.constants.is_fixed:
-            values = quantize_input(images, input_scale)
+            result = (self.dense(layer.weighted, values) + (1 << INPUT_BITS - 1)) >> INPUT_BITS
         else:
-            values = images.to(self.constants.dtype)
-            values = (values / input_scale.to(values).view(-1, *[1] * (images.dim() - 1))).double()
-        result = self.dense(layer.weighted, values)
-        if self.constants.is_fixed:
-            result = (result + (1 << INPUT_BITS - 1)) >> INPUT_BITS
+            result = self.dense(layer.weighted, values.double())
         return result.to(self.dtype(wide))[None]
-
-    def nonzero_input(self, images: Tensor, input_scale: Tensor) -> Tensor:
-        """Which elements of constant input are not zero, as `input_current` sees them."""
-        if self.constants.is_fixed:
-            return quantize_input(images, input_scale) != 0
-        values = images.to(self.constants.dtype)
-        return values / input_scale.to(values).view(-1, *[1] * (images.dim() - 1)) != 0
 
     def dense(self, node: Node, values: Tensor) -> Tensor:
         """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C]."""
         convolution = self.packed[node.name]
-        image = self._image_node(node)
+        image = self.image_node(node)
         source = torch.zeros(len(values), *self.shape(image)[:2], int(convolution.shape[2]), dtype=values.dtype)
         channels_last = values.reshape(len(values), *image_shape(image)).permute(0, 2, 3, 1)
         source[..., : channels_last.shape[-1]] = channels_last

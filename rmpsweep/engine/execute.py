@@ -114,7 +114,7 @@ class _Run:
                 self.pools[step.node.name] = self._pool(step.node, state)
         self.input_counts = self._input_counts(state)
         if not self.poisson:
-            nonzero = kernels.nonzero_input(batch.images, batch.input_scale)
+            nonzero = kernels.constant_input(batch.images, batch.input_scale) != 0
             self.nonzero_input = self._channels_last(self.net.node(INPUT), nonzero, torch.int32)
 
     def _prepare(self, layer: Layer, state: State | None) -> None:

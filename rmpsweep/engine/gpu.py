@@ -7,6 +7,7 @@ range is looked up in `tally`, which execution reaches before it hands out a res
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,69 +16,36 @@ from torch import Tensor
 
 from rmpsweep.engine.encode import poisson
 from rmpsweep.engine.kernels import OutOfRangeError, triton
-from rmpsweep.engine.kernels.cpu import POTENTIAL_LIMIT
+from rmpsweep.engine.kernels.base import ProgramKernels
 from rmpsweep.engine.kernels.layout import padded
 from rmpsweep.engine.network import Node, rearrange
-from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
-from rmpsweep.engine.program import Layer, Program, Rearrangement, as_convolution, image_shape
+from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants
+from rmpsweep.engine.program import Layer, Program, Rearrangement, image_shape
 from rmpsweep.terms import INPUT
 
 
-class GpuKernels:
-    """One network under settings that share weights. wide: layers whose potentials are kept in int64.
-
-    Runs on the network's device; on the CPU by Triton's interpreter. One thread at a time.
-    """
+class GpuKernels(ProgramKernels):
+    """Dense kernels on the network's device; on the CPU by Triton's interpreter. One thread at a time."""
 
     def __init__(self, constants: Constants, program: Program) -> None:
         self.device = constants.net.device
-        self.constants, self.program, self.net = constants.to(self.device), program, constants.net
-        self.signed = constants.settings[0].encoding == "poisson"
-        self.packed: dict[str, triton.Convolution] = {}
+        super().__init__(constants.to(self.device), program)
         self.tables: dict[tuple[object, ...], Tensor] = {}
-        self.wide: set[str] = set()
         self.soft = torch.tensor([s.reset == "soft" for s in constants.settings], dtype=torch.uint8, device=self.device)
         self.out_of_range = torch.zeros(len(self.net.layers), dtype=torch.int32, device=self.device)
-        for step in program.steps:
-            if isinstance(step, Layer):
-                self._pack(step.weighted, step.value)
-                if step.addend is not None and step.addend.node is not None:
-                    self._pack(step.addend.node, step.addend.value)
-        for node in self.net.readout:
-            if node.op in ("conv", "linear"):
-                self._pack(node, None)
-
-    def _pack(self, node: Node, value: str | None) -> None:
-        """value: what it reads; None for a read-out node. Window sums are short of their divisor, so are weights."""
-        read = None if value is None or (value == INPUT and not self.signed) else self.program.values[value]
-
-        def make() -> triton.Convolution:
-            weight = self.constants.weights[node.name]
-            if read is not None and not self.constants.is_fixed and read.divisor > 1:
-                weight = weight / read.divisor
-            kernel, options = as_convolution(self.net, node, weight)
-            shapes = image_shape(self._image_node(node)), image_shape(node)
-            return triton.pack(
-                kernel, *shapes, options, self.signed and value == INPUT, None if read is None else read.largest
+        self.packed: dict[str, triton.Convolution] = {
+            node.name: self.net.remember(
+                constants.kind, f"packed for GPUs {node.name}", partial(self._pack, node, value)
             )
+            for node, value in self.weighted_nodes()
+        }
 
-        self.packed[node.name] = self.net.remember(self.constants.kind, f"packed for GPUs {node.name}", make)
-
-    def _image_node(self, node: Node) -> Node:
-        """The node whose image a weighted node reads: a flatten leaves its input as it is."""
-        source = self.net.node(node.inputs[0])
-        return self.net.node(source.inputs[0]) if source.op == "flatten" else source
-
-    def needs_wide(self, layer: Layer, chunk: int) -> bool:
-        """Whether int32 could wrap within a chunk, or cannot hold a constant."""
-        if not self.constants.is_fixed or layer.node.name in self.wide:
-            return self.constants.is_fixed
-        largest = self.constants.largest[layer.node.inputs[0]] * chunk
-        if layer.addend is not None:
-            largest = max(largest, self.constants.largest[layer.addend.value])
-            if layer.addend.node is not None:
-                largest = max(largest, self.constants.largest[layer.addend.node.name])
-        return max(largest, float(self.constants.threshold[layer.node.name].max())) >= POTENTIAL_LIMIT
+    def _pack(self, node: Node, value: str | None) -> triton.Convolution:
+        analog = value is None or (value == INPUT and not self.signed)
+        kernel, options = self.convolution(node, value)
+        shapes = image_shape(self.image_node(node)), image_shape(node)
+        largest = None if analog or value is None else self.program.values[value].largest
+        return triton.pack(kernel, *shapes, options, self.signed and value == INPUT, largest)
 
     def for_another_thread(self) -> "GpuKernels":
         """The same: there is one thread."""
@@ -90,33 +58,14 @@ class GpuKernels:
     def release(self, *made: Any) -> None:
         """Nothing to do: torch uses memory of GPUs again once no one refers to it."""
 
-    def dtype(self, wide: bool) -> torch.dtype:
-        """Of potentials and currents."""
-        if not self.constants.is_fixed:
-            return self.constants.dtype
-        return torch.int64 if wide else torch.int32
-
-    def shape(self, node: Node) -> tuple[int, int, int]:
-        """(H, W, C) of that node's output in memory."""
-        channels, height, width = image_shape(node)
-        return height, width, padded(2 * channels if node.name == INPUT and self.signed else channels)
-
     def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
         """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
+        values = self.constant_input(images, input_scale)
         if self.constants.is_fixed:
-            sums = self.dense(layer.weighted, quantize_input(images, input_scale))
-            return ((sums + (1 << INPUT_BITS - 1)) >> INPUT_BITS).to(self.dtype(wide))[None]
-        return self.dense(layer.weighted, self._analog(images, input_scale).double()).to(self.dtype(wide))[None]
-
-    def nonzero_input(self, images: Tensor, input_scale: Tensor) -> Tensor:
-        """Which elements of constant input are not zero, as `input_current` sees them."""
-        if self.constants.is_fixed:
-            return quantize_input(images, input_scale) != 0
-        return self._analog(images, input_scale) != 0
-
-    def _analog(self, images: Tensor, input_scale: Tensor) -> Tensor:
-        values = images.to(self.constants.dtype)
-        return values / input_scale.to(values).view(-1, *[1] * (images.dim() - 1))
+            result = (self.dense(layer.weighted, values) + (1 << INPUT_BITS - 1)) >> INPUT_BITS
+        else:
+            result = self.dense(layer.weighted, values.double())
+        return result.to(self.dtype(wide))[None]
 
     def dense(self, node: Node, values: Tensor) -> Tensor:
         """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C].
@@ -124,7 +73,7 @@ class GpuKernels:
         Integers are summed in float64, the two bytes of their weights apart, so that every sum stays below 2^53:
         of constant input by `numerics`, of counts because their own sum, times 2^7, does.
         """
-        image = image_shape(self._image_node(node))
+        image = image_shape(self.image_node(node))
         source = torch.zeros(len(values), *image[1:], padded(image[0]), dtype=torch.float64, device=self.device)
         source[..., : image[0]] = values.reshape(len(values), *image).permute(0, 2, 3, 1)
         out = self.empty((len(values), *self.shape(node)), values.dtype)

@@ -130,11 +130,12 @@ class LinearNodes:
     def _average(self, node: Node, x: Tensor) -> Tensor:
         if not self.constants.is_fixed:
             return average_of_max_pool(node, x) if node.op == "max_pool" else F.avg_pool2d(x, **node.options)
+        exact = x.double() if x.is_cuda else x  # no pooling of integers there; sums are below 2^53
         if node.op == "max_pool":
-            sums = average_of_max_pool(node, x, divisor=1)
+            sums = average_of_max_pool(node, exact, divisor=1)
         else:
-            sums = F.avg_pool2d(x, **{**node.options, "divisor_override": 1})
-        return sums * self.constants.multiplier[node.name]
+            sums = F.avg_pool2d(exact, **{**node.options, "divisor_override": 1})
+        return sums.to(x.dtype) * self.constants.multiplier[node.name]
 
 
 class Rows:

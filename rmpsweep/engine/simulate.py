@@ -5,25 +5,22 @@ Legend: T time steps, K settings (trials), N images.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rmpsweep.engine.batches import by_nodes, by_program
+from rmpsweep.engine.batches import Choice, by_nodes, by_program, find_program
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.network import SpikingNetwork
 from rmpsweep.engine.numerics import Setting, weights_kind
-from rmpsweep.engine.program import make_program
 from rmpsweep.engine.reference import RowResult, State, concatenate, select
 from rmpsweep.engine.scales import Thresholds
 from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
 
 NODES_ROWS = 32
 """Rows of a batch where a network runs node by node; always filled up to it."""
-Kernels = Literal["auto", "triton", "reference"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def simulate(
     start: int = 0,
     batch_size: int | None = None,
     chunk: int | None = None,
-    kernels: Kernels = "auto",
+    kernels: Choice = "auto",
 ) -> Simulation:
     """Drive the network with images for max(time_steps) steps; every smaller T comes from the same run.
 
@@ -112,7 +109,7 @@ def simulate_many(
     start: int = 0,
     batch_size: int | None = None,
     chunk: int | None = None,
-    kernels: Kernels = "auto",
+    kernels: Choice = "auto",
     keep_state: bool = True,
 ) -> list[Simulation]:
     """`simulate` for several settings at once: what they share is computed once.
@@ -138,8 +135,10 @@ def simulate_many(
         constants = make_constants(net, group, float(images.abs().max()) / smallest)
         constants.check_steps(steps[-1])
         given = None if states is None else concatenate([states[k] for k in members])
-        program = make_program(constants) if _uses_program(net.device, kernels) else None
+        program = find_program(constants, kernels)
         if program is None:
+            if constants.is_fixed and net.device.type != "cpu":  # which has no integer convolutions
+                constants = make_constants(net.to("cpu"), group, float(images.abs().max()) / smallest)
             rows = batch_size or (len(members) * len(images) if kernels == "reference" else NODES_ROWS)
             whole = by_nodes(constants, images, ids, steps, start, given, record_spikes, rows)
         else:
@@ -150,13 +149,6 @@ def simulate_many(
         for position, k in enumerate(members):
             results[k] = _summed(whole, slice(position * len(images), (position + 1) * len(images)), steps)
     return [results[k] for k in range(len(parsed))]
-
-
-def _uses_program(device: torch.device, kernels: Kernels) -> bool:
-    """Off the CPU only where Triton is: elsewhere networks run node by node."""
-    if kernels == "auto" and device.type != "cpu":
-        return device.type == "cuda" and find_spec("triton") is not None
-    return kernels != "reference"
 
 
 def _checked_steps(time_steps: Sequence[int], start: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def digest_of_reference(name) -> str:
 def test_spike_trains_have_these_bits_in_every_kernel(name, numerics, encoding):
     net, settings = problem(name, numerics, encoding)
     expected = DIGESTS[name, numerics, encoding]
-    for kernels in ("reference", "auto"):
+    for kernels in ("reference", "auto", *(["triton"] if find_spec("triton") else [])):
         sims = simulate_many(net, images(16), settings, STEPS, record_spikes=True, kernels=kernels)
         assert digest(sims) == expected, kernels
     assert all(int(count[-1]) > 0 for sim in sims for count in sim.spike_counts.values())

@@ -4,6 +4,8 @@ Floating point gets dyadic numbers, whose sums are exact; in fixed numerics ever
 is exact in theory is tested exactly. Law 8, equality with SpikingJelly, is in test_spikingjelly.py.
 """
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,8 @@ from rmpsweep.engine import convert, simulate, simulate_many
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.numerics import Setting, quantize_input
 
-PAIRS = [(k, n) for k in ("reference", "auto") for n in ("float32", "float64", "fixed16", "fixed8")]
+KERNELS = ["reference", "auto", *(["triton"] if find_spec("triton") else [])]
+PAIRS = [(k, n) for k in KERNELS for n in ("float32", "float64", "fixed16", "fixed8")]
 every_kernel = pytest.mark.parametrize(("kernels", "numerics"), PAIRS)
 IMAGES = dyadic_images(4)
 
@@ -27,7 +30,7 @@ def one_layer(z, **options):
     net = convert(ann, images[:1])
     thresholds = {"input": torch.tensor(1.0), "1": torch.tensor(1.0)}
     kernels = options.pop("kernels")
-    sim = simulate(net, images, thresholds, record_spikes=True, kernels=kernels, **options)
+    sim = simulate(net, images, thresholds, record_spikes=True, kernels=kernels, batch_size=len(images), **options)
     given = {k: v for k, v in options.items() if k in ("numerics", "v_init", "reset")}
     constants = make_constants(net, [Setting(thresholds=thresholds, **given)], 2.0)
     return sim.spikes["1"].flatten(1).long(), constants, sim, images

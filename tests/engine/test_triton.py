@@ -14,7 +14,6 @@ from nets import Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic,
 from torch import nn
 
 pytest.importorskip("triton")
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read where the kernels are defined, in the module that gpu imports
 
 from rmpsweep.engine import calibrate, convert, gpu, simulate, simulate_many
 from rmpsweep.engine.constants import make_constants

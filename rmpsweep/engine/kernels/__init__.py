@@ -43,8 +43,8 @@ class Kernels(Protocol):
     def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
         """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
 
-    def nonzero_input(self, images: Tensor, input_scale: Tensor) -> Tensor:
-        """Which elements of constant input are not zero, as `input_current` sees them."""
+    def constant_input(self, images: Tensor, input_scale: Tensor) -> Tensor:
+        """x / Λ_0 under constant encoding as the first layer sees it: int64 multiples of 2^-12, or floating point."""
 
     def dense(self, node: Node, values: Tensor) -> Tensor:
         """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C]."""
@@ -74,4 +74,8 @@ class Kernels(Protocol):
         """A step between values; pool: (input summed over steps, its largest), updated, of count pooling."""
 
     def tally(self, counts: Tensor, fan_out: Tensor, limit: float) -> Tensor:
-        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W]."""
+        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W].
+
+        Raises:
+            OutOfRangeError: as `fire`, where the device was not asked then.
+        """

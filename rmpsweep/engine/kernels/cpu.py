@@ -15,6 +15,7 @@ from numba import njit, types
 from numba.extending import overload
 
 from rmpsweep.engine.compiled import compiled
+from rmpsweep.engine.kernels.base import POTENTIAL_LIMIT
 from rmpsweep.engine.kernels.lanes import (
     UNIT,
     any_of,
@@ -34,9 +35,6 @@ NOTHING, FLAG, CURRENT, SCALED = 0, 1, 2, 3
 a current times a table's factor (in integers (M I + 2^15) >> 16)."""
 SPARE = 16
 """Room that a list of events needs at its end."""
-POTENTIAL_LIMIT = 2**30
-"""int32 potentials are found out of range, before they can wrap, where they leave [-2^30, 2^30) at the end of a chunk
-in which no current can sum up to more than 2^30."""
 _PARTIAL = 256
 """So many int8 weights add up within int16."""
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rmpsweep.engine.kernels.cpu import POTENTIAL_LIMIT
+from rmpsweep.engine.kernels.base import POTENTIAL_LIMIT
 from rmpsweep.engine.kernels.layout import padded
 
 LARGEST_INT8, MOST_INT8_INPUTS = 127, 2**17

@@ -1,0 +1,77 @@
+"""What the kernels of every device share: which nodes have weights, shapes in memory, and when int32 is too narrow."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from rmpsweep.engine.kernels.layout import padded
+from rmpsweep.engine.network import Node
+from rmpsweep.engine.numerics import Constants, quantize_input
+from rmpsweep.engine.program import Layer, Program, as_convolution, image_shape
+from rmpsweep.terms import INPUT
+
+POTENTIAL_LIMIT = 2**30
+"""int32 potentials are found out of range, before they can wrap, where they leave [-2^30, 2^30) at the end of a chunk
+in which no current can sum up to more than 2^30."""
+
+
+class ProgramKernels:
+    """One network under settings that share weights. wide: layers whose potentials are kept in int64."""
+
+    def __init__(self, constants: Constants, program: Program) -> None:
+        self.constants, self.program, self.net = constants, program, constants.net
+        self.signed = constants.settings[0].encoding == "poisson"
+        self.wide: set[str] = set()
+
+    def weighted_nodes(self) -> Iterator[tuple[Node, str | None]]:
+        """Every weighted node with the value it reads, None for read-out nodes."""
+        for step in self.program.steps:
+            if isinstance(step, Layer):
+                yield step.weighted, step.value
+                if step.addend is not None and step.addend.node is not None:
+                    yield step.addend.node, step.addend.value
+        for node in self.net.readout:
+            if node.op in ("conv", "linear"):
+                yield node, None
+
+    def convolution(self, node: Node, value: str | None) -> tuple[Tensor, dict[str, tuple[int, int]]]:
+        """Weight [C_out, C_in, kh, kw] and options; window sums are short of their divisor, so are float weights."""
+        weight = self.constants.weights[node.name]
+        if value is not None and not self.constants.is_fixed and self.program.values[value].divisor > 1:
+            weight = weight / self.program.values[value].divisor
+        return as_convolution(self.net, node, weight)
+
+    def image_node(self, node: Node) -> Node:
+        """The node whose image a weighted node reads: a flatten leaves its input as it is."""
+        source = self.net.node(node.inputs[0])
+        return self.net.node(source.inputs[0]) if source.op == "flatten" else source
+
+    def shape(self, node: Node) -> tuple[int, int, int]:
+        """(H, W, C) of that node's output in memory."""
+        channels, height, width = image_shape(node)
+        return height, width, padded(2 * channels if node.name == INPUT and self.signed else channels)
+
+    def dtype(self, wide: bool) -> torch.dtype:
+        """Of potentials and currents."""
+        if not self.constants.is_fixed:
+            return self.constants.dtype
+        return torch.int64 if wide else torch.int32
+
+    def needs_wide(self, layer: Layer, chunk: int) -> bool:
+        """Whether int32 could wrap within a chunk, or cannot hold a constant."""
+        if not self.constants.is_fixed or layer.node.name in self.wide:
+            return self.constants.is_fixed
+        largest = self.constants.largest[layer.node.inputs[0]] * chunk
+        if layer.addend is not None:
+            largest = max(largest, self.constants.largest[layer.addend.value])
+            if layer.addend.node is not None:
+                largest = max(largest, self.constants.largest[layer.addend.node.name])
+        return max(largest, float(self.constants.threshold[layer.node.name].max())) >= POTENTIAL_LIMIT
+
+    def constant_input(self, images: Tensor, input_scale: Tensor) -> Tensor:
+        """x / Λ_0 under constant encoding as the first layer sees it: int64 multiples of 2^-12, or floating point."""
+        if self.constants.is_fixed:
+            return quantize_input(images, input_scale)
+        values = images.to(self.constants.dtype)
+        return values / input_scale.to(values).view(-1, *[1] * (images.dim() - 1))
