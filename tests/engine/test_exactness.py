@@ -45,7 +45,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-def images(count=64):
+def images(count):
     """Multiples of 1/64 in [-1, 1): from integer arithmetic, so that they are the same everywhere."""
     n = torch.arange(count * 72)
     return (((n * n * 7 + n * 31) % 128).view(count, 2, 6, 6) - 64) / 64
@@ -82,7 +82,7 @@ def digest(sims) -> str:
 @cache
 def digest_of_reference(name) -> str:
     net, settings = problem(name, "fixed16")
-    return digest(simulate_many(net, images(), settings, STEPS, record_spikes=True, kernels="reference"))
+    return digest(simulate_many(net, images(22), settings, STEPS, record_spikes=True, kernels="reference"))
 
 
 @pytest.mark.parametrize("encoding", ["constant", "poisson"])
@@ -91,10 +91,19 @@ def digest_of_reference(name) -> str:
 def test_spike_trains_have_these_bits_in_every_kernel(name, numerics, encoding):
     net, settings = problem(name, numerics, encoding)
     expected = DIGESTS[name, numerics, encoding]
-    for kernels in ("reference", "auto", *(["triton"] if find_spec("triton") else [])):
+    for kernels in ("reference", "auto"):
         sims = simulate_many(net, images(16), settings, STEPS, record_spikes=True, kernels=kernels)
         assert digest(sims) == expected, kernels
     assert all(int(count[-1]) > 0 for sim in sims for count in sim.spike_counts.values())
+
+
+@pytest.mark.skipif(not find_spec("triton"), reason="Triton is not on this platform")
+@pytest.mark.parametrize("name", ["chain", "residual"])
+def test_kernels_for_gpus_give_the_same_bits_in_the_interpreter(name):
+    net, settings = problem(name, "fixed16")
+    expected = simulate_many(net, images(2), settings, [4, 9], record_spikes=True, kernels="reference")
+    sims = simulate_many(net, images(2), settings, [4, 9], record_spikes=True, kernels="triton", batch_size=6, chunk=5)
+    assert digest(sims) == digest(expected)
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 32])
@@ -106,7 +115,9 @@ def test_batch_chunk_and_threads_change_no_bit(name, batch_size, chunk):
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            sims = simulate_many(net, images(), settings, STEPS, record_spikes=True, batch_size=batch_size, chunk=chunk)
+            sims = simulate_many(
+                net, images(22), settings, STEPS, record_spikes=True, batch_size=batch_size, chunk=chunk
+            )
             assert digest(sims) == digest_of_reference(name)
     finally:
         torch.set_num_threads(threads)
@@ -135,19 +146,14 @@ def test_floating_point_does_not_depend_on_batch_chunk_or_threads_either(name):
         assert digest(sims) == whole
 
 
-@pytest.mark.parametrize("processor", ["generic", "haswell"])
-def test_code_compiled_for_other_processors_gives_the_same_bits(processor):
-    """SSE2 and AVX2 in place of what this machine has; nothing here rounds in between."""
+def test_code_compiled_for_any_processor_gives_the_same_bits():
+    """Without the vector instructions of this machine: nothing rounds in between, and integers have no order."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from test_exactness import *\n"
-        "for name, numerics in (('residual', 'fixed16'), ('pooled', 'fixed8')):\n"
-        "    net, settings = problem(name, numerics)\n"
-        "    print(digest(simulate_many(net, images(16), settings, STEPS, record_spikes=True)))\n"
+        "net, settings = problem('residual', 'fixed16')\n"
+        "print(digest(simulate_many(net, images(16), settings, STEPS, record_spikes=True)))\n"
     )
-    environment = {**os.environ, "NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}
-    here = str(Path(__file__).parent)
-    done = subprocess.run(
-        [sys.executable, "-c", code, here], env=environment, capture_output=True, text=True, check=True
-    )
-    expected = [DIGESTS["residual", "fixed16", "constant"], DIGESTS["pooled", "fixed8", "constant"]]
-    assert done.stdout.split() == expected
+    environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == DIGESTS["residual", "fixed16", "constant"]
