@@ -200,7 +200,10 @@ def test_what_a_kill_leaves_of_the_first_write_does_not_block_the_directory(writ
 
 def test_a_trial_out_of_floats_range_is_quarantined_not_counted(write_sweep, tmp_path):
     results = tmp_path / "results"
-    tiny = ("--set", "grid.alpha=[1e-30]", "--set", "grid.alpha_scope=layer", "--set", "run.retries=0")
+    tiny = (
+        "--set", "grid.alpha=[1e-30]", "--set", "grid.alpha_scope=layer", "--set", "grid.numerics=[float32]",
+        "--set", "run.retries=0",
+    )  # fmt: skip
     command = ("launch", write_sweep(), "--results", results, "--inline", "--mlflow", "none", "--limit", 8, *tiny)
     assert rmpsweep(*command, expected=3)["summary"] == []
     quarantined = json.loads((results / "run.json").read_text())["quarantined"]
