@@ -22,7 +22,7 @@ STEP_METRICS = ("accuracy", "top5", "firing_rate", "spikes_per_image", "synops_p
 
 
 def row(trial_id, time_steps, correct, images=100, **setting):
-    usual = ("vin_max", "layer", 0.8, "layer", "soft", "constant", 1.0, 0.0, "count", 0, "float32")
+    usual = ("vin_max", "layer", 0.8, "layer", "soft", "constant", 1.0, 0.0, "count", 0, "fixed16")
     counts = {"time_steps": time_steps, "images": images, "images_planned": 100, "correct": correct}
     rates = {"accuracy": correct / images, "ci_low": 0.0, "ci_high": 1.0, "top5": 0.99, "ann_accuracy": ANN}
     costs = {"spikes_per_image": 1e4 * time_steps, "firing_rate": 0.05, "synops_per_image": 1e6 * time_steps}
