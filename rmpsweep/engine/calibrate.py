@@ -15,15 +15,13 @@ from torch import Tensor
 from rmpsweep.engine.batches import find_program, make_batch, make_kernels
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.execute import layer_currents
+from rmpsweep.engine.memory import make_memory_plan
 from rmpsweep.engine.network import SpikingNetwork, activations
 from rmpsweep.engine.numerics import Setting
 from rmpsweep.engine.reference import Rows, State
 from rmpsweep.engine.scales import thresholds_from_scales
 from rmpsweep.errors import CalibrationError
 from rmpsweep.terms import INPUT, Encoding, Granularity, MaxPool, Numerics, check_choice, parse_threshold_method
-
-CHUNK = 8
-"""Time steps whose currents are kept at once."""
 
 
 @torch.no_grad()
@@ -122,9 +120,12 @@ def _observe_current(
     program = find_program(constants)
     rows = torch.zeros(len(images), dtype=torch.int64)
     if program is not None:
-        batch = make_batch(constants, images[:num_real], ids[:num_real], torch.arange(num_real))
-        for currents in layer_currents(make_kernels(constants, program), batch, layer, time_steps, CHUNK):
-            statistic.add(currents.flatten(0, 1))
+        kernels = make_kernels(constants, program)
+        plan = make_memory_plan(program, constants.dtype.itemsize, num_real, 1, net.device)
+        for part in torch.arange(num_real).split(plan.rows):
+            batch = make_batch(constants, images, ids, part)
+            for currents in layer_currents(kernels, batch, layer, time_steps, plan.chunk):
+                statistic.add(currents.flatten(0, 1))
         return
     nodes, state = net.needed_for(net.node(layer).inputs[0]), State()
     run = Rows(constants, rows, images, ids)

@@ -172,7 +172,9 @@ class _Run:
             else:
                 current, addend = self._shared_current(step, values, steps), self._addend(step, values, steps)
                 if name == self.until:
-                    return self._current(step, values, steps, current, addend)
+                    whole = self._current(step, values, steps, current, addend)
+                    values.drop_all()
+                    return whole
                 events = None if current else values.events(step.value)
                 values.bytes[name] = kernels.fire(
                     step, events, current, addend, self.batch.setting, self.potentials[name], self.counts[name], steps
