@@ -18,7 +18,6 @@ from torch import Tensor
 from rmpsweep.engine.cpu import CpuKernels
 from rmpsweep.engine.execute import Batch, execute
 from rmpsweep.engine.kernels import Kernels
-from rmpsweep.engine.kernels.base import POTENTIAL_LIMIT
 from rmpsweep.engine.memory import make_memory_plan
 from rmpsweep.engine.numerics import Constants
 from rmpsweep.engine.program import Program, make_program
@@ -53,8 +52,6 @@ def by_program(
     triton: the kernels for GPUs, wherever the network is.
     """
     kernels = make_kernels(constants, program, triton)
-    if state is not None:
-        kernels.wide |= {name for name, v in state.potentials.items() if float(v.abs().max()) >= POTENTIAL_LIMIT}
     num_settings, num_images = len(constants.settings), len(images)
     threads = torch.get_num_threads() if isinstance(kernels, CpuKernels) else 1
     wide = 8 if constants.dtype == torch.float64 else 4

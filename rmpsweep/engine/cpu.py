@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from rmpsweep.engine.encode import fill_poisson
-from rmpsweep.engine.kernels import OutOfRangeError, cpu
+from rmpsweep.engine.kernels import cpu
 from rmpsweep.engine.kernels.base import ProgramKernels
 from rmpsweep.engine.kernels.pack import Convolution, pack
 from rmpsweep.engine.network import Node, rearrange
-from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants
+from rmpsweep.engine.numerics import FACTOR_BITS, Constants
 from rmpsweep.engine.program import Addend, Layer, Program, Rearrangement, image_shape
 from rmpsweep.engine.workspace import Workspace
 from rmpsweep.terms import INPUT
@@ -28,6 +28,7 @@ class CpuKernels(ProgramKernels):
     def __init__(self, constants: Constants, program: Program) -> None:
         super().__init__(constants, program)
         self.workspace = Workspace()
+        self.left: list[str] = []
         self.soft = np.array([s.reset == "soft" for s in constants.settings], np.uint8)
         self.packed: dict[str, Convolution] = {
             node.name: self.net.remember(constants.kind, f"packed {node.name}", partial(self._pack, node, value))
@@ -42,8 +43,13 @@ class CpuKernels(ProgramKernels):
     def for_another_thread(self) -> "CpuKernels":
         """The same kernels with an empty workspace of their own."""
         other = copy.copy(self)
-        other.workspace = Workspace()
+        other.workspace, other.left = Workspace(), []
         return other
+
+    def left_range(self) -> list[str]:
+        """Layers whose int32 potentials left their range since the last call."""
+        names, self.left = self.left, []
+        return names
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor of any content."""
@@ -53,15 +59,6 @@ class CpuKernels(ProgramKernels):
         """Tensors made here, or events, that nothing reads any more."""
         for each in made:
             self.workspace.release(*each if isinstance(each, tuple) else (each,))
-
-    def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
-        """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
-        values = self.constant_input(images, input_scale)
-        if self.constants.is_fixed:
-            result = (self.dense(layer.weighted, values) + (1 << INPUT_BITS - 1)) >> INPUT_BITS
-        else:
-            result = self.dense(layer.weighted, values.double())
-        return result.to(self.dtype(wide))[None]
 
     def dense(self, node: Node, values: Tensor) -> Tensor:
         """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C]."""
@@ -127,8 +124,6 @@ class CpuKernels(ProgramKernels):
 
         events: of what its weighted node reads; current: instead, (its currents [1 or T, I, H, W, C], the row of I for
         each row); addend: value or current a junction adds. Returns spikes [T, R, H, W, C].
-        Raises:
-            OutOfRangeError: int32 potentials may wrap in a later chunk.
         """
         convolution, accumulator = self.packed[layer.weighted.name], potentials.numpy().dtype
         spikes = self.workspace.empty((steps, len(setting), *self.shape(layer.node)), torch.uint8)
@@ -156,14 +151,14 @@ class CpuKernels(ProgramKernels):
                 currents = _flat(addend.to(potentials.dtype))
                 factor = self._table(convolution, table, factor_dtype)
         assert events is not None
-        out_of_range = cpu.fire(
+        left_range = cpu.fire(
             convolution.width, *events, convolution.weights, shape, own,
             self._bias(layer.weighted, convolution, accumulator),
             self._table(convolution, self.constants.threshold[layer.node.name], accumulator, 1), self.soft, kind,
             bytes_, currents, rows, stride, flag, factor, steps, _flat(potentials), _flat(counts), _flat(spikes),
         )  # fmt: skip
-        if out_of_range:
-            raise OutOfRangeError(layer.node.name)
+        if left_range:
+            self.left.append(layer.node.name)
         return spikes
 
     def _junction(self, addend: Addend) -> tuple[int, Tensor]:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmpsweep.engine.kernels import Kernels, OutOfRangeError
+from rmpsweep.engine.kernels import Kernels
+from rmpsweep.engine.kernels.base import POTENTIAL_LIMIT
 from rmpsweep.engine.kernels.layout import padded
 from rmpsweep.engine.network import Node
 from rmpsweep.engine.program import Layer, Rearrangement, image_shape
@@ -44,11 +45,7 @@ def execute(
     keep_state: bool,
 ) -> RowResult:
     """Run the rows of a batch from step `start` to steps[-1]; `chunk` steps at a time, which changes nothing."""
-    while True:
-        try:
-            return _Run(kernels, batch, start, state, chunk, record).simulate(steps, keep_state)
-        except OutOfRangeError as error:
-            kernels.wide.add(error.args[0])
+    return _Run(kernels, batch, start, state, chunk, record).simulate(steps, keep_state)
 
 
 def layer_currents(kernels: Kernels, batch: Batch, layer: str, steps: int, chunk: int) -> Iterator[Tensor]:
@@ -126,6 +123,7 @@ class _Run:
             counts = torch.zeros(self.num_rows, *node.shape, device=self.device)
         else:
             potentials, counts = state.potentials[node.name], state.counts[node.name]
+            wide = wide or (self.constants.is_fixed and float(potentials.abs().max()) >= POTENTIAL_LIMIT)
         self.potentials[node.name] = self._channels_last(node, potentials, self.kernels.dtype(wide))
         self.counts[node.name] = self._channels_last(node, counts, torch.int32)
         if layer.value == INPUT and not self.poisson:
@@ -187,6 +185,11 @@ class _Run:
                     self.trains[name].append(self._in_planes(step.node, values.bytes[name]).clone())
             values.drop_read(i)
         values.drop_all()
+        for name in kernels.left_range():
+            narrow, self.potentials[name] = self.potentials[name], self.potentials[name].to(torch.int64)
+            kernels.release(narrow)
+            if name in self.input_currents:
+                self.input_currents[name] = self.input_currents[name].to(torch.int64)
         return None
 
     def _encode(self, values: _Values, steps: int) -> None:

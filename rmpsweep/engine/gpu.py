@@ -1,8 +1,8 @@
 """The steps of a program on a GPU, by the kernels of `kernels.triton`. Tensors are channels-last, [T, R, H, W, C].
 
 In fixed numerics every bit is that of the reference. In floating point the order of addition is not the CPU's, but it
-depends on the layer alone, not on batch or chunk. No step waits for the device: whether int32 potentials left their
-range is looked up in `tally`, which execution reaches before it hands out a result.
+depends on the layer alone, not on batch or chunk. The device is waited for once per chunk, to learn whether int32
+potentials left their range.
 """
 
 import math
@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rmpsweep.engine.encode import poisson
-from rmpsweep.engine.kernels import OutOfRangeError, triton
+from rmpsweep.engine.kernels import triton
 from rmpsweep.engine.kernels.base import ProgramKernels
 from rmpsweep.engine.kernels.layout import padded
 from rmpsweep.engine.network import Node, rearrange
-from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants
+from rmpsweep.engine.numerics import FACTOR_BITS, Constants
 from rmpsweep.engine.program import Layer, Program, Rearrangement, image_shape
 from rmpsweep.terms import INPUT
 
@@ -57,15 +57,6 @@ class GpuKernels(ProgramKernels):
 
     def release(self, *made: Any) -> None:
         """Nothing to do: torch uses memory of GPUs again once no one refers to it."""
-
-    def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
-        """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
-        values = self.constant_input(images, input_scale)
-        if self.constants.is_fixed:
-            result = (self.dense(layer.weighted, values) + (1 << INPUT_BITS - 1)) >> INPUT_BITS
-        else:
-            result = self.dense(layer.weighted, values.double())
-        return result.to(self.dtype(wide))[None]
 
     def dense(self, node: Node, values: Tensor) -> Tensor:
         """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C].
@@ -191,17 +182,14 @@ class GpuKernels(ProgramKernels):
             largest.copy_(grown)
         return out
 
-    def tally(self, counts: Tensor, fan_out: Tensor, limit: float) -> Tensor:
-        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W].
-
-        Raises:
-            OutOfRangeError: int32 potentials left their range in some layer, so that they may have wrapped since.
-        """
+    def left_range(self) -> list[str]:
+        """Layers whose int32 potentials left their range since the last call; waits for the device."""
         names = [name for name, flag in zip(self.net.layers, self.out_of_range.tolist(), strict=True) if flag]
-        if names:
-            self.out_of_range.zero_()
-            self.wide.update(names)
-            raise OutOfRangeError(names[0])
+        self.out_of_range.zero_()
+        return names
+
+    def tally(self, counts: Tensor, fan_out: Tensor, limit: float) -> Tensor:
+        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W]."""
         weights = torch.zeros(counts.shape[1:], dtype=torch.int64, device=self.device)
         planes = fan_out.reshape(-1, *counts.shape[1:3]).to(self.device)
         weights[..., : len(planes)] = planes.permute(1, 2, 0)

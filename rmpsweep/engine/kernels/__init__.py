@@ -10,20 +10,12 @@ from rmpsweep.engine.numerics import Constants
 from rmpsweep.engine.program import Layer, Program, Rearrangement
 
 
-class OutOfRangeError(Exception):
-    """Potentials of a layer left the range in which int32 is safe; args: its name."""
-
-
 class Kernels(Protocol):
-    """The steps of a program for settings that share weights. Tensors are channels-last, [T, R, H, W, C], padded.
-
-    wide: layers whose potentials are kept in int64.
-    """
+    """The steps of a program for settings that share weights. Tensors are channels-last, [T, R, H, W, C], padded."""
 
     constants: Constants
     program: Program
     net: SpikingNetwork
-    wide: set[str]
 
     def needs_wide(self, layer: Layer, chunk: int) -> bool:
         """Whether int32 could wrap within a chunk, or cannot hold a constant."""
@@ -66,16 +58,13 @@ class Kernels(Protocol):
 
         events: of what its weighted node reads; current: instead, (its currents [1 or T, I, H, W, C], the row of I for
         each row); addend: value or current a junction adds. Returns spikes [T, R, H, W, C], bytes.
-        Raises:
-            OutOfRangeError: int32 potentials may wrap in a later chunk.
         """
+
+    def left_range(self) -> list[str]:
+        """Layers whose int32 potentials left their range since the last call: right still, but to go on in int64."""
 
     def rearrange(self, step: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
         """A step between values; pool: (input summed over steps, its largest), updated, of count pooling."""
 
     def tally(self, counts: Tensor, fan_out: Tensor, limit: float) -> Tensor:
-        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W].
-
-        Raises:
-            OutOfRangeError: as `fire`, where the device was not asked then.
-        """
+        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W]."""

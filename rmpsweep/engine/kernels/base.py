@@ -7,22 +7,21 @@ from torch import Tensor
 
 from rmpsweep.engine.kernels.layout import padded
 from rmpsweep.engine.network import Node
-from rmpsweep.engine.numerics import Constants, quantize_input
+from rmpsweep.engine.numerics import INPUT_BITS, Constants, quantize_input
 from rmpsweep.engine.program import Layer, Program, as_convolution, image_shape
 from rmpsweep.terms import INPUT
 
 POTENTIAL_LIMIT = 2**30
-"""int32 potentials are found out of range, before they can wrap, where they leave [-2^30, 2^30) at the end of a chunk
-in which no current can sum up to more than 2^30."""
+"""int32 potentials leave their range where they leave [-2^30, 2^30) at the end of a chunk. In a chunk currents sum up
+to less than 2^30 (`needs_wide`), so they are still right then, and go on in int64 before they can wrap."""
 
 
 class ProgramKernels:
-    """One network under settings that share weights. wide: layers whose potentials are kept in int64."""
+    """One network under settings that share weights."""
 
     def __init__(self, constants: Constants, program: Program) -> None:
         self.constants, self.program, self.net = constants, program, constants.net
         self.signed = constants.settings[0].encoding == "poisson"
-        self.wide: set[str] = set()
 
     def weighted_nodes(self) -> Iterator[tuple[Node, str | None]]:
         """Every weighted node with the value it reads, None for read-out nodes."""
@@ -60,8 +59,8 @@ class ProgramKernels:
 
     def needs_wide(self, layer: Layer, chunk: int) -> bool:
         """Whether int32 could wrap within a chunk, or cannot hold a constant."""
-        if not self.constants.is_fixed or layer.node.name in self.wide:
-            return self.constants.is_fixed
+        if not self.constants.is_fixed:
+            return False
         largest = self.constants.largest[layer.node.inputs[0]] * chunk
         if layer.addend is not None:
             largest = max(largest, self.constants.largest[layer.addend.value])
@@ -75,3 +74,16 @@ class ProgramKernels:
             return quantize_input(images, input_scale)
         values = images.to(self.constants.dtype)
         return values / input_scale.to(values).view(-1, *[1] * (images.dim() - 1))
+
+    def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
+        """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
+        values = self.constant_input(images, input_scale)
+        if self.constants.is_fixed:
+            result = (self.dense(layer.weighted, values) + (1 << INPUT_BITS - 1)) >> INPUT_BITS
+        else:
+            result = self.dense(layer.weighted, values.double())
+        return result.to(self.dtype(wide))[None]
+
+    def dense(self, node: Node, values: Tensor) -> Tensor:
+        """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C]."""
+        raise NotImplementedError

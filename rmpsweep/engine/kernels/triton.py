@@ -208,10 +208,9 @@ def _step(z, v, n, addend, spikes, at, mask, table, threshold, entry, softly, KI
 
 @triton.jit
 def _keep(v, n, potentials, counts, out_of_range, at, mask, LIMIT: tl.constexpr):
-    if LIMIT:  # a layer out of range is run again in int64; until then 0 keeps its potentials from wrapping
+    if LIMIT:
         outside = (v >= LIMIT) | (v < -LIMIT)
         tl.store(out_of_range + 0 * at, 1, mask=mask & outside)
-        v = tl.where(outside, 0, v)
     tl.store(potentials + at, v, mask=mask)
     tl.store(counts + at, n, mask=mask)
 
