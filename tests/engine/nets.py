@@ -1,6 +1,7 @@
 """Small networks with dyadic weights: every sum is exact in float32, so any order of addition gives the same spikes."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -93,3 +94,36 @@ class MaxPooled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.act2(self.conv2(self.pool(self.act1(self.conv1(x))))).flatten(1))
+
+
+class Shortcuts(nn.Module):
+    """Pooling windows that overlap, are cut off and rectangular; a shortcut that slices and pads what was pooled."""
+
+    def __init__(self, largest: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, (3, 2), padding=(2, 1), dilation=(2, 1))
+        pool = nn.MaxPool2d if largest else nn.AvgPool2d
+        self.pool = pool((2, 3), stride=2, padding=(1, 0), ceil_mode=True)
+        self.conv1 = nn.Conv2d(3, 17, 3, stride=(1, 2), padding=1)
+        self.conv2 = nn.Conv2d(17, 7, 1)
+        self.fc = nn.Linear(56, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.stem(x)))
+        out = self.conv2(F.relu(self.conv1(x)))
+        out = F.relu(out + F.pad(x[:, :, :, ::2], (0, 0, 0, 0, 2, 2)))
+        return self.fc(out.flatten(1))
+
+
+class GlobalPooled(nn.Module):
+    """Sums of 144 spikes, which are not int8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.pool, self.conv2 = nn.Conv2d(2, 4, 3, padding=1), nn.AvgPool2d(12), nn.Conv2d(4, 5, 1)
+        self.fc = nn.Linear(5, 3)
+        nn.init.constant_(self.conv1.bias, 2.0)
+        nn.init.uniform_(self.conv2.weight, -0.2, 0.8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.conv2(self.pool(F.relu(self.conv1(x))))).flatten(1))

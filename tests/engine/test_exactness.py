@@ -14,14 +14,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets import Chain, MaxPooled, Pooled, Residual
+from nets import Chain, GlobalPooled, MaxPooled, Pooled, Residual, Shortcuts
 from torch import nn
 
-from rmpsweep.engine import convert, simulate, simulate_many, thresholds_from_scales
+from rmpsweep.engine import calibrate, convert, simulate, simulate_many, thresholds_from_scales
+from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.network import activations
+from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.program import make_program
 
 STEPS = [8, 33]
-NETS = {"chain": Chain, "pooled": Pooled, "max-pooled": MaxPooled, "residual": lambda: Residual(bias=True)}
+NETS = {
+    "chain": Chain, "pooled": Pooled, "max-pooled": MaxPooled, "residual": lambda: Residual(bias=True),
+    "shortcuts": Shortcuts,
+}  # fmt: skip
 DIGESTS = {
     ("chain", "fixed16", "constant"): "441b09b3ebf7715a",
     ("chain", "fixed16", "poisson"): "de477b395a65e344",
@@ -39,6 +45,10 @@ DIGESTS = {
     ("residual", "fixed16", "poisson"): "e7c768bd28829475",
     ("residual", "fixed8", "constant"): "f075cffd3f52074e",
     ("residual", "fixed8", "poisson"): "8e6c6236f04f4a4a",
+    ("shortcuts", "fixed16", "constant"): "45502934f8a4d3aa",
+    ("shortcuts", "fixed16", "poisson"): "0064ab0e3ac3e03e",
+    ("shortcuts", "fixed8", "constant"): "669518c1e20e0e6e",
+    ("shortcuts", "fixed8", "poisson"): "6a6e9371809b2d3d",
 }
 SETTINGS = [
     {"alpha": 0.7}, {"alpha": 1.0, "reset": "hard"}, {"alpha": 0.45, "v_init": 0.5, "alpha_scope": "network"},
@@ -94,6 +104,28 @@ def test_spike_trains_have_these_bits_in_every_kernel(name, numerics, encoding):
     for kernels in ("reference", "auto"):
         sims = simulate_many(net, images(16), settings, STEPS, record_spikes=True, kernels=kernels)
         assert digest(sims) == expected, kernels
+    assert all(int(count[-1]) > 0 for sim in sims for count in sim.spike_counts.values())
+
+
+@pytest.mark.parametrize("numerics", ["fixed16", "fixed8"])
+@pytest.mark.parametrize(
+    ("build", "size", "options"),
+    [
+        *((lambda: Shortcuts(largest=True), 6, {"max_pool": how}) for how in ("count", "spike", "average")),
+        (GlobalPooled, 12, {}),
+    ],
+    ids=["count", "spike", "average", "bytes-above-127"],
+)
+def test_kernels_for_processors_equal_the_reference_on_rare_shapes(build, size, options, numerics):
+    torch.manual_seed(0)
+    shown = torch.rand(5, 2, size, size) * 2 - 1
+    net = convert(build().eval(), shown)
+    thresholds = calibrate(net, shown, "activation_max")
+    settings = [{"thresholds": thresholds, "numerics": numerics, **options, **setting} for setting in SETTINGS]
+    assert make_program(make_constants(net, [Setting(**settings[0])], 1.0)) is not None
+    sims = simulate_many(net, shown, settings, STEPS, record_spikes=True, chunk=5)
+    expected = simulate_many(net, shown, settings, STEPS, record_spikes=True, kernels="reference")
+    assert digest(sims) == digest(expected)
     assert all(int(count[-1]) > 0 for sim in sims for count in sim.spike_counts.values())
 
 

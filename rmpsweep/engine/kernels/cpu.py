@@ -29,11 +29,13 @@ from rmpsweep.engine.kernels.lanes import (
     store,
     where,
 )  # fmt: skip
+from rmpsweep.engine.kernels.layout import PAD
+from rmpsweep.engine.numerics import FACTOR_BITS
 
 NOTHING, FLAG, CURRENT, SCALED = 0, 1, 2, 3
 """What a layer's current gets besides the convolution: nothing; a table's value where a byte is not zero; a current;
 a current times a table's factor (in integers (M I + 2^15) >> 16)."""
-SPARE = 16
+SPARE = PAD
 """Room that a list of events needs at its end."""
 _PARTIAL = 256
 """So many int8 weights add up within int16."""
@@ -78,7 +80,7 @@ def _overload_scaled(current, table, at, width):
 
     def integer(current, table, at, width):
         product = convert(current, types.int64) * load(table, at, width)
-        return convert_like(shift_right(product + spread(1 << 15, product), 16), current)
+        return convert_like(shift_right(product + spread(1 << FACTOR_BITS - 1, product), FACTOR_BITS), current)
 
     return floating if isinstance(table.dtype, types.Float) else integer
 
@@ -200,11 +202,18 @@ def list_events(values: Any, width: int, channels: int, largest: int, pointers: 
         pointers[pixel] = end
         for level in range(largest):
             before = end
-            for c in range(0, channels, 16):
+            for c in range(0, channels, PAD):
                 end += append_above(indices, end, pixel % width * channels + c, values, pixel * channels + c, level)
             if end == before:
                 break
     pointers[len(values) // channels] = end
+
+
+@njit(inline="always")
+def _inside(y, x, window, height, width):
+    """First and last row, first and last column, of a window's part inside the image."""
+    top, left = y * window[2] - window[4], x * window[3] - window[5]
+    return max(0, top), min(height, top + window[0]), max(0, left), min(width, left + window[1])
 
 
 @compiled
@@ -213,10 +222,10 @@ def sum_pool(values: Any, window: Any, multiplier: Any, out: Any) -> None:
     for b in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
-                top, left = y * window[2] - window[4], x * window[3] - window[5]
+                top, bottom, left, right = _inside(y, x, window, values.shape[1], values.shape[2])
                 out[b, y, x] = 0
-                for row in range(max(0, top), min(values.shape[1], top + window[0])):
-                    for column in range(max(0, left), min(values.shape[2], left + window[1])):
+                for row in range(top, bottom):
+                    for column in range(left, right):
                         for c in range(out.shape[3]):
                             out[b, y, x, c] += values[b, row, column, c]
                 for c in range(out.shape[3]):
@@ -229,10 +238,10 @@ def max_pool(values: Any, window: Any, out: Any) -> None:
     for b in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
-                top, left = y * window[2] - window[4], x * window[3] - window[5]
+                top, bottom, left, right = _inside(y, x, window, values.shape[1], values.shape[2])
                 out[b, y, x] = 0
-                for row in range(max(0, top), min(values.shape[1], top + window[0])):
-                    for column in range(max(0, left), min(values.shape[2], left + window[1])):
+                for row in range(top, bottom):
+                    for column in range(left, right):
                         for c in range(out.shape[3]):
                             out[b, y, x, c] = max(out[b, y, x, c], values[b, row, column, c])
 
@@ -248,11 +257,11 @@ def count_pool(values: Any, window: Any, totals: Any, largest: Any, out: Any) ->
                         totals[r, y, x, c] += values[t, r, y, x, c]
             for y in range(out.shape[2]):
                 for x in range(out.shape[3]):
-                    top, left = y * window[2] - window[4], x * window[3] - window[5]
+                    top, bottom, left, right = _inside(y, x, window, values.shape[2], values.shape[3])
                     for c in range(out.shape[4]):
                         out[t, r, y, x, c] = largest[r, y, x, c]
-                    for row in range(max(0, top), min(values.shape[2], top + window[0])):
-                        for column in range(max(0, left), min(values.shape[3], left + window[1])):
+                    for row in range(top, bottom):
+                        for column in range(left, right):
                             for c in range(out.shape[4]):
                                 largest[r, y, x, c] = max(largest[r, y, x, c], totals[r, row, column, c])
                     for c in range(out.shape[4]):
