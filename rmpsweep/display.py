@@ -1,7 +1,7 @@
 """What the commands show: progress while they run, tables at the end. Only this file and `cli` print.
 
-On a terminal progress is a bar; elsewhere it is a line now and then. With --json everything but the one JSON document
-goes to standard error.
+On a terminal progress is a bar; elsewhere it is a line now and then. With --json there is one JSON document on standard
+output, and on standard error an event for each line, as JSON.
 """
 
 import json
@@ -16,7 +16,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from rmpsweep.claims.claim import Claim
-from rmpsweep.plan import Unit
 from rmpsweep.stats import best_trials
 
 LINE_EVERY_S = 5.0
@@ -28,13 +27,21 @@ class Display:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True)
         if not self.console.is_terminal:
             self.console.width = PLAIN_WIDTH
 
     def line(self, text: str) -> None:
         """One line of text."""
-        self.console.print(text, markup=False)
+        if self.as_json:
+            self.event("message", {"text": text})
+        else:
+            self.console.print(text, markup=False)
+
+    def event(self, kind: str, values: Mapping[str, Any]) -> None:
+        """With --json, one line of JSON on standard error: when (UNIX time), what, and its values."""
+        if self.as_json:
+            print(json.dumps({"time": round(time.time(), 3), "event": kind, **values}), file=sys.stderr, flush=True)
 
     def document(self, value: Any) -> None:
         """The JSON document, if it was asked for."""
@@ -42,7 +49,9 @@ class Display:
             print(json.dumps(value, indent=2, ensure_ascii=False))
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """A table; numbers to the right."""
+        """A table; numbers to the right. With --json its contents are in the document."""
+        if self.as_json:
+            return
         table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         body = [[_cell(value) for value in row] for row in rows]
         for i, column in enumerate(columns):
@@ -76,9 +85,9 @@ class Display:
             f"test {report.test_accuracy:.2%}  {report.seconds:.1f} s  ETA {duration(report.eta_s)}"
         )
 
-    def units(self, todo: Sequence[Unit], num_workers: int) -> "UnitProgress":
+    def units(self, num_units: int, image_steps: float) -> "UnitProgress":
         """Progress over units."""
-        return UnitProgress(self, todo, num_workers)
+        return UnitProgress(self, num_units, image_steps)
 
     def summary(self, summary: Any) -> None:
         """The best trial of each reset."""
@@ -95,17 +104,16 @@ class Display:
 class UnitProgress:
     """Images x time steps done, rate and ETA; failures as they happen. A context manager."""
 
-    def __init__(self, display: Display, todo: Sequence[Unit], num_workers: int) -> None:
-        self.display, self.num_units = display, len(todo)
-        self.total = sum(unit.image_steps for unit in todo)
+    def __init__(self, display: Display, num_units: int, image_steps: float) -> None:
+        self.display, self.num_units, self.total = display, num_units, image_steps
         self.done = self.units = self.failures = 0
         self.began = self.shown = time.monotonic()
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
-            console=display.console, disable=not display.console.is_terminal,
+            console=display.console, disable=display.as_json or not display.console.is_terminal,
         )  # fmt: skip
-        self.task = self.bar.add_task(f"{self.num_units} units, {num_workers} workers", total=self.total, rate="")
+        self.task = self.bar.add_task(f"{self.num_units} units", total=self.total, rate="")
 
     def __enter__(self) -> "UnitProgress":
         self.bar.start()
@@ -114,15 +122,17 @@ class UnitProgress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def event(self, kind: str, value: Any) -> None:
-        """What `driver.execute` reports."""
+    def event(self, kind: str, **values: Any) -> None:
+        """What `watching.Watch` tells."""
+        self.display.event(kind, values)
         if kind == "done":
             self.units += 1
-            self.done += value.job.unit.image_steps
-        else:
-            outcome = value.outcome if kind == "quarantined" else value
+            self.done += values["image_steps"]
+        elif kind in ("lost", "retry", "quarantined"):
             self.failures += kind != "retry"
-            self.display.line(f"unit {outcome.job.job_id}: {kind}: {outcome.message}")
+            self.display.line(f"unit {values['unit']}: {kind}: {values['message']}")
+        elif kind in ("worker gone", "worker refused"):
+            self.display.line(f"{values['worker']}: {values['place']}")
         elapsed = time.monotonic() - self.began
         rate = self.done / elapsed if elapsed else 0.0
         shown_rate = f"{quantity(rate)} image-steps/s" + (f", {self.failures} failed" if self.failures else "")

@@ -1,15 +1,18 @@
 """Can this machine run a sweep? One finding for each thing a launch needs, with a remedy where it lacks."""
 
+import contextlib
 import os
 import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from rmpsweep import environment
 from rmpsweep.data import cache_dir
+from rmpsweep.driver import Driver
 from rmpsweep.errors import RmpsweepError
+from rmpsweep.storage import Location, ObjectPath
+from rmpsweep.work import Limits
 
 FREE_BYTES = 1 << 30
 
@@ -24,7 +27,7 @@ class Finding:
     remedy: str = ""
 
 
-def examine(results: Path, mlflow_uri: str | None) -> list[Finding]:
+def examine(results: Location, mlflow_uri: str | None) -> list[Finding]:
     """Run every check; none raises."""
     checks: list[tuple[str, Callable[[], str], str]] = [
         ("packages", _packages, "pip install rmpsweep"),
@@ -60,8 +63,8 @@ def _device() -> str:
 def _ray() -> str:
     from rmpsweep.pools import RayPool
 
-    pool = RayPool(_Idle, 1, gpus_per_worker=0, setup_deadline_s=60)
-    pool.close()
+    with contextlib.closing(RayPool(_Idle, 1, gpus_per_worker=0)) as pool:
+        Driver(pool, Limits(schedule_s=60, setup_s=60, stall_s=60)).execute([_Ping()])
     return "an actor started and answered"
 
 
@@ -74,16 +77,39 @@ class _Idle:
     def setup(self) -> str:
         return "ready"
 
+    def beat(self) -> tuple[int, float]:
+        return 0, 0.0
 
-def _writable(directory: Path) -> str:
+    def run(self, job: "_Ping") -> str:
+        return job.job_id
+
+
+class _Ping:
+    """A job without work."""
+
+    job_id, cost = "ping", 1.0
+
+    def sparing(self) -> "_Ping":
+        return self
+
+
+def _writable(directory: Location) -> str:
+    if isinstance(directory, ObjectPath):
+        directory.check_bucket()
+        _probe(directory)
+        return f"{directory} can be written"
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    probe = existing / f".rmpsweep-{uuid.uuid4().hex}"
-    probe.write_bytes(b"probe")
-    probe.unlink()
+    _probe(existing)
     free = shutil.disk_usage(existing).free
     if free < FREE_BYTES:
         raise OSError(f"{existing} has {free / 2**30:.2f} GiB free, expected at least {FREE_BYTES / 2**30:.0f}")
     return f"{existing} can be written, {free / 2**30:.0f} GiB free"
+
+
+def _probe(directory: Location) -> None:
+    probe = directory / f".rmpsweep-{uuid.uuid4().hex}"
+    probe.write_bytes(b"probe")
+    probe.unlink()
 
 
 def _mlflow(uri: str) -> str:

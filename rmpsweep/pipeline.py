@@ -7,25 +7,29 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rmpsweep import results as files
 from rmpsweep.data import open_split
-from rmpsweep.driver import Event, Execution, Pool, execute
+from rmpsweep.driver import Driver
 from rmpsweep.errors import CalibrationError, InputError, ResultsError, StorageError
 from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_plan, pending
-from rmpsweep.results import Journal, Layout, scan
+from rmpsweep.results import Journal, Layout, check_directory, make_units, remove_orphans, scan
 from rmpsweep.schema import Setting, Sweep
+from rmpsweep.storage import Location, hold_lease, locate
 from rmpsweep.sweep import dump_sweep, parse_sweep
 from rmpsweep.thresholds import GivenThresholds, read_threshold_file
 from rmpsweep.tracking import without_password
 from rmpsweep.trained import Weights, find_weights, train_recipe
+from rmpsweep.work import Execution, Limits, Listener
 
 Thresholds = Mapping[str, Mapping[str, Sequence[float]]]
 """calibration_id -> layer -> thresholds."""
+ORPHAN_S = 600.0
+"""A temporary file that old belongs to a writer that died."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,42 @@ class Progress:
     todo: tuple[Unit, ...]
 
 
-def prepare(sweep: Sweep, results: Path | None = None, limit: int | None = None, *, download: bool = False) -> Prepared:
+@contextlib.contextmanager
+def working_on(results: str | Location, tell: Callable[[str], None], sweep: Sweep | None = None) -> Iterator[None]:
+    """Hold the lease of a results directory: of two launches one waits, and `tell` gets the reason.
+
+    Args:
+        sweep: refuse the directory before anything is made in it, if it is not this sweep's.
+    Raises:
+        ResultsError, StorageError: the directory is another sweep's, or cannot be used.
+    """
+    layout = Layout(locate(results))
+    if sweep is not None:
+        check_directory(layout, sweep)
+    with hold_lease(layout.root, tell):
+        remove_orphans(layout, ORPHAN_S)
+        yield
+
+
+def results_of(sweep: Sweep) -> Path:
+    """Where the results of a sweep lie unless another place is named."""
+    return Path("results") / sweep.name
+
+
+def prepare(
+    sweep: Sweep, results: str | Location | None = None, limit: int | None = None, *, download: bool = False
+) -> Prepared:
     """Open the data, find the weights, make the plan. Writes nothing but the data's index in the cache.
 
     Args:
+        results: where the results lie or shall lie, as `storage.locate` takes it; default `results_of`.
         download: fetch data that is missing and can be fetched.
 
     Raises:
         DataError, NetworkError: data or weights are missing or unusable. ResultsError, StorageError: the
             directory is another sweep's, or cannot be written.
     """
-    layout = Layout(results or Path("results") / sweep.name)
+    layout = Layout(locate(results or results_of(sweep)))
     data = sweep.data
     if data.path is not None:
         data = data.model_copy(update={"path": os.path.abspath(data.path)})
@@ -77,7 +106,7 @@ def prepare(sweep: Sweep, results: Path | None = None, limit: int | None = None,
     return Prepared(sweep, layout, weights, make_plan(sweep, facts, limit), split.name, given)
 
 
-def reopen(results: Path) -> Prepared:
+def reopen(results: Location) -> Prepared:
     """What was launched in a results directory, from the directory alone. Raises ResultsError, StorageError."""
     layout = Layout(results)
     saved = files.read_json(layout.plan)
@@ -97,26 +126,6 @@ def reopen(results: Path) -> Prepared:
         ) from error
 
 
-def check_directory(layout: Layout, sweep: Sweep) -> None:
-    """Refuse a directory that holds another sweep or something else, or cannot be written."""
-    root = layout.root
-    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise StorageError(f"{root}: {existing} is not a directory that can be written; name another with --results")
-    if not root.is_dir() or all(path.name.startswith(".") for path in root.iterdir()):
-        return
-    if not layout.sweep.is_file():
-        raise ResultsError(f"{root}: is not empty and holds no sweep; name another with --results")
-    other = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))
-    for key in ("name", "network.label", "data.source", "data.split", "data.transform"):
-        ours, theirs = (functools.reduce(getattr, key.split("."), each) for each in (sweep, other))
-        if ours != theirs:
-            raise ResultsError(
-                f"{root}: holds the results of another sweep ({key.removesuffix('.label')} {theirs!r}, here {ours!r}); "
-                "name another with --results"
-            )
-
-
 def train(prepared: Prepared, on_epoch: Callable[[Any], None]) -> Prepared:
     """Make the weights if they are missing, and plan again with their identity. Raises NetworkError, StorageError."""
     if prepared.weights.recipe is None:
@@ -127,11 +136,15 @@ def train(prepared: Prepared, on_epoch: Callable[[Any], None]) -> Prepared:
     return replace(prepared, weights=weights, plan=make_plan(prepared.sweep, facts, prepared.plan.limit))
 
 
-def inspect(prepared: Prepared) -> Progress:
-    """Read thresholds and unit files from disk; changes nothing. Files that cannot be read count as missing."""
+def inspect(prepared: Prepared, workers: int = 1) -> Progress:
+    """Read thresholds and unit files from disk; changes nothing. Files that cannot be read count as missing.
+
+    Args:
+        workers: how many will share what is left, which is cut into units for them.
+    """
     thresholds = read_calibrations(prepared)
     journal = scan(prepared.layout, prepared.plan.context, _provenance(prepared.plan, thresholds))
-    return Progress(thresholds, journal, tuple(pending(prepared.plan, journal.done)))
+    return Progress(thresholds, journal, tuple(pending(prepared.plan, journal.done, workers)))
 
 
 def read_calibrations(prepared: Prepared) -> Thresholds:
@@ -160,7 +173,7 @@ def check_network(prepared: Prepared) -> None:
 def open_pool(
     prepared: Prepared, *, inline: bool = False, actors: int | None = None, address: str | None = None
 ) -> Any:
-    """Start the workers. Raises ClusterError, or what a worker's setup raises."""
+    """Where the workers will run. Raises ClusterError."""
     from rmpsweep.pools import InlinePool, RayPool
 
     make_worker = functools.partial(
@@ -169,11 +182,22 @@ def open_pool(
     if inline:
         return InlinePool(make_worker)
     run = prepared.sweep.run
-    return RayPool(make_worker, actors or run.actors, address=address, gpus_per_worker=run.gpus_per_actor)
+    logs = prepared.layout.logs
+    return RayPool(
+        make_worker, actors or run.actors, address=address, gpus_per_worker=run.gpus_per_actor,
+        logs=logs.absolute() if isinstance(logs, Path) else None,
+    )  # fmt: skip
+
+
+def limits(sweep: Sweep, max_failures: int | None = None, *, fail_fast: bool = False) -> Limits:
+    """When a launch gives up."""
+    run = sweep.run
+    return Limits(run.retries, max_failures, fail_fast, run.schedule_deadline_s, run.setup_deadline_s,
+                  run.stall_deadline_s)  # fmt: skip
 
 
 def calibrate(
-    prepared: Prepared, known: Thresholds, pool: Pool, stop: Callable[[], bool] = lambda: False
+    prepared: Prepared, known: Thresholds, driver: Driver, stop: Callable[[], bool] = lambda: False
 ) -> tuple[Thresholds, list[str]]:
     """Find the thresholds that are not known yet; nothing is written.
 
@@ -191,7 +215,7 @@ def calibrate(
         CalibrationJob(key, setting, tuple(ids.tolist()), prepared.given.get(str(setting.threshold_file)))
         for key, setting in missing.items()
     ]
-    execution = execute(jobs, pool, prepared.sweep.run.retries, stop=stop)
+    execution = driver.execute(jobs, stop=stop)
     if execution.interrupted:
         raise KeyboardInterrupt
     for bad in execution.quarantined:
@@ -216,6 +240,7 @@ def rule_name(setting: Setting) -> str:
 def save(prepared: Prepared, thresholds: Thresholds, warnings: Sequence[str] = ()) -> None:
     """Write what was launched, where it changed: resolved sweep, plan, thresholds. The first write of a launch."""
     layout, plan = prepared.layout, prepared.plan
+    make_units(layout)
     files.write_text(layout.sweep, dump_sweep(without_secret(prepared.sweep)))
     files.write_json(layout.plan, plan_json(prepared))
     run = files.read_json(layout.run) or {"created_ms": int(time.time() * 1000), "launches": []}
@@ -228,7 +253,7 @@ def save(prepared: Prepared, thresholds: Thresholds, warnings: Sequence[str] = (
 
 
 def evaluate(
-    prepared: Prepared, progress: Progress, pool: Pool, on_event: Event, stop: Callable[[], bool]
+    prepared: Prepared, progress: Progress, driver: Driver, listener: Listener, stop: Callable[[], bool]
 ) -> Execution:
     """Compute the missing units."""
     from rmpsweep.worker import EvaluationJob
@@ -239,10 +264,10 @@ def evaluate(
         EvaluationJob(unit.unit_id(context), unit, context, {t: trials[t] for t, _ in unit.work if t != ANN})
         for unit in progress.todo
     ]
-    return execute(jobs, pool, prepared.sweep.run.retries, on_event, stop)
+    return driver.execute(jobs, listener, stop)
 
 
-def _make_worker(sweep: Sweep, weights: Path, results: Path, threads: int | None, device: str | None) -> Any:
+def _make_worker(sweep: Sweep, weights: Path, results: Location, threads: int | None, device: str | None) -> Any:
     from rmpsweep.worker import Worker, WorkerSpec
 
     return Worker(WorkerSpec(sweep, weights, results, threads, device))

@@ -20,6 +20,13 @@ from rmpsweep.terms import ENGINE_VERSION, parse_threshold_method
 ANN = "ann"
 ANN_TIME_STEPS = (0,)
 TRIALS_PER_UNIT = 8
+UNIT_IMAGE_STEPS = 2**18
+"""A unit is not larger than that, as far as single images allow: what is lost with a worker."""
+UNITS_PER_WORKER = 8
+TAIL = ((0.75, 2), (0.93, 4), (0.975, 8))
+"""From so far on, shards are so many times smaller: workers end together."""
+SMALLEST_SHARD = 8
+"""Images; several workers never get less because of the rules above."""
 
 
 @dataclass(frozen=True)
@@ -129,14 +136,17 @@ def calibration_recipe(sweep: Sweep, setting: Setting, facts: Facts) -> dict[str
     return recipe
 
 
-def pending(plan: Plan, done: Iterable[Unit]) -> list[Unit]:
+def pending(plan: Plan, done: Iterable[Unit], workers: int = 1) -> list[Unit]:
     """The units that hold every missing cell once and no finished one, in order of position.
 
-    Cells of trials or time steps that are no longer planned do not matter.
+    Cells of trials or time steps that are no longer planned do not matter. How units are cut changes no result.
+
+    Args:
+        workers: how many share the work; for several of them units are small enough, and get smaller towards the end.
     """
     planned = Unit(0, plan.limit, plan.work)
     done = [unit for unit in done if unit.start < plan.limit]
-    cells = _Cells([planned, *done], range(0, plan.limit, plan.shard_size))
+    cells = _Cells([planned, *done], _shards(plan, workers))
     finished = cells.none()
     for unit in done:
         finished[cells.index(unit)] = True
@@ -153,6 +163,23 @@ def pending(plan: Plan, done: Iterable[Unit]) -> list[Unit]:
             groups = [[missing[0], *groups[0]], *groups[1:]] if groups else [missing]
         units += [Unit(start, stop, tuple(group)) for group in groups]
     return units
+
+
+def _shards(plan: Plan, workers: int) -> list[int]:
+    """Where shards begin."""
+    size = min(plan.shard_size, max(1, UNIT_IMAGE_STEPS // (TRIALS_PER_UNIT * plan.time_steps[-1])))
+    if workers > 1:
+        groups = -(-len(plan.trials) // TRIALS_PER_UNIT)
+        enough = plan.limit * groups // (workers * UNITS_PER_WORKER)
+        size = min(size, max(SMALLEST_SHARD, enough))
+    edges, start, tail = [], 0, list(TAIL) if workers > 1 else []
+    length = size
+    while start < plan.limit:
+        edges.append(start)
+        while tail and start >= tail[0][0] * plan.limit:
+            length = min(size, max(SMALLEST_SHARD, size // tail.pop(0)[1]))
+        start += length
+    return edges
 
 
 def disjoint(units: Sequence[Unit]) -> list[bool]:

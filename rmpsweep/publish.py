@@ -3,13 +3,15 @@
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
 from rmpsweep import environment
 from rmpsweep import results as files
-from rmpsweep.driver import Execution, Quarantined
+from rmpsweep.errors import ResultsError
 from rmpsweep.merge import Tables, merge
 from rmpsweep.pipeline import (
     Prepared,
@@ -22,11 +24,13 @@ from rmpsweep.pipeline import (
 )
 from rmpsweep.plan import ANN
 from rmpsweep.results import Layout
+from rmpsweep.storage import Location, local_copies
 from rmpsweep.sweep import dump_sweep
+from rmpsweep.work import Execution, Quarantined
 
 
-def record(prepared: Prepared, execution: Execution, devices: Sequence[str], began: float) -> None:
-    """Add this launch to run.json."""
+def record(prepared: Prepared, execution: Execution, devices: Sequence[str], workers: int, began: float) -> None:
+    """Add this launch to run.json. devices: of all workers there ever were; workers: at a time."""
     run = read_run(prepared.layout)
     units = [outcome.job.unit for outcome in execution.outcomes]
     seconds = sum(outcome.report.seconds for outcome in execution.outcomes)
@@ -37,11 +41,13 @@ def record(prepared: Prepared, execution: Execution, devices: Sequence[str], beg
         "devices": sorted(set(devices)),
     }
     run["quarantined"] = [_quarantined_json(bad) for bad in execution.quarantined]
+    notes = [note for outcome in execution.outcomes for note in outcome.report.warnings]
+    run["warnings"] = list(dict.fromkeys([*run.get("warnings", []), *notes]))
     run["launches"].append(
         {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
             "wall_s": round(time.time() - began, 3),
-            "workers": len(devices),
+            "workers": workers,
             "units": len(units),
             "image_steps": sum(unit.image_steps for unit in units),
             "worker_s": round(seconds, 3),
@@ -57,8 +63,11 @@ def publish(
     """Merge, report and log; None when all that has been done for exactly these results.
 
     Raises:
-        ResultsError: results are missing and allow_partial is not set. TrackingError: MLflow cannot be used.
+        ResultsError: results are missing and allow_partial is not set, or attempts at a unit differ.
+        TrackingError: MLflow cannot be used.
     """
+    if not progress.todo:
+        files.remove_orphans(prepared.layout)
     run = read_run(prepared.layout)
     state = _state(prepared, progress, mlflow_uri)
     outputs = (prepared.layout.predictions, prepared.layout.summary, prepared.layout.activity, prepared.layout.report)
@@ -69,12 +78,21 @@ def publish(
     write_report(prepared, tables)
     if mlflow_uri is not None:
         log(prepared, tables, mlflow_uri)
-    files.write_json(prepared.layout.run, run | {"published": state})
+    files.write_json(prepared.layout.run, read_run(prepared.layout) | {"published": state})
     return tables
 
 
 def merge_tables(prepared: Prepared, progress: Progress, *, allow_partial: bool = False) -> Tables:
-    """Make and write the three tables."""
+    """Make and write the three tables.
+
+    Raises:
+        ResultsError: results are missing and allow_partial is not set, or attempts at a unit differ.
+    """
+    if progress.journal.conflicts:
+        raise ResultsError(
+            f"{prepared.layout.units}: {'; '.join(progress.journal.conflicts)}. Delete one of each pair, then the same "
+            "command goes on (floating point may differ between kinds of device, fixed16 does not)"
+        )
     scales = {
         t.trial_id: progress.thresholds[t.calibration_id]["input"][0]
         for t in prepared.plan.trials
@@ -84,7 +102,9 @@ def merge_tables(prepared: Prepared, progress: Progress, *, allow_partial: bool 
         prepared.plan, progress.journal.results, prepared.sweep.network.label, prepared.dataset, scales,
         allow_partial=allow_partial,
     )  # fmt: skip
-    layout = prepared.layout
+    layout, run = prepared.layout, read_run(prepared.layout)
+    if run.pop("published", None):  # from here on tables, report and MLflow may be of different results
+        files.write_json(layout.run, run)
     files.write_table(layout.predictions, tables.predictions, files.PREDICTIONS_SCHEMA)
     files.write_table(layout.summary, tables.summary, files.SUMMARY_SCHEMA)
     files.write_table(layout.activity, tables.activity, files.ACTIVITY_SCHEMA)
@@ -170,20 +190,38 @@ def log(prepared: Prepared, tables: Tables, mlflow_uri: str) -> Any:
         created_ms=run["created_ms"],
         params={"weights_sha256": plan.facts.weights, "data_fingerprint": plan.facts.data},
         tags={"hardware": run.get("hardware", ""), **{f"version.{k}": v for k, v in run.get("versions", {}).items()}},
-        artifacts=tuple(path for path in written if path.is_file()),
+        artifacts=(),
+        artifact_store=_artifact_store(layout.root),
     )
-    return log_sweep(mlflow_uri, entry, tables.summary)
+    with local_copies([path for path in written if path.is_file()]) as artifacts:
+        return log_sweep(mlflow_uri, replace(entry, artifacts=artifacts), tables.summary)
+
+
+def _artifact_store(root: Location) -> str | None:
+    """Beside the results, since MLflow is given copies of them, as a URI that its own client of the store takes."""
+    return None if isinstance(root, Path) else str(root / "mlartifacts").partition("?")[0]
 
 
 def mlflow_uri(prepared: Prepared, option: str | None) -> str | None:
-    """Where to log: the option, else the sweep file's, else a database in the results; None for "none"."""
-    uri = option or prepared.sweep.mlflow.tracking_uri or f"sqlite:///{prepared.layout.database.absolute()}"
+    """Where to log: the option, else the sweep file's, else a database in the results; None for "none".
+
+    Raises:
+        ResultsError: neither says, and the results lie in an object store, where no database can be.
+    """
+    uri = option or prepared.sweep.mlflow.tracking_uri
+    if uri is None:
+        if not isinstance(prepared.layout.database, Path):
+            raise ResultsError(
+                f"{prepared.layout.root}: an object store cannot hold MLflow's database; name one with --mlflow "
+                "(sqlite:///FILE, or a server's http://HOST:PORT), or none"
+            )
+        uri = f"sqlite:///{prepared.layout.database.absolute()}"
     return None if uri == "none" else uri
 
 
 def _state(prepared: Prepared, progress: Progress, mlflow_uri: str | None) -> str:
     units = sorted(result.unit.unit_id(result.context) for result in progress.journal.results)
-    text = repr((plan_json(prepared), dump_sweep(prepared.sweep), units, mlflow_uri))
+    text = repr((files.SCHEMA_VERSION, plan_json(prepared), dump_sweep(prepared.sweep), units, mlflow_uri))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

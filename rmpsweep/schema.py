@@ -179,13 +179,16 @@ class Run(_Model):
     """How it runs; changes no result. actors: default one per GPU, or two on a machine without.
 
     batch_size: rows (image x trial) simulated together, default from the free memory; retries: per unit, after its
-    first attempt.
+    first attempt. Deadlines in seconds: until any worker runs, for one to load, for a unit without progress.
     """
 
     actors: Annotated[int, Field(ge=1)] | None = None
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
     retries: Annotated[int, Field(ge=0)] = 2
     batch_size: Annotated[int, Field(ge=1)] | None = None
+    schedule_deadline_s: Annotated[float, Field(gt=0)] = 900.0
+    setup_deadline_s: Annotated[float, Field(gt=0)] = 600.0
+    stall_deadline_s: Annotated[float, Field(gt=0)] = 600.0
 
 
 class Mlflow(_Model):

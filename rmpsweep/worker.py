@@ -6,7 +6,7 @@ A plain class: where it runs (this process, a Ray actor) is decided in `pools`.
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from rmpsweep.models.weights import count_classes, put_weights, read_weights
 from rmpsweep.plan import ANN, Unit
 from rmpsweep.results import UNIT_SCHEMA, LayerActivity, Layout, UnitResult, commit_unit, thresholds_digest
 from rmpsweep.schema import Setting, Sweep
+from rmpsweep.storage import Location
 from rmpsweep.terms import INPUT
 from rmpsweep.thresholds import GivenThresholds
 
@@ -37,7 +38,7 @@ class WorkerSpec:
 
     sweep: Sweep
     weights: Path
-    results: Path
+    results: Location
     threads: int | None = None
     device: str | None = None
 
@@ -51,15 +52,34 @@ class CalibrationJob:
     image_ids: tuple[int, ...]
     given: GivenThresholds | None = None
 
+    @property
+    def cost(self) -> float:
+        """Roughly in passes over an image: the paper's rule simulates, the others need the ANN's activations."""
+        return float(len(self.image_ids) * (100 if self.setting.threshold.startswith("vin") else 1))
+
+    def sparing(self) -> "CalibrationJob":
+        """It keeps within the memory plan as it is."""
+        return self
+
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """Evaluate a unit; trials: trial_id -> its setting and thresholds."""
+    """Evaluate a unit; trials: trial_id -> its setting and thresholds; batch_size: rows, None for the sweep's."""
 
     job_id: str
     unit: Unit
     context: str
     trials: Mapping[str, tuple[Setting, Thresholds]]
+    batch_size: int | None = None
+
+    @property
+    def cost(self) -> float:
+        """Image-steps; something where the ANN is evaluated alone."""
+        return float(max(1, self.unit.image_steps))
+
+    def sparing(self) -> "EvaluationJob":
+        """One row at a time."""
+        return replace(self, batch_size=1)
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,15 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
+        self._ticks, self._done = 0, 0
+
+    def beat(self) -> tuple[int, float]:
+        """How often anything was computed so far, and the image-steps of the present job."""
+        return self._ticks, float(self._done)
+
+    def _advance(self, steps: int) -> None:
+        self._ticks += 1
+        self._done += steps
 
     def setup(self) -> str:
         """Load everything; returns the device's name. Raises NetworkError, DataError."""
@@ -94,6 +123,7 @@ class Worker:
     def run(self, job: CalibrationJob | EvaluationJob) -> Report:
         """Do one job."""
         began = time.perf_counter()
+        self._done = 0
         thresholds = None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
@@ -121,6 +151,7 @@ class Worker:
             calibration.seed,
             max_pool=job.setting.max_pool,
             image_ids=job.image_ids,
+            on_steps=lambda _: self._advance(0),
         )
         clipped = saturated_fraction(images, float(found[INPUT]))
         if job.setting.encoding == "poisson" and clipped:
@@ -134,13 +165,14 @@ class Worker:
         """Compute every cell of a unit; the ANN sees the very tensors its conversions see."""
         ids = image_order(self.split.num_images)[job.unit.start : job.unit.stop]
         images, labels = self.split.load(ids)
+        self._advance(0)
         rows: list[pa.Table] = []
         activity: list[LayerActivity] = []
         for time_steps, members in _together(job):
             if members == [ANN]:
                 logits = torch.stack([self._ann_logits(images)])[None]
             else:
-                logits, counts = self._simulate(images, ids, time_steps, [job.trials[m] for m in members])
+                logits, counts = self._simulate(images, ids, time_steps, [job.trials[m] for m in members], job)
                 activity += [
                     LayerActivity(member, layer, neurons, time_steps, *map(tuple, counted.tolist()))
                     for k, member in enumerate(members)
@@ -163,17 +195,20 @@ class Worker:
         for rows in torch.arange(len(images)).split(size):
             padded = torch.cat([rows, rows[:1].expand(size - len(rows))])
             parts.append(self.ann(images[padded].to(self.device))[: len(rows)].cpu())
+            self._advance(0)
         return torch.cat(parts)
 
     def _simulate(
-        self, images: Tensor, ids: np.ndarray, time_steps: tuple[int, ...], trials: Sequence[tuple[Setting, Thresholds]]
-    ) -> tuple[Tensor, list[dict[tuple[str, int], Tensor]]]:
+        self, images: Tensor, ids: np.ndarray, time_steps: tuple[int, ...],
+        trials: Sequence[tuple[Setting, Thresholds]], job: EvaluationJob,
+    ) -> tuple[Tensor, list[dict[tuple[str, int], Tensor]]]:  # fmt: skip
         """Logits [K, T, N, classes]; for each trial (layer, neurons) -> spikes, synops, saturated neurons [3, T]."""
         settings = [_engine_setting(setting, thresholds) for setting, thresholds in trials]
-        rows = self.spec.sweep.run.batch_size
+        rows = job.batch_size or self.spec.sweep.run.batch_size
         sims = simulate_many(
-            self.net, images, settings, time_steps, image_ids=torch.from_numpy(ids), batch_size=rows, keep_state=False
-        )
+            self.net, images, settings, time_steps, image_ids=torch.from_numpy(ids), batch_size=rows, keep_state=False,
+            on_steps=self._advance,
+        )  # fmt: skip
         neurons = {node.name: int(np.prod(node.shape)) for node in self.net.nodes if node.op in ("input", "spike")}
         counts: list[dict[tuple[str, int], Tensor]] = []
         for sim in sims:

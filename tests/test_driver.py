@@ -1,126 +1,180 @@
+import itertools
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmpsweep.driver import Outcome, execute
-from rmpsweep.errors import ClusterError, DataError, StorageError
+from rmpsweep.driver import UNCHARGED, Driver
+from rmpsweep.errors import ClusterError, DataError, NetworkError, StorageError
 from rmpsweep.plan import Facts, Plan, Trial, Unit, pending
 from rmpsweep.pools import InlinePool
 from rmpsweep.results import UNIT_SCHEMA, Layout, UnitResult, commit_unit, scan
 from rmpsweep.schema import Setting
+from rmpsweep.work import Event, Limits, Outcome
 
 
 @dataclass(frozen=True)
 class Job:
     job_id: str
+    cost: float = 1.0
+    spares: bool = False
+
+    def sparing(self):
+        return replace(self, spares=True)
 
 
-ERRORS = {"failed": ValueError("unlucky"), "hopeless": DataError("bad"), "full": StorageError("disk full")}
+ERRORS = {
+    "failed": ValueError("unlucky"), "memory": MemoryError(), "hopeless": DataError("bad"),
+    "full": StorageError("disk full"),
+}  # fmt: skip
+FREE = ("node", "preempted")
 
 
 class FakePool:
     """Jobs end as `fates` says (per job, one word for each attempt, then "done"), in an order drawn at random.
 
-    Fates: "done"; "failed", which may pass; "hopeless", an InputError; "full", a StorageError; "lost" with its worker.
+    Fates: "done"; "failed", which may pass; "hopeless", an InputError; "full", a StorageError; "memory", out of memory;
+    "lost" with its worker, "node" and "preempted" with its node; "hang", for ever. A second passes with each call.
     """
 
     def __init__(self, num_workers, fates, random):
         self.num_workers, self.fates, self.random = num_workers, fates, random
-        self.alive, self.starting = num_workers, 0
-        self.in_flight = []
-        self.attempts = defaultdict(list)
-        self.submitted = 0
-        self.most_in_flight = 0
-        self.polls_without_work = 0
+        self.clock, self.names = 0.0, itertools.count(1)
+        self.alive, self.starting, self.running = set(), [], {}
+        self.attempts, self.workers_of = defaultdict(list), defaultdict(list)
+        self.submitted = self.most_alive = self.polls_without_work = 0
+        self.setups = []
 
-    def num_idle(self):
-        return self.alive - len(self.in_flight)
+    def now(self):
+        return self.clock
 
-    def submit(self, job):
-        assert self.num_idle() > 0, "no worker is idle"
-        assert job not in self.in_flight, "a job runs twice at the same time"
+    def wanted(self):
+        return self.num_workers
+
+    def describe(self):
+        return "imagined workers"
+
+    def start(self):
+        name = f"worker-{next(self.names)}"
+        self.starting.append(name)
+        self.most_alive = max(self.most_alive, len(self.alive) + len(self.starting))
+        return name
+
+    def submit(self, worker, job):
+        assert worker in self.alive, "a worker that is not there"
+        assert worker not in self.running, "a worker does one job at a time"
         self.submitted += 1
-        self.in_flight.append(job)
-        self.most_in_flight = max(self.most_in_flight, len(self.in_flight))
+        fates, number = self.fates.get(job.job_id, []), len(self.workers_of[job.job_id])
+        self.running[worker] = job, fates[number] if number < len(fates) else "done"
+        self.workers_of[job.job_id].append(worker)
+
+    def stop(self, worker):
+        self.alive.discard(worker)
+        if worker in self.running:
+            job, fate = self.running.pop(worker)
+            self.attempts[job.job_id].append(fate)
+        if worker in self.starting:
+            self.starting.remove(worker)
 
     def wait(self, timeout_s):
         assert timeout_s > 0
-        self.alive, self.starting = self.alive + self.starting, 0
-        self.polls_without_work = 0 if self.in_flight else self.polls_without_work + 1
-        assert self.polls_without_work < 3, "waits for nothing"
-        num = self.random.randint(0, len(self.in_flight))
-        return [self.end(job) for job in self.random.sample(self.in_flight, num)]
+        self.clock += 1
+        self.polls_without_work = 0 if self.running else self.polls_without_work + 1
+        assert self.polls_without_work < 99, "waits for nothing"
+        events = []
+        for name in list(self.starting):
+            setup = self.setups.pop(0) if self.setups else "ready"
+            if setup == "never":
+                self.setups.append("never")
+                continue
+            if setup == "loads":
+                self.starting.remove(name)
+                events.append(Event(name, "placed", place="somewhere"))
+                continue
+            self.starting.remove(name)
+            if setup == "ready":
+                self.alive.add(name)
+                events.append(Event(name, "ready", device="a device"))
+            elif setup == "dies":
+                events.append(Event(name, "gone", message="died while it was set up", cause="died"))
+            else:
+                events.append(Event(name, "refused", error=setup, message=f"cannot be set up: {setup}"))
+        moving = sorted(worker for worker, (_, fate) in self.running.items() if fate != "hang")
+        num = self.random.randint(min(len(moving), self.clock % 8 == 0), len(moving))
+        return events + [self.end(worker) for worker in self.random.sample(moving, num)]
 
-    def end(self, job):
-        self.in_flight.remove(job)
-        fates, number = self.fates.get(job.job_id, []), len(self.attempts[job.job_id])
-        fate = fates[number] if number < len(fates) else "done"
+    def end(self, worker):
+        job, fate = self.running[worker]
+        del self.running[worker]
         self.attempts[job.job_id].append(fate)
         if fate == "done":
-            return Outcome(job, "done", report=f"report of {job.job_id}")
-        if fate == "lost":
-            self.alive -= 1
-            return Outcome(job, "lost", message="worker died")
-        return Outcome(job, "failed", error=ERRORS[fate])
-
-    def replace_lost(self):
-        self.starting = self.num_workers - self.alive
-
-    def close(self):
-        pass
+            return Event(worker, "ended", outcome=Outcome(job, "done", report=f"report of {job.job_id}", worker=worker))
+        if fate in ("failed", "hopeless", "full"):
+            return Event(worker, "ended", outcome=Outcome(job, "failed", error=ERRORS[fate], worker=worker))
+        self.alive.discard(worker)
+        if fate == "memory":
+            outcome = Outcome(job, "failed", error=ERRORS[fate], cause="memory", worker=worker)
+            return Event(worker, "gone", outcome=outcome)
+        return Event(worker, "gone", message=f"{fate}: worker died", cause="died" if fate == "lost" else fate)
 
 
 JOBS = [Job(name) for name in "abcdefgh"]
-FATES = st.dictionaries(
-    st.sampled_from("abcdefgh"), st.lists(st.sampled_from(["failed", "lost", "hopeless", "done"]), max_size=4)
-)
+FATE = st.sampled_from(["failed", "lost", "hopeless", "done", "memory", "hang", *FREE])
+FATES = st.dictionaries(st.sampled_from("abcdefgh"), st.lists(FATE, max_size=5))
 RANDOM = st.randoms(use_true_random=False)
+LIMITS = Limits(retries=2, stall_s=120, setup_s=60, schedule_s=90)
 
 
 def expected_attempts(fates, retries):
     """A job's attempts, from its fates alone: until one is done, hopeless, or the last that is allowed."""
-    attempts = []
-    for fate in [*fates, *["done"] * (retries + 1)][: retries + 1]:
+    attempts, charged, free = [], 0, 0
+    for fate in itertools.chain(fates, itertools.repeat("done")):
         attempts.append(fate)
         if fate in ("done", "hopeless"):
-            break
-    return attempts
+            return attempts
+        if fate in FREE and free < UNCHARGED:
+            free += 1
+        else:
+            charged += 1
+        if charged > retries:
+            return attempts
+    raise AssertionError
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(FATES, st.integers(0, 3), st.integers(1, 4), st.integers(0, 8), RANDOM)
-def test_every_job_is_done_once_or_quarantined_whatever_fails_or_dies(fates, retries, num_workers, num_jobs, random):
+def test_every_job_is_done_once_or_quarantined_whatever_fails_hangs_or_dies(fates, retries, workers, num_jobs, random):
     jobs = JOBS[:num_jobs]
     expected = {job.job_id: expected_attempts(fates.get(job.job_id, []), retries) for job in jobs}
-    deaths = sum(attempts.count("lost") for attempts in expected.values())
-    pool = FakePool(num_workers, fates, random)
-    if deaths > num_workers * (retries + 1) + num_jobs:
-        with pytest.raises(ClusterError, match=r"workers died, giving up; the last one: worker died"):
-            execute(iter(jobs), pool, retries)
-        return
-    result = execute(iter(jobs), pool, retries)
-    assert pool.attempts == expected
-    assert Counter(outcome.job.job_id for outcome in result.outcomes) == Counter(
-        name for name, attempts in expected.items() if attempts[-1] == "done"
-    )
+    pool = FakePool(workers, fates, random)
+    events = []
+    result = Driver(pool, replace(LIMITS, retries=retries)).execute(iter(jobs), lambda kind, _: events.append(kind))
+    done = Counter(outcome.job.job_id for outcome in result.outcomes)
+    given_up = Counter(bad.outcome.job.job_id for bad in result.quarantined)
+    assert done + given_up == Counter(job.job_id for job in jobs)
     assert all(outcome.report == f"report of {outcome.job.job_id}" for outcome in result.outcomes)
-    assert {bad.outcome.job.job_id: bad.attempts for bad in result.quarantined} == {
-        name: len(attempts) for name, attempts in expected.items() if attempts[-1] != "done"
-    }
-    assert len(result.quarantined) + len(result.outcomes) == num_jobs
-    assert pool.most_in_flight <= num_workers
-    assert pool.alive + pool.starting == num_workers
     assert not result.interrupted
+    assert not result.gave_up
+    assert pool.most_alive <= workers
+    if "copy" not in events:  # without copies of slow jobs, every attempt is foretold
+        assert pool.attempts == {job: attempts for job, attempts in expected.items() if attempts}
+        assert set(done) == {name for name, attempts in expected.items() if attempts[-1] == "done"}
+
+
+def test_without_slow_jobs_there_are_no_copies():
+    fates = {"a": ["failed", "lost"], "b": ["preempted"], "c": ["hopeless"]}
+    pool = FakePool(3, fates, InOrder())
+    Driver(pool, LIMITS).execute(JOBS)
+    assert pool.attempts == {job.job_id: expected_attempts(fates.get(job.job_id, []), 2) for job in JOBS}
 
 
 @settings(max_examples=200, deadline=None)
 @given(FATES, st.integers(0, 2), st.integers(1, 4), st.integers(1, 12), RANDOM)
-def test_stop_starts_nothing_new_and_waits_for_jobs_in_flight(fates, retries, num_workers, stop_at, random):
-    pool = FakePool(num_workers, fates, random)
+def test_stop_starts_nothing_new_and_waits_for_jobs_in_flight(fates, retries, workers, stop_at, random):
+    pool = FakePool(workers, fates, random)
     submitted_before = []
 
     def stop():
@@ -128,22 +182,30 @@ def test_stop_starts_nothing_new_and_waits_for_jobs_in_flight(fates, retries, nu
             submitted_before.append(pool.submitted)
         return len(submitted_before) == stop_at
 
-    result = execute(JOBS, pool, retries, stop=stop)
+    result = Driver(pool, replace(LIMITS, retries=retries)).execute(JOBS, stop=stop)
     ended = len(result.outcomes) + len(result.quarantined)
-    assert pool.in_flight == []
-    assert sum(map(len, pool.attempts.values())) == pool.submitted
     assert pool.submitted == submitted_before[-1] or len(submitted_before) < stop_at
     assert result.interrupted == (ended < len(JOBS))
 
 
-def test_workers_are_kept_busy():
-    pool = FakePool(3, {}, random=InOrder())
-    execute(JOBS, pool, retries=0)
-    assert pool.most_in_flight == 3
+def test_workers_are_kept_busy_and_the_largest_jobs_come_first():
+    pool = FakePool(3, {}, InOrder())
+    Driver(pool, LIMITS).execute([Job(str(cost), cost) for cost in range(1, 10)])
+    assert list(pool.workers_of)[:3] == ["9", "8", "7"]
+    assert pool.most_alive == 3
+
+
+def test_workers_live_on_from_one_list_of_jobs_to_the_next():
+    pool = FakePool(2, {}, InOrder())
+    driver = Driver(pool, LIMITS)
+    driver.execute(JOBS[:4])
+    driver.execute(JOBS[4:])
+    assert len(driver.devices) == 2
+    assert set(pool.attempts) == {job.job_id for job in JOBS}
 
 
 class InOrder:
-    """In place of random: every job in flight ends, in the order they were started."""
+    """In place of random: every job in flight ends, in the order of their workers."""
 
     randint = staticmethod(lambda low, high: high)
     sample = staticmethod(lambda population, num: population[:num])
@@ -153,31 +215,120 @@ EVENTS = [
     ([], ["done"]),
     (["failed"], ["retry", "done"]),
     (["lost"], ["lost", "retry", "done"]),
+    (["hang"], ["lost", "retry", "done"]),
     (["hopeless"], ["quarantined"]),
     (["failed", "failed", "failed"], ["retry", "retry", "quarantined"]),
     (["failed", "lost", "lost"], ["retry", "lost", "retry", "lost", "quarantined"]),
+    (["preempted", "node", "preempted"], ["lost", "retry", "lost", "retry", "lost", "retry", "done"]),
 ]
 
 
 @pytest.mark.parametrize(("fates", "expected"), EVENTS)
 def test_every_attempt_is_reported(fates, expected):
     events = []
-    execute(JOBS[:1], FakePool(1, {"a": fates}, InOrder()), 2, on_event=lambda name, what: events.append((name, what)))
-    assert [name for name, _ in events] == expected
-    jobs = [what.outcome.job if name == "quarantined" else what.job for name, what in events]
-    assert set(jobs) == {JOBS[0]}
+    pool = FakePool(1, {"a": fates}, InOrder())
+    Driver(pool, LIMITS).execute(JOBS[:1], lambda name, what: events.append((name, what)))
+    told = [(name, what) for name, what in events if name not in ("worker", "watch")]
+    assert [name for name, _ in told] == expected
+    assert {(what.outcome.job if name == "quarantined" else what.job).job_id for name, what in told} == {"a"}
+
+
+def test_losing_nodes_is_free_up_to_a_point():
+    pool = FakePool(1, {"a": ["node"] * 99}, InOrder())
+    (bad,) = Driver(pool, LIMITS).execute(JOBS[:1]).quarantined
+    assert pool.attempts["a"] == ["node"] * (UNCHARGED + LIMITS.retries + 1)
+    assert bad.attempts == LIMITS.retries + 1
+
+
+def test_what_failed_on_one_worker_is_tried_on_another():
+    pool = FakePool(2, {"a": ["failed"]}, InOrder())
+    Driver(pool, LIMITS).execute(JOBS)
+    first, second = pool.workers_of["a"]
+    assert first != second
+
+
+def test_out_of_memory_is_tried_again_in_as_little_as_can_be():
+    pool = FakePool(1, {"a": ["memory"]}, InOrder())
+    (outcome,) = Driver(pool, LIMITS).execute(JOBS[:1]).outcomes
+    assert outcome.job.spares
+
+
+def test_a_hanging_job_is_stopped_at_its_deadline():
+    pool = FakePool(1, {"a": ["hang"] * 3}, InOrder())
+    (bad,) = Driver(pool, LIMITS).execute(JOBS[:1]).quarantined
+    assert bad.outcome.message == "no progress for 120 s"
+    assert 3 * 120 <= pool.clock < 3 * 120 + 30
 
 
 def test_a_place_that_stays_unusable_ends_the_run_and_one_that_recovers_does_not():
-    assert len(execute(JOBS, FakePool(2, {"a": ["full"]}, InOrder()), retries=1).outcomes) == len(JOBS)
+    assert len(Driver(FakePool(2, {"a": ["full"]}, InOrder()), LIMITS).execute(JOBS).outcomes) == len(JOBS)
     with pytest.raises(StorageError, match="disk full"):
-        execute(JOBS, FakePool(2, {"a": ["full", "full"]}, InOrder()), retries=1)
+        Driver(FakePool(2, {"a": ["full"] * 3}, InOrder()), LIMITS).execute(JOBS)
 
 
 def test_workers_that_keep_dying_end_the_run():
-    pool = FakePool(2, {job.job_id: ["lost"] * 4 for job in JOBS}, InOrder())
-    with pytest.raises(ClusterError, match="17 workers died, giving up"):
-        execute(JOBS, pool, retries=3)  # 2 workers x 4 attempts + 8 jobs = 16 deaths are within reason
+    fates = {str(i): ["lost"] * 3 for i in range(40)}
+    with pytest.raises(ClusterError, match=r"49 workers were lost, none ended a job in between; the last: lost: worker"):
+        Driver(FakePool(2, fates, InOrder()), LIMITS).execute([Job(name) for name in fates])
+
+
+SETUPS = [
+    ([NetworkError("no such file")], NetworkError, "^no such file$"),
+    ([StorageError("disk full")] * 4, StorageError, "disk full"),
+    ([ZeroDivisionError("1 / 0")] * 4, ClusterError, "no worker can be set up .* 1 / 0"),
+    (["dies"] * 4, ClusterError, "no worker can be set up .*: died while it was set up"),
+    (["loads"], ClusterError, "no worker can be set up"),
+    (["never"], ClusterError, "no worker was started within 90 s: imagined workers"),
+]
+
+
+@pytest.mark.parametrize(("setups", "error", "message"), SETUPS)
+def test_workers_that_cannot_be_set_up_end_the_run(setups, error, message):
+    pool = FakePool(1, {}, InOrder())
+    pool.setups = setups * (1 if setups != ["loads"] else 10_000)
+    pool.polls_without_work = -1000
+    with pytest.raises(error, match=message):
+        Driver(pool, LIMITS).execute(JOBS)
+
+
+def test_a_worker_that_cannot_be_set_up_is_replaced():
+    pool = FakePool(2, {}, InOrder())
+    pool.setups = ["dies", "ready", "dies", "ready"]
+    assert len(Driver(pool, LIMITS).execute(JOBS).outcomes) == len(JOBS)
+
+
+def test_a_worker_that_fails_at_everything_is_replaced():
+    fates = {job.job_id: ["full"] for job in JOBS}
+    pool = FakePool(1, fates, InOrder())
+    assert len(Driver(pool, LIMITS).execute(JOBS).outcomes) == len(JOBS)
+    assert len({worker for workers in pool.workers_of.values() for worker in workers}) > 1
+
+
+@pytest.mark.parametrize(("most", "submitted"), [(0, 1), (2, 3)])
+def test_max_failures_ends_the_run_and_says_so(most, submitted):
+    pool = FakePool(1, {job.job_id: ["failed"] * 3 for job in JOBS}, InOrder())
+    result = Driver(pool, replace(LIMITS, max_failures=most)).execute(JOBS)
+    assert result.gave_up == f"{most + 1} attempts failed, more than --max-failures {most}"
+    assert pool.submitted == submitted
+    assert result.interrupted
+
+
+def test_fail_fast_ends_the_run_at_the_first_quarantine():
+    pool = FakePool(1, {"b": ["hopeless"]}, InOrder())
+    result = Driver(pool, replace(LIMITS, fail_fast=True)).execute(JOBS)
+    assert result.gave_up == "b was given up, and --fail-fast is set"
+    assert len(result.quarantined) == 1
+    assert len(result.outcomes) < len(JOBS) - 1
+
+
+def test_a_slow_job_gets_one_copy_and_the_faster_counts():
+    pool = FakePool(4, {"a": ["hang"]}, InOrder())
+    copies = []
+    driver = Driver(pool, replace(LIMITS, stall_s=10_000))
+    result = driver.execute(JOBS, lambda kind, what: copies.append(what.job.job_id) if kind == "copy" else None)
+    assert copies == ["a"]
+    assert Counter(outcome.job.job_id for outcome in result.outcomes) == Counter(job.job_id for job in JOBS)
+    assert pool.clock < 60
 
 
 # A worker that commits units, as in a sweep; the rows mean nothing here.
@@ -188,6 +339,7 @@ PLAN = Plan("context", Facts("w", "d", "c", 10, 10), (Trial("a", "c", Setting())
 @dataclass(frozen=True)
 class UnitJob:
     unit: Unit
+    cost = 1.0
 
     @property
     def job_id(self):
@@ -219,7 +371,8 @@ class Committer:
 def launch(worker, retries=0, stop=lambda: False):
     """One run as the pipeline does it: what the disk lacks is what is done."""
     todo = pending(PLAN, scan(worker.layout, "context", {}).done)
-    return execute(map(UnitJob, todo), InlinePool(lambda threads, device: worker), retries, stop=stop)
+    pool = InlinePool(lambda threads, device: worker)
+    return Driver(pool, Limits(retries=retries)).execute(map(UnitJob, todo), stop=stop)
 
 
 def left(layout):

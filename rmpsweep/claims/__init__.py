@@ -4,8 +4,6 @@ Reading order: claim (what comes out), then one file per claim: response, steps,
 return values; this file reads the tables and writes the figures.
 """
 
-from pathlib import Path
-
 from rmpsweep import results as files
 from rmpsweep.claims.activity import activity_claim
 from rmpsweep.claims.claim import Claim
@@ -14,6 +12,7 @@ from rmpsweep.claims.response import response_claim
 from rmpsweep.claims.steps import steps_claim
 from rmpsweep.errors import SweepError
 from rmpsweep.results import Layout
+from rmpsweep.storage import Location, write_atomic
 
 SUBJECTS = ("response", "steps", "loss", "activity")
 
@@ -40,12 +39,12 @@ def examine(subject: str, layout: Layout | None) -> Claim:
     return steps_claim(summary, predictions) if subject == "steps" else loss_claim(summary, predictions)
 
 
-def write(claim: Claim, folder: Path) -> list[Path]:
+def write(claim: Claim, folder: Location) -> list[Location]:
     """Write the figure as SVG and PNG and its points as CSV, each named after the subject. Raises StorageError."""
     from rmpsweep.report.claims_charts import render_png, render_svg
 
     svg, png, table = (folder / f"{claim.subject}.{kind}" for kind in ("svg", "png", "csv"))
     files.write_text(svg, render_svg(claim.chart))
-    files.write_atomic(png, render_png(claim.chart))
+    write_atomic(png, render_png(claim.chart))
     files.write_csv(table, claim.rows)
     return [svg, png, table]

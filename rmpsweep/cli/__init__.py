@@ -1,6 +1,7 @@
 """The command line: the only package that prints or exits.
 
-``run`` computes, ``results`` reads what has been computed, ``lookup`` needs neither; ``options`` is what they share.
+``launch`` is the main command, ``run`` plans and computes besides, ``results`` reads what has been computed, ``lookup``
+needs neither; ``options`` is what they share.
 Each command reads as the pipeline: arguments in, verbs of `pipeline` and `publish` called, text and exit codes out.
 """
 
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from rmpsweep import __version__
-from rmpsweep.cli import lookup, results, run
+from rmpsweep.cli import launch, lookup, results, run
 from rmpsweep.display import error
 from rmpsweep.errors import RmpsweepError
 
@@ -21,7 +22,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 for command in (
-    run.launch, run.plan, results.status, results.merge, results.log, results.report, results.claims, run.train,
+    launch.launch, run.plan, results.status, results.merge, results.log, results.report, results.claims, run.train,
     run.calibrate, lookup.list_, lookup.doctor,
 ):  # fmt: skip
     app.command(name=command.__name__.rstrip("_"))(command)

@@ -13,6 +13,7 @@ from rmpsweep.cli.options import (
 )
 from rmpsweep.display import Display
 from rmpsweep.errors import SweepError
+from rmpsweep.storage import locate
 from rmpsweep.sweep import RECIPES, SWEEPS, names
 
 
@@ -60,7 +61,7 @@ def doctor(results: ResultsOption = None, mlflow: MlflowOption = None, json_: Js
     from rmpsweep.doctor import examine
 
     display = Display(json_)
-    findings = examine(results or Path("results"), mlflow)
+    findings = examine(locate(results or "results"), mlflow)
     rows = [(f.check, "ok" if f.ok else "PROBLEM", f.detail, f.remedy) for f in findings]
     display.table("Doctor", ("check", "", "", "remedy"), rows)
     display.document([asdict(finding) for finding in findings])

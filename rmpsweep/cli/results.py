@@ -1,5 +1,7 @@
 """The commands that read a results directory: status, merge, log, report, claims."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -54,9 +56,8 @@ def merge(
     Usage: rmpsweep merge quickstart --allow-partial
     """
     display = Display(json_)
-    prepared = pipeline.reopen(results_directory(target, results))
-    progress = pipeline.inspect(prepared)
-    tables = publish.merge_tables(prepared, progress, allow_partial=allow_partial)
+    with _reopened(target, results, display) as prepared:
+        tables = publish.merge_tables(prepared, pipeline.inspect(prepared), allow_partial=allow_partial)
     display.line(f"{tables.predictions.num_rows} of {prepared.plan.num_cells} predictions in {prepared.layout.root}")
     display.document({"predictions": tables.predictions.num_rows, "cells": prepared.plan.num_cells})
 
@@ -69,12 +70,12 @@ def log(
     Usage: rmpsweep log quickstart --mlflow http://127.0.0.1:5000
     """
     display = Display(json_)
-    prepared = pipeline.reopen(results_directory(target, results))
-    uri = publish.mlflow_uri(prepared, mlflow)
-    if uri is None:
-        raise SweepError("--mlflow: got 'none', expected a tracking URI")
-    check_uri(uri)
-    logged = publish.log(prepared, publish.read_tables(prepared.layout), uri)
+    with _reopened(target, results, display) as prepared:
+        uri = publish.mlflow_uri(prepared, mlflow)
+        if uri is None:
+            raise SweepError("--mlflow: got 'none', expected a tracking URI")
+        check_uri(uri)
+        logged = publish.log(prepared, publish.read_tables(prepared.layout), uri)
     display.line(f"{logged.runs_total} runs at {logged.tracking_uri}, {logged.runs_created} of them new")
     display.document(asdict(logged))
 
@@ -84,9 +85,9 @@ def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
 
     Usage: rmpsweep report quickstart
     """
-    prepared = pipeline.reopen(results_directory(target, results))
-    publish.write_report(prepared, publish.read_tables(prepared.layout))
     display = Display(json_)
+    with _reopened(target, results, display) as prepared:
+        publish.write_report(prepared, publish.read_tables(prepared.layout))
     display.line(str(prepared.layout.report))
     display.document({"report": str(prepared.layout.report)})
 
@@ -109,3 +110,12 @@ def claims(
     for path in written:
         display.line(path)
     display.document(claim.document() | {"files": written})
+
+
+@contextlib.contextmanager
+def _reopened(target: str, results: str | None, display: Display) -> Iterator[pipeline.Prepared]:
+    """What was launched, while no other command works on it."""
+    where = results_directory(target, results)
+    pipeline.reopen(where)  # what is no results directory is refused before anything is made in it
+    with pipeline.working_on(where, display.line):
+        yield pipeline.reopen(where)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from rmpsweep.data.cache import cache_dir
 from rmpsweep.errors import DataError
-from rmpsweep.files import write_atomic
+from rmpsweep.storage import write_atomic
 
 INDEX_VERSION = 1
 BATCH_ROWS = 256

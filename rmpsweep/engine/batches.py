@@ -21,7 +21,7 @@ from rmpsweep.engine.kernels import Kernels
 from rmpsweep.engine.memory import make_memory_plan
 from rmpsweep.engine.numerics import Constants
 from rmpsweep.engine.program import Program, make_program
-from rmpsweep.engine.reference import RowResult, Rows, State, cast, concatenate, select
+from rmpsweep.engine.reference import OnSteps, RowResult, Rows, State, cast, concatenate, select
 
 Choice = Literal["auto", "triton", "reference"]
 """The kernels of the network's device, those for GPUs wherever it is, or `reference`."""
@@ -29,7 +29,7 @@ Choice = Literal["auto", "triton", "reference"]
 
 def by_nodes(
     constants: Constants, images: Tensor, ids: Tensor, steps: Sequence[int], start: int, state: State | None,
-    record: bool, batch_size: int,
+    record: bool, batch_size: int, on_steps: OnSteps,
 ) -> RowResult:  # fmt: skip
     """All rows through `reference`, in batches padded to one shape, on which floating point depends."""
     num_images, num_rows = len(images), len(constants.settings) * len(images)
@@ -38,7 +38,7 @@ def by_nodes(
         padded = torch.cat([rows, rows[:1].expand(batch_size - len(rows))])
         run = Rows(constants, padded // num_images, images[padded % num_images], ids[padded % num_images])
         given = State() if state is None else cast(select(state, padded), constants.dtype)
-        part = run.simulate(steps, start, given, constants.net.fan_out, record)
+        part = run.simulate(steps, start, given, constants.net.fan_out, record, on_steps)
         parts.append(_rows_of(part, torch.arange(len(rows))))
     return _joined(parts)
 
@@ -46,6 +46,7 @@ def by_nodes(
 def by_program(
     constants: Constants, program: Program, images: Tensor, ids: Tensor, steps: Sequence[int], start: int,
     state: State | None, record: bool, batch_size: int | None, chunk: int | None, keep_state: bool, triton: bool,
+    on_steps: OnSteps,
 ) -> RowResult:  # fmt: skip
     """All rows through the program's kernels; out of memory, a batch is halved, which is told by a warning.
 
@@ -57,7 +58,7 @@ def by_program(
     wide = 8 if constants.dtype == torch.float64 else 4
     plan = make_memory_plan(program, wide, num_settings * num_images, threads, constants.net.device)
     idle = [kernels.for_another_thread() for _ in range(threads)]
-    task = _Task(idle, constants, images, ids, steps, start, state, record, keep_state)
+    task = _Task(idle, constants, images, ids, steps, start, state, record, keep_state, on_steps)
     with ThreadPoolExecutor(threads) as pool:
         batches = _divide(num_settings, num_images, batch_size or plan.rows)
         parts = [part for parts in pool.map(task.run, batches, repeat(chunk or plan.chunk)) for part in parts]
@@ -78,6 +79,7 @@ class _Task:
     state: State | None
     record: bool
     keep_state: bool
+    on_steps: OnSteps
 
     def run(self, rows: Tensor, chunk: int) -> list[tuple[Tensor, RowResult]]:
         """One batch, or out of memory two halves of it; each with its rows."""
@@ -85,7 +87,9 @@ class _Task:
         kernels = self.idle.pop()
         try:
             batch = make_batch(self.constants, self.images, self.ids, rows)
-            result = execute(kernels, batch, self.steps, self.start, given, chunk, self.record, self.keep_state)
+            result = execute(
+                kernels, batch, self.steps, self.start, given, chunk, self.record, self.keep_state, self.on_steps
+            )
             self.idle.append(kernels)
             return [(rows, result)]
         except (MemoryError, RuntimeError) as error:

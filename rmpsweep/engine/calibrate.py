@@ -18,7 +18,7 @@ from rmpsweep.engine.execute import layer_currents
 from rmpsweep.engine.memory import make_memory_plan
 from rmpsweep.engine.network import SpikingNetwork, activations
 from rmpsweep.engine.numerics import Setting
-from rmpsweep.engine.reference import Rows, State
+from rmpsweep.engine.reference import OnSteps, Rows, State
 from rmpsweep.engine.scales import thresholds_from_scales
 from rmpsweep.errors import CalibrationError
 from rmpsweep.terms import INPUT, Encoding, Granularity, MaxPool, Numerics, check_choice, parse_threshold_method
@@ -37,6 +37,7 @@ def calibrate(
     max_pool: MaxPool = "count",
     image_ids: Sequence[int] | Tensor | None = None,
     batch_size: int = 64,
+    on_steps: OnSteps = lambda _: None,
 ) -> dict[str, Tensor]:
     """The threshold of every spiking layer.
 
@@ -52,6 +53,7 @@ def calibrate(
         time_steps, max_pool: of the simulation behind vin_*.
         input_scale: Λ_0, or "auto" for the largest |x| of the images.
         batch_size: images per forward pass, the last one padded, so that the shape never changes.
+        on_steps: told what has been computed, as it goes.
     Returns:
         layer -> θ_ℓ (float64, 0-d or [C]); "input" -> Λ_0.
     Raises:
@@ -81,6 +83,7 @@ def calibrate(
             raise ValueError(f"granularity: got {granularity!r}, but {method} is defined for 'layer' alone")
         averages: dict[str, Tensor] = {}
         for rows, num_real in batches:
+            on_steps(num_real)
             for layer, output in activations(typed, images[rows].to(net.device), net.layers).items():
                 largest = output[:num_real].max()
                 averages[layer] = 0.9 * averages[layer] + 0.1 * largest if layer in averages else largest
@@ -90,6 +93,7 @@ def calibrate(
         statistics = {layer: statistic(layer, 1) for layer in net.layers}
         for rows, num_real in batches:
             values = activations(typed, images[rows].to(net.device), net.layers)
+            on_steps(num_real)
             for layer in net.layers:
                 statistics[layer].add(values[layer][:num_real])
         found |= {layer: _checked(layer, statistics[layer].result(), granularity) for layer in net.layers}
@@ -102,7 +106,7 @@ def calibrate(
         )
         top = statistic(layer, time_steps)
         for rows, num_real in batches:
-            _observe_current(typed, layer, setting, images[rows], ids[rows], num_real, time_steps, top)
+            _observe_current(typed, layer, setting, images[rows], ids[rows], num_real, time_steps, top, on_steps)
         found[layer] = _checked(layer, top.result(), granularity)
     return found
 
@@ -113,7 +117,7 @@ def _padded(rows: Tensor, size: int) -> tuple[Tensor, int]:
 
 def _observe_current(
     net: SpikingNetwork, layer: str, setting: Setting, images: Tensor, ids: Tensor, num_real: int, time_steps: int,
-    statistic: "_TopValues",
+    statistic: "_TopValues", on_steps: OnSteps,
 ) -> None:  # fmt: skip
     """Feed `statistic` with the current into `layer` at every step, the layers before it firing at their thresholds."""
     constants = make_constants(net, [setting], math.inf)
@@ -126,12 +130,14 @@ def _observe_current(
             batch = make_batch(constants, images, ids, part)
             for currents in layer_currents(kernels, batch, layer, time_steps, plan.chunk):
                 statistic.add(currents.flatten(0, 1))
+                on_steps(len(part) * len(currents))
         return
     nodes, state = net.needed_for(net.node(layer).inputs[0]), State()
     run = Rows(constants, rows, images, ids)
     for t in range(time_steps):
         _, current = run.step(t, state, nodes)
         statistic.add(current[:num_real])
+        on_steps(num_real)
 
 
 class _TopValues:

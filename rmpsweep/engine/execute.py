@@ -18,7 +18,7 @@ from rmpsweep.engine.kernels.base import POTENTIAL_LIMIT
 from rmpsweep.engine.kernels.layout import padded
 from rmpsweep.engine.network import Node
 from rmpsweep.engine.program import Layer, Rearrangement, image_shape
-from rmpsweep.engine.reference import LinearNodes, RowResult, State, read_out_of
+from rmpsweep.engine.reference import LinearNodes, OnSteps, RowResult, State, read_out_of
 from rmpsweep.terms import INPUT, SATURATED_RATE
 
 
@@ -43,9 +43,10 @@ def execute(
     chunk: int,
     record: bool,
     keep_state: bool,
+    on_steps: OnSteps,
 ) -> RowResult:
     """Run the rows of a batch from step `start` to steps[-1]; `chunk` steps at a time, which changes nothing."""
-    return _Run(kernels, batch, start, state, chunk, record).simulate(steps, keep_state)
+    return _Run(kernels, batch, start, state, chunk, record).simulate(steps, keep_state, on_steps)
 
 
 def layer_currents(kernels: Kernels, batch: Batch, layer: str, steps: int, chunk: int) -> Iterator[Tensor]:
@@ -131,14 +132,16 @@ class _Run:
                 layer, self.batch.images, self.batch.input_scale, wide
             )
 
-    def simulate(self, steps: Sequence[int], keep_state: bool) -> RowResult:
+    def simulate(self, steps: Sequence[int], keep_state: bool, on_steps: OnSteps) -> RowResult:
         """To steps[-1]; figures at every T of `steps`."""
         fan_outs = self.net.fan_out
         logits: list[Tensor] = []
         tallies: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
         for stop in steps:
             while self.t < stop:
+                before = self.t
                 self.advance(min(self.chunk, stop - self.t))
+                on_steps(len(self.batch.setting) * (self.t - before))
             sums = {name: _planes(self.net.node(name), self.counts[name]) for name in read_out_of(self.net)}
             logits.append(self.linear.logits(sums, stop))
             for name, fan_out in fan_outs.items():

@@ -24,6 +24,8 @@ from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantiz
 from rmpsweep.terms import INPUT, SATURATED_RATE, Reset
 
 Apply = Callable[[Tensor, Node, Tensor], Tensor]
+OnSteps = Callable[[int], None]
+"""Told how many more steps of rows (rows x time steps) have been computed; from any thread."""
 
 
 @dataclass
@@ -157,8 +159,9 @@ class Rows:
         self.driving = net.needed_for(*net.layers, *self.read)
 
     def simulate(
-        self, steps: Sequence[int], start: int, state: State, fan_outs: Mapping[str, Tensor], record: bool
-    ) -> RowResult:
+        self, steps: Sequence[int], start: int, state: State, fan_outs: Mapping[str, Tensor], record: bool,
+        on_steps: OnSteps,
+    ) -> RowResult:  # fmt: skip
         """Run from step `start` to steps[-1] and read off at every T of `steps`."""
         logits: list[Tensor] = []
         counts: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
@@ -167,6 +170,7 @@ class Rows:
         trains: dict[str, list[Tensor]] = {name: [] for name in self.net.layers} if record else {}
         for t in range(start, steps[-1]):
             spikes, _ = self.step(t, state, self.driving)
+            on_steps(len(self.images))
             for name, values in spikes.items():
                 if name in state.counts:
                     state.counts[name] += values

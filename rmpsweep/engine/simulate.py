@@ -15,7 +15,7 @@ from rmpsweep.engine.batches import Choice, by_nodes, by_program, find_program
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.network import SpikingNetwork
 from rmpsweep.engine.numerics import Setting, weights_kind
-from rmpsweep.engine.reference import RowResult, State, concatenate, select
+from rmpsweep.engine.reference import OnSteps, RowResult, State, concatenate, select
 from rmpsweep.engine.scales import Thresholds
 from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
 
@@ -111,11 +111,15 @@ def simulate_many(
     chunk: int | None = None,
     kernels: Choice = "auto",
     keep_state: bool = True,
+    on_steps: OnSteps = lambda _: None,
 ) -> list[Simulation]:
     """`simulate` for several settings at once: what they share is computed once.
 
     Settings with the same weights are stacked in the batch, whatever their thresholds, α, reset and v_init; the input
     is encoded, and the first convolution computed, once for all that see the same input.
+
+    Args:
+        keep_state: whether each `Simulation.state` is wanted. on_steps: told what has been computed, as it goes.
     """
     steps = _checked_steps(time_steps, start)
     if (states is None) != (start == 0):
@@ -140,11 +144,11 @@ def simulate_many(
             if constants.is_fixed and net.device.type != "cpu":  # which has no integer convolutions
                 constants = make_constants(net.to("cpu"), group, float(images.abs().max()) / smallest)
             rows = batch_size or (len(members) * len(images) if kernels == "reference" else NODES_ROWS)
-            whole = by_nodes(constants, images, ids, steps, start, given, record_spikes, rows)
+            whole = by_nodes(constants, images, ids, steps, start, given, record_spikes, rows, on_steps)
         else:
             whole = by_program(
                 constants, program, images, ids, steps, start, given, record_spikes, batch_size, chunk, keep_state,
-                kernels == "triton",
+                kernels == "triton", on_steps,
             )  # fmt: skip
         for position, k in enumerate(members):
             results[k] = _summed(whole, slice(position * len(images), (position + 1) * len(images)), steps)

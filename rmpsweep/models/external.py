@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmpsweep.errors import NetworkError
-from rmpsweep.files import write_atomic
 from rmpsweep.models.weights import SUFFIXES, file_sha256
+from rmpsweep.storage import write_atomic
 
 if TYPE_CHECKING:
     from torch import nn

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 import rmpsweep
 from rmpsweep.data.split import ImageSplit
 from rmpsweep.errors import DataError, NetworkError
-from rmpsweep.files import write_atomic
 from rmpsweep.models.recipe import Card, Recipe, card_path, digest
 from rmpsweep.models.registry import build
 from rmpsweep.models.standardize import fold, standardize
 from rmpsweep.models.weights import file_sha256, save_weights
+from rmpsweep.storage import write_atomic
 
 CROP_PADDING = 4
 STEP_MILESTONES = (0.6, 0.8, 0.9)

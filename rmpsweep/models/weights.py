@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmpsweep.errors import NetworkError
-from rmpsweep.files import write_atomic
+from rmpsweep.storage import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -46,9 +46,13 @@ def check_uri(tracking_uri: str) -> None:
 
 
 @contextlib.contextmanager
-def connected(tracking_uri: str, artifacts: Sequence[Path], remedy: str) -> Iterator[tuple["MlflowClient", str | None]]:
+def connected(
+    tracking_uri: str, artifacts: Sequence[Path], remedy: str, store: str | None = None
+) -> Iterator[tuple["MlflowClient", str | None]]:
     """A client, and where artifacts of a new experiment go (None where the server decides).
 
+    Args:
+        store: URI of the folder they go to where the tracking URI is a database other than a file; default beside them.
     Raises:
         InputError: a malformed URI. TrackingError: whatever MLflow or its database refuses within.
     """
@@ -60,7 +64,7 @@ def connected(tracking_uri: str, artifacts: Sequence[Path], remedy: str) -> Iter
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        location = _reach_database(tracking_uri, artifacts) if re.fullmatch(_DATABASE, tracking_uri) else None
+        location = _reach_database(tracking_uri, artifacts, store) if re.fullmatch(_DATABASE, tracking_uri) else None
         yield MlflowClient(tracking_uri=tracking_uri), location
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
         reason = without_password(str(error).strip().partition("\n")[0])
@@ -74,7 +78,7 @@ def experiment_id(client: "MlflowClient", name: str, location: str | None) -> st
     return found
 
 
-def _reach_database(tracking_uri: str, artifacts: Sequence[Path]) -> str | None:
+def _reach_database(tracking_uri: str, artifacts: Sequence[Path], store: str | None) -> str | None:
     """Connect once (MLflow by itself would try for minutes); where artifacts go, as a URI: beside the file."""
     from sqlalchemy import create_engine, inspect, make_url
 
@@ -88,6 +92,8 @@ def _reach_database(tracking_uri: str, artifacts: Sequence[Path]) -> str | None:
         inspect(engine).get_table_names()
     finally:
         engine.dispose()
+    if store is not None and not is_file:
+        return store
     return (artifacts[0].resolve().parent / "mlartifacts").as_uri() if artifacts else None
 
 

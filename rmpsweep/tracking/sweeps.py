@@ -35,7 +35,8 @@ class SweepRecord:
 
     `created_ms`: when the sweep was first launched, ms since the epoch; like `params`, never another for this sweep_id
     (MLflow keeps the first value of a param). `tags`: what may change, such as versions, devices, coverage.
-    `artifacts`: files with different names, kept on the sweep's run.
+    `artifacts`: files with different names, kept on the sweep's run; `artifact_store`: URI of the folder a database
+    server has them put in, default beside them.
     """
 
     sweep_id: str
@@ -48,6 +49,7 @@ class SweepRecord:
     params: dict[str, str]
     tags: dict[str, str]
     artifacts: tuple[Path, ...]
+    artifact_store: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def log_sweep(tracking_uri: str, record: SweepRecord, summary: "pa.Table") -> Lo
         "The results themselves are safe; start or repair the server or database, or name another with --mlflow, then "
         "run `rmpsweep log`"
     )
-    with connected(tracking_uri, record.artifacts, remedy) as (client, location):
+    with connected(tracking_uri, record.artifacts, remedy, record.artifact_store) as (client, location):
         return _log(client, location, record, summary)
 
 

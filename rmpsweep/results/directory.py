@@ -1,0 +1,95 @@
+"""Whether a results directory is fit for a sweep: whose it is, whether it can be written, and has the space."""
+
+import functools
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmpsweep.errors import ResultsError, StorageError
+from rmpsweep.plan import Plan, Unit
+from rmpsweep.results.layout import Layout
+from rmpsweep.schema import Sweep
+from rmpsweep.storage import Location, ObjectPath, remove_temporaries
+from rmpsweep.sweep import parse_sweep
+
+CELL_BYTES, STEP_BYTES, TRIAL_BYTES, FIXED_BYTES = 8, 4 << 10, 64 << 10, 16 << 20
+"""What results take, rounded up from real sweeps (docs/decisions/0012): a cell in a unit file, in predictions.parquet
+or in MLflow's copy of it; the activity of a trial at one T in a unit file; a trial in the other tables, the report and
+MLflow's database; everything else."""
+
+
+def check_directory(layout: Layout, sweep: Sweep) -> None:
+    """Refuse a directory that holds another sweep or something else, or cannot be written.
+
+    Raises:
+        ResultsError: it is another sweep's, or holds something else. StorageError: it cannot be reached or written.
+    """
+    root = layout.root
+    if isinstance(root, ObjectPath):
+        root.check_bucket()
+    else:
+        existing = _existing(root)
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise StorageError(f"{root}: {existing} is no directory that can be written; name another with --results")
+    if not root.is_dir() or all(path.name.startswith(".") for path in root.iterdir()):
+        return
+    if not layout.sweep.is_file():
+        raise ResultsError(f"{root}: is not empty and holds no sweep; name another with --results")
+    other = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))
+    for key in ("name", "network.label", "data.source", "data.split", "data.transform"):
+        ours, theirs = (functools.reduce(getattr, key.split("."), each) for each in (sweep, other))
+        if ours != theirs:
+            raise ResultsError(
+                f"{root}: holds the results of another sweep ({key.removesuffix('.label')} {theirs!r}, here {ours!r}); "
+                "name another with --results"
+            )
+
+
+def check_space(root: Location, plan: Plan, todo: Sequence[Unit]) -> None:
+    """Refuse to start what the disk cannot hold; object stores are taken to have room.
+
+    Raises:
+        StorageError: less is free than unit files, tables, report and MLflow's copies will take.
+    """
+    if isinstance(root, ObjectPath):
+        return
+    existing = _existing(root)
+    free = shutil.disk_usage(existing).free
+    needed = needed_bytes(plan, todo)
+    if needed > free:
+        cells = sum(unit.num_cells for unit in todo)
+        raise StorageError(
+            f"{root}: {cells:,} results to come take about {_megabytes(needed)}, and {existing} has "
+            f"{_megabytes(free)} free; free space, lower --limit or the grid, or name another folder with --results"
+        )
+
+
+def needed_bytes(plan: Plan, todo: Sequence[Unit]) -> int:
+    """An upper estimate: of the missing unit files, and of everything that is made from all of them."""
+    cells = sum(unit.num_cells for unit in todo) + 2 * plan.num_cells
+    steps = sum(len(steps) for unit in todo for _, steps in unit.work)
+    return CELL_BYTES * cells + STEP_BYTES * steps + TRIAL_BYTES * len(plan.trials) + FIXED_BYTES
+
+
+def make_units(layout: Layout) -> None:
+    """Make the folder that units are committed to, which no commit makes. Raises StorageError."""
+    try:
+        if isinstance(layout.units, Path):
+            layout.units.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{layout.units}: cannot be made ({error}); name another folder with --results") from error
+
+
+def remove_orphans(layout: Layout, min_age_s: float = 0.0) -> None:
+    """Remove the temporary files of writers that died, where they are older than that. Unit files are never touched."""
+    for folder in (layout.root, layout.units, layout.calibration):
+        remove_temporaries(folder, min_age_s)
+
+
+def _existing(root: Path) -> Path:
+    return next(path for path in (root, *root.absolute().parents) if path.exists())
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

@@ -1,0 +1,213 @@
+"""How a unit is committed to a results directory, and which unit files count.
+
+A file under its final name is whole, and says what it computes and from what, under a checksum over every byte of it.
+`scan` trusts nothing else: a truncated, altered, foreign or stale file counts as missing.
+
+In a folder the first commit of a unit wins, and a later one has to agree with it. In an object store, where that cannot
+be had, every attempt has a file of its own; `scan` takes the first of them and compares the others with it.
+"""
+
+import hashlib
+import json
+import re
+import uuid
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+
+from rmpsweep.plan import Unit, disjoint
+from rmpsweep.results.layout import Layout
+from rmpsweep.results.tables import UNIT_SCHEMA, decode_parquet, encode_parquet
+from rmpsweep.storage import PATIENCE_S, Location, write_atomic, write_first
+
+UNIT_VERSION = "2"
+_NO_CHECKSUM = "sha256:" + "0" * 64
+_CHECKSUM = re.compile(rb"sha256:[0-9a-f]{64}")
+_READERS = 16
+"""Files read at the same time."""
+
+
+@dataclass(frozen=True)
+class LayerActivity:
+    """Counts of one layer (or "input") over the images of a unit, at each of the time steps: spikes, synops, and pairs
+    of image and neuron that are saturated (terms.SATURATED_RATE)."""
+
+    trial_id: str
+    layer: str
+    neurons: int
+    time_steps: tuple[int, ...]
+    spikes: tuple[int, ...]
+    synops: tuple[int, ...]
+    saturated: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """A computed unit: one prediction row for each cell (UNIT_SCHEMA), and the activity of its trials.
+
+    provenance: trial_id -> digest of the thresholds it was computed with.
+    """
+
+    unit: Unit
+    context: str
+    provenance: Mapping[str, str]
+    predictions: pa.Table
+    activity: tuple[LayerActivity, ...]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The unit files of a results directory: those that count, and why others do not (file name -> reason).
+
+    conflicts: sentences about attempts of one unit that were both verified and differ.
+    """
+
+    results: tuple[UnitResult, ...]
+    rejected: Mapping[str, str]
+    conflicts: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> list[Unit]:
+        """The finished units."""
+        return [result.unit for result in self.results]
+
+
+def commit_unit(layout: Layout, result: UnitResult, patience_s: float = PATIENCE_S) -> Location:
+    """Write a unit file; the same result gives the same bytes, so committing twice is harmless.
+
+    In a folder, a file that is there already stays if it counts; where it holds something else, which a UserWarning
+    then says, this result is dropped. `units/` has to be there.
+
+    Args:
+        patience_s: how long to wait for storage that is away.
+    Raises:
+        StorageError: it could not be written within that time, or the disk is full or read-only.
+    """
+    content = _encode(result)
+    unit_id = result.unit.unit_id(result.context)
+    path = layout.unit(unit_id)
+    if not isinstance(path, Path):
+        path = layout.unit(unit_id, uuid.uuid4().hex[:12])
+        write_atomic(path, content, patience_s)
+        return path
+
+    def stays(existing: bytes) -> bool:
+        if existing == content:
+            return True
+        try:
+            other = _decode(existing)
+        except (_Rejected, *_UNREADABLE):
+            return False
+        if (other.unit, other.context, other.provenance) != (result.unit, result.context, result.provenance):
+            return False
+        if other != result:
+            warnings.warn(
+                f"{path}: another attempt at this unit committed other results first; they stay, and those of this "
+                "attempt are dropped (floating point may differ between kinds of device)", stacklevel=2,
+            )  # fmt: skip
+        return True
+
+    write_first(path, content, stays, patience_s)
+    return path
+
+
+def scan(layout: Layout, context: str, provenance: Mapping[str, str]) -> Journal:
+    """Read and verify every unit file.
+
+    Args:
+        context: of the plan; files of other weights, data or engines do not count.
+        provenance: trial_id -> digest of its thresholds; files computed with others do not count.
+    Raises:
+        StorageError: an object store cannot be reached.
+    """
+    found: dict[str, tuple[str, UnitResult]] = {}
+    rejected, conflicts = {}, []
+    paths: list[Location] = list(layout.units.glob("*.parquet")) if layout.units.is_dir() else []
+    paths.sort(key=lambda path: path.name)
+    with ThreadPoolExecutor(_READERS) as readers:
+        for path, content in zip(paths, readers.map(_read, paths), strict=True):
+            unit_id = path.name.partition(".")[0]
+            try:
+                if isinstance(content, OSError):
+                    raise content
+                result = _decode(content)
+                if result.unit.unit_id(result.context) != unit_id:
+                    raise _Rejected("its contents are those of another unit")
+                if result.context != context:
+                    raise _Rejected("made from other weights, data or engine version")
+                if any(provenance.get(trial, digest) != digest for trial, digest in result.provenance.items()):
+                    raise _Rejected("made with other thresholds")
+            except (_Rejected, *_UNREADABLE) as error:
+                rejected[path.name] = str(error) or type(error).__name__
+                continue
+            first, counted = found.setdefault(unit_id, (path.name, result))
+            if result != counted:
+                rejected[path.name] = f"its results differ from those of {first}, another attempt at the same unit"
+                conflicts.append(f"{path.name}: {rejected[path.name]}")
+    keep = disjoint([result.unit for _, result in found.values()])
+    results = []
+    for (name, result), kept in zip(found.values(), keep, strict=True):
+        if kept:
+            results.append(result)
+        else:
+            rejected[name] = "its cells are held by another unit file"
+    return Journal(tuple(results), rejected, tuple(conflicts))
+
+
+class _Rejected(Exception):
+    """A unit file that does not count, and why."""
+
+
+_UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
+
+
+def _read(path: Location) -> bytes | OSError:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return error
+
+
+def _encode(result: UnitResult) -> bytes:
+    head = {
+        "unit": asdict(result.unit),
+        "context": result.context,
+        "provenance": dict(result.provenance),
+        "activity": [asdict(activity) for activity in result.activity],
+    }
+    footer = json.dumps(head, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    metadata = {"rmpsweep.schema_version": UNIT_VERSION, "rmpsweep.unit": footer, "rmpsweep.checksum": _NO_CHECKSUM}
+    content = encode_parquet(result.predictions, metadata)
+    return content.replace(_NO_CHECKSUM.encode(), _checksum(content))
+
+
+def _checksum(content: bytes) -> bytes:
+    """Over a file whose own checksum is all zeros."""
+    return b"sha256:" + hashlib.sha256(content).hexdigest().encode()
+
+
+def _decode(content: bytes) -> UnitResult:
+    """Raises _Rejected; nothing is parsed before every byte has been verified."""
+    said = _CHECKSUM.findall(content)
+    if len(said) != 1:
+        raise _Rejected("has no checksum: it is cut short or damaged, no unit file, or of an earlier version")
+    if _checksum(content.replace(said[0], _NO_CHECKSUM.encode())) != said[0]:
+        raise _Rejected("its checksum does not match its contents")
+    metadata, predictions = decode_parquet(content)
+    if metadata.get("rmpsweep.schema_version") != UNIT_VERSION:
+        raise _Rejected(f"schema version {metadata.get('rmpsweep.schema_version')}, expected {UNIT_VERSION}")
+    if not predictions.schema.equals(UNIT_SCHEMA):
+        raise _Rejected(f"columns {', '.join(predictions.column_names)}, expected {', '.join(UNIT_SCHEMA.names)}")
+    head = json.loads(metadata["rmpsweep.unit"])
+    unit = Unit(head["unit"]["start"], head["unit"]["stop"], tuple((t, tuple(s)) for t, s in head["unit"]["work"]))
+    if predictions.num_rows != unit.num_cells:
+        raise _Rejected(f"holds {predictions.num_rows} rows, expected {unit.num_cells}")
+    rows = [{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in head["activity"]]
+    return UnitResult(
+        unit, head["context"], head["provenance"], predictions, tuple(LayerActivity(**row) for row in cast(Any, rows))
+    )

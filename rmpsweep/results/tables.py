@@ -1,0 +1,144 @@
+"""Tables, thresholds, text and JSON of a results directory: written whole, and left untouched where nothing changes."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rmpsweep.errors import StorageError
+from rmpsweep.storage import Location, write_atomic
+
+SCHEMA_VERSION = "1"
+
+UNIT_SCHEMA = pa.schema(
+    [
+        ("trial_id", pa.string()), ("image_id", pa.int64()), ("label", pa.int32()), ("time_steps", pa.int32()),
+        ("prediction", pa.int32()), ("label_rank", pa.int16()),
+    ]
+)  # fmt: skip
+PREDICTIONS_SCHEMA = UNIT_SCHEMA.append(pa.field("correct", pa.bool_()))
+SUMMARY_SCHEMA = pa.schema(
+    [
+        ("trial_id", pa.string()), ("network", pa.string()), ("dataset", pa.string()), ("threshold", pa.string()),
+        ("granularity", pa.string()), ("alpha", pa.float64()), ("alpha_scope", pa.string()), ("reset", pa.string()),
+        ("encoding", pa.string()), ("input_scale", pa.float64()), ("v_init", pa.float64()), ("max_pool", pa.string()),
+        ("seed", pa.int64()), ("numerics", pa.string()), ("time_steps", pa.int32()), ("images", pa.int64()),
+        ("images_planned", pa.int64()), ("correct", pa.int64()), ("accuracy", pa.float64()), ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()), ("top5", pa.float64()), ("ann_accuracy", pa.float64()),
+        ("spikes_per_image", pa.float64()), ("firing_rate", pa.float64()), ("synops_per_image", pa.float64()),
+    ]
+)  # fmt: skip
+ACTIVITY_SCHEMA = pa.schema(
+    [
+        ("trial_id", pa.string()), ("layer", pa.string()), ("time_steps", pa.int32()), ("neurons", pa.int64()),
+        ("images", pa.int64()), ("spikes", pa.int64()), ("synops", pa.int64()), ("saturated", pa.int64()),
+    ]
+)  # fmt: skip
+CALIBRATION_SCHEMA = pa.schema(
+    [("layer", pa.string()), ("channel", pa.int32()), ("threshold", pa.float64())]
+)  # fmt: skip
+
+
+def write_table(path: Location, table: pa.Table, schema: pa.Schema) -> None:
+    """Write a result table atomically, unless it is there already with the same bytes."""
+    content = encode_parquet(table.cast(schema), {})
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomic(path, content)
+
+
+def read_table(path: Location, schema: pa.Schema) -> pa.Table:
+    """Read a result table and check its version.
+
+    Raises:
+        StorageError: missing, unreadable, or of another schema version.
+    """
+    try:
+        metadata, table = decode_parquet(path.read_bytes())
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise StorageError(f"{path}: cannot be read: {error}; make it again with rmpsweep merge") from error
+    version = metadata.get("rmpsweep.schema_version")
+    if version != SCHEMA_VERSION or not table.schema.equals(schema):
+        raise StorageError(
+            f"{path}: got a table of schema version {version}, expected {SCHEMA_VERSION} and its columns; "
+            "make it again with rmpsweep merge"
+        )
+    return table
+
+
+def write_thresholds(path: Location, thresholds: Mapping[str, Sequence[float]]) -> None:
+    """Write a calibration: layer -> one threshold, or one per channel. "input" -> Λ_0."""
+    rows = [
+        {"layer": layer, "channel": c if len(values) > 1 else -1, "threshold": value}
+        for layer, values in thresholds.items()
+        for c, value in enumerate(values)
+    ]
+    write_table(path, pa.Table.from_pylist(rows, schema=CALIBRATION_SCHEMA), CALIBRATION_SCHEMA)
+
+
+def read_thresholds(path: Location) -> dict[str, list[float]]:
+    """Read a calibration. Raises StorageError."""
+    thresholds: dict[str, list[float]] = {}
+    for row in read_table(path, CALIBRATION_SCHEMA).to_pylist():
+        thresholds.setdefault(row["layer"], []).append(row["threshold"])
+    return thresholds
+
+
+def thresholds_digest(thresholds: Mapping[str, Sequence[float]]) -> str:
+    """16 hex digits of the exact values."""
+    text = json.dumps({layer: [float(v).hex() for v in values] for layer, values in thresholds.items()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_text(path: Location, text: str) -> None:
+    """Write a text file atomically, unless it is there already with the same text."""
+    content = text.encode()
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomic(path, content)
+
+
+def write_csv(path: Location, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with equal keys as CSV, unless they are there already; an empty file for no rows."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0] if rows else (), lineterminator="\n")
+    if rows:
+        writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_json(path: Location, value: Any) -> None:
+    """Write JSON atomically, unless it is there already."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Location) -> Any:
+    """The contents of a JSON file, None if there is none. Raises StorageError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: cannot be read: {error}") from error
+
+
+def encode_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
+    """A Parquet file with these entries and the schema version in its footer; equal tables give equal bytes."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(
+        sink, table.schema, compression="zstd", write_page_checksum=True, store_schema=False
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"rmpsweep.schema_version": SCHEMA_VERSION, **metadata})
+    return sink.getvalue()
+
+
+def decode_parquet(content: bytes) -> tuple[dict[str, str], pa.Table]:
+    """Footer metadata and rows. Raises ArrowException, OSError or ValueError where a page or the footer is damaged."""
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    metadata = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
+    return metadata, file.read().replace_schema_metadata(None)

@@ -1,0 +1,22 @@
+"""Where results lie, and how they get there whole: folders and object stores alike.
+
+``location`` is a path in either; ``writing`` puts files under their names, once and whole, and waits for storage that
+is away; ``lease`` keeps two launches from working on one results directory at the same time.
+"""
+
+from rmpsweep.storage.lease import LOCK, hold_lease
+from rmpsweep.storage.location import Location, ObjectPath, local_copies, locate
+from rmpsweep.storage.writing import PATIENCE_S, remove_temporaries, write_atomic, write_first
+
+__all__ = [
+    "LOCK",
+    "PATIENCE_S",
+    "Location",
+    "ObjectPath",
+    "hold_lease",
+    "local_copies",
+    "locate",
+    "remove_temporaries",
+    "write_atomic",
+    "write_first",
+]

@@ -1,0 +1,148 @@
+"""Writing so that nobody ever sees half of a file, and what to do while a place cannot be written.
+
+In a folder a file is written under a temporary name of its own (with a leading dot), synced, read back and then moved
+into place. An object store has no rename: a whole object is put, and appears whole or not at all.
+"""
+
+import contextlib
+import errno
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rmpsweep.errors import StorageError
+from rmpsweep.storage.location import Location
+
+PATIENCE_S = 60.0
+"""How long a write waits for storage that is away."""
+REFUSED_PATIENCE_S = 2.0
+"""How long it waits where waiting seldom helps: a full disk, a read-only file system."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+
+_ANOTHER = "or name another folder; the same command continues"
+_REMEDIES = {
+    errno.ENOSPC: f"the disk is full: free space, {_ANOTHER}",
+    errno.EDQUOT: f"the quota is used up: free space, {_ANOTHER}",
+    errno.EROFS: f"the file system is read-only: mount it so that it can be written, {_ANOTHER}",
+    errno.EACCES: f"give this user the permission to write there, {_ANOTHER}",
+    errno.EPERM: f"give this user the permission to write there, {_ANOTHER}",
+}
+_AWAY = {
+    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN,
+    errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV, errno.ENXIO, errno.EBUSY, errno.EAGAIN,
+}  # fmt: skip
+_DENIED = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "PERMISSION_DENIED")
+"""In messages of object stores: waiting does not help."""
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+def write_atomic(path: Location, content: bytes, patience_s: float = PATIENCE_S) -> None:
+    """Write a file, and its folder, such that readers see the old content or all of the new, also after a crash.
+
+    Raises:
+        StorageError: it cannot be written, or does not read back as written; after patience_s where the storage is
+            away, sooner where waiting does not help.
+    """
+
+    def attempt() -> None:
+        if isinstance(path, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _written_aside(path, content) as temporary:
+                os.replace(temporary, path)
+            _sync(path.parent)
+        else:
+            path.write_bytes(content)
+            _check(path, content)
+
+    _patiently(attempt, path, patience_s)
+
+
+def write_first(path: Path, content: bytes, stays: Callable[[bytes], bool], patience_s: float = PATIENCE_S) -> None:
+    """Write a file where there is none, as `write_atomic` does: of several writers the first one wins.
+
+    The folder has to be there: one that is gone means that its storage is, and what would be made in its place would be
+    lost when the storage returns. Without hard links two writers at the same instant may both win, one after the other.
+
+    Args:
+        stays: whether a file that is there already stays, given its contents; else it is replaced.
+        patience_s: how long to wait for storage that is away.
+    Raises:
+        StorageError: as `write_atomic`.
+    """
+
+    def attempt() -> None:
+        with _written_aside(path, content) as temporary:
+            try:
+                os.link(temporary, path)
+            except OSError as error:
+                if error.errno not in {errno.EEXIST, *_NO_LINKS}:
+                    raise
+                if not _stays(path, stays):
+                    os.replace(temporary, path)
+        _sync(path.parent)
+
+    _patiently(attempt, path, patience_s, away=_AWAY | {errno.ENOENT})
+
+
+def remove_temporaries(folder: Location, min_age_s: float) -> None:
+    """Remove what writers that died have left in a folder, where it is older than that by this machine's clock."""
+    for path in folder.glob(".*.tmp") if isinstance(folder, Path) else ():
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime >= min_age_s:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _written_aside(path: Path, content: bytes) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _check(temporary, content)
+        yield temporary
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _check(path: Location, content: bytes) -> None:
+    if path.read_bytes() != content:
+        raise OSError(errno.EIO, "it reads back other than written")
+
+
+def _stays(path: Path, stays: Callable[[bytes], bool]) -> bool:
+    try:
+        return stays(path.read_bytes())
+    except OSError:
+        return False
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _patiently(attempt: Callable[[], None], path: Location, patience_s: float, away: set[int] = _AWAY) -> None:
+    """Do it; again and again while the storage is away."""
+    began, pause_s = time.monotonic(), _FIRST_PAUSE_S
+    while True:
+        try:
+            return attempt()
+        except (OSError, StorageError) as error:  # an object store's errors have no number
+            number = error.errno if isinstance(error, OSError) else None
+            lost = number in away or (number is None and not any(word in str(error) for word in _DENIED))
+            limit_s = patience_s if lost else REFUSED_PATIENCE_S if number in _REMEDIES else 0.0
+            waited_s = time.monotonic() - began
+            if waited_s + pause_s > limit_s:
+                tried = f", tried for {waited_s:.0f} s" if waited_s >= 1 else ""
+                remedy = _REMEDIES.get(number or 0, f"see that the storage can be reached and written, {_ANOTHER}")
+                raise StorageError(f"{path}: cannot be written ({error}){tried}; {remedy}") from error
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
