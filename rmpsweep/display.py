@@ -85,9 +85,9 @@ class Display:
             f"test {report.test_accuracy:.2%}  {report.seconds:.1f} s  ETA {duration(report.eta_s)}"
         )
 
-    def units(self, num_units: int, image_steps: float) -> "UnitProgress":
+    def units(self) -> "UnitProgress":
         """Progress over units."""
-        return UnitProgress(self, num_units, image_steps)
+        return UnitProgress(self)
 
     def summary(self, summary: Any) -> None:
         """The best trial of each reset."""
@@ -104,19 +104,24 @@ class Display:
 class UnitProgress:
     """Images x time steps done, rate and ETA; failures as they happen. A context manager."""
 
-    def __init__(self, display: Display, num_units: int, image_steps: float) -> None:
-        self.display, self.num_units, self.total = display, num_units, image_steps
-        self.done = self.units = self.failures = 0
-        self.began = self.shown = time.monotonic()
+    def __init__(self, display: Display) -> None:
+        self.display = display
+        self.num_units = self.failures = 0
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
             console=display.console, disable=display.as_json or not display.console.is_terminal,
         )  # fmt: skip
-        self.task = self.bar.add_task(f"{self.num_units} units", total=self.total, rate="")
+
+    def begin(self, num_units: int, image_steps: float) -> None:
+        """Units are computed from now on."""
+        self.num_units, self.total = num_units, image_steps
+        self.units, self.done = 0, 0.0
+        self.began = self.shown = time.monotonic()
+        self.task = self.bar.add_task(f"{num_units} units", total=image_steps, rate="")
+        self.bar.start()
 
     def __enter__(self) -> "UnitProgress":
-        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,14 +130,16 @@ class UnitProgress:
     def event(self, kind: str, **values: Any) -> None:
         """What `watching.Watch` tells."""
         self.display.event(kind, values)
-        if kind == "done":
-            self.units += 1
-            self.done += values["image_steps"]
-        elif kind in ("lost", "retry", "quarantined"):
+        if kind in ("lost", "retry", "quarantined"):
             self.failures += kind != "retry"
-            self.display.line(f"unit {values['unit']}: {kind}: {values['message']}")
+            self.display.line(f"{values['job']}: {kind}: {values['message']}")
         elif kind in ("worker gone", "worker refused"):
             self.display.line(f"{values['worker']}: {values['place']}")
+        if not self.num_units:
+            return
+        if kind == "done":
+            self.units += 1
+            self.done += values["cost"]
         elapsed = time.monotonic() - self.began
         rate = self.done / elapsed if elapsed else 0.0
         shown_rate = f"{quantity(rate)} image-steps/s" + (f", {self.failures} failed" if self.failures else "")

@@ -84,9 +84,9 @@ class Driver:
                 self._drop_waiting()
             self._staff()
             self._assign()
+            self._watch()
             for event in self.pool.wait(POLL_S) if self._open else ():
                 self._take(event)
-            self._watch()
         return self._execution
 
     # Who works

@@ -8,6 +8,7 @@ RmpsweepError                     1
 │   │   └── ConversionError           a layer that cannot be converted faithfully
 │   ├── CalibrationError              thresholds that cannot be found, e.g. a silent layer
 │   └── ResultsError                  results directory of another sweep, gaps at merge
+├── VerificationError             1   results on disk are not what is computed again
 ├── IncompleteError               3   finished, but some units are quarantined
 └── UnusableError                 4   the place it should run or write at cannot be used
     ├── StorageError
@@ -52,6 +53,10 @@ class CalibrationError(InputError):
 
 class ResultsError(InputError):
     """A results directory does not fit the sweep, or is not complete enough for what was asked."""
+
+
+class VerificationError(RmpsweepError):
+    """Committed units are not what is computed again; names them."""
 
 
 class IncompleteError(RmpsweepError):

@@ -1,6 +1,7 @@
 """What `plan` and `status` say of a sweep, as plain values."""
 
 import contextlib
+from collections import Counter
 from typing import Any
 
 from rmpsweep import results as files
@@ -8,6 +9,7 @@ from rmpsweep.errors import StorageError
 from rmpsweep.firing import flag_layers, shortened
 from rmpsweep.pipeline import Prepared, Progress
 from rmpsweep.publish import measured_rate, read_run
+from rmpsweep.watching import read_progress
 
 
 def plan_figures(prepared: Prepared, progress: Progress, workers: int | None) -> dict[str, Any]:
@@ -39,25 +41,40 @@ def trial_rows(prepared: Prepared) -> list[dict[str, Any]]:
 
 
 def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
-    """Cells done and planned of every trial, the ANN first; unit files that do not count; quarantined units."""
+    """Cells done, in flight, failed and planned of every trial, the ANN first; what the launch that runs says of itself
+    (None where none runs); unit files that do not count; quarantined units."""
     missing = {trial: 0 for trial, _ in prepared.plan.work}
     for unit in progress.todo:
         for trial, steps in unit.work:
             missing[trial] += (unit.stop - unit.start) * len(steps)
+    running = read_progress(prepared.layout)
+    in_flight: Counter[str] = Counter()
+    for flight in running["in_flight"] if running else ():
+        if not flight["copy"]:
+            in_flight.update(flight["cells"])
+    given_up: Counter[str] = Counter()
+    quarantined = read_run(prepared.layout).get("quarantined", []) if progress.todo else []
+    for bad in quarantined:
+        given_up.update(bad["cells"])
     settings = {row["trial_id"]: row for row in trial_rows(prepared)}
     trials = []
     for trial, steps in prepared.plan.work:
         cells = prepared.plan.limit * len(steps)
-        trials.append({"trial_id": trial, "done": cells - missing[trial], "cells": cells, **settings.get(trial, {})})
+        standing = {
+            "done": cells - missing[trial], "in_flight": min(in_flight[trial], missing[trial]),
+            "failed": given_up[trial], "cells": cells,
+        }  # fmt: skip
+        trials.append({"trial_id": trial, **standing, **settings.get(trial, {})})
     return {
         "name": prepared.sweep.name,
         "trials": trials,
         "units_left": len(progress.todo),
         "image_steps_left": image_steps_left(progress),
-        "eta_s": _eta_s(prepared, image_steps_left(progress), None),
+        "eta_s": running["eta_s"] if running else _eta_s(prepared, image_steps_left(progress), None),
+        "running": running,
         "flagged_layers": _flagged(prepared),
         "rejected": dict(progress.journal.rejected),
-        "quarantined": read_run(prepared.layout).get("quarantined", []) if progress.todo else [],
+        "quarantined": quarantined,
     }
 
 

@@ -197,7 +197,11 @@ def limits(sweep: Sweep, max_failures: int | None = None, *, fail_fast: bool = F
 
 
 def calibrate(
-    prepared: Prepared, known: Thresholds, driver: Driver, stop: Callable[[], bool] = lambda: False
+    prepared: Prepared,
+    known: Thresholds,
+    driver: Driver,
+    listener: Listener = lambda *_: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Thresholds, list[str]]:
     """Find the thresholds that are not known yet; nothing is written.
 
@@ -215,7 +219,7 @@ def calibrate(
         CalibrationJob(key, setting, tuple(ids.tolist()), prepared.given.get(str(setting.threshold_file)))
         for key, setting in missing.items()
     ]
-    execution = driver.execute(jobs, stop=stop)
+    execution = driver.execute(jobs, listener, stop)
     if execution.interrupted:
         raise KeyboardInterrupt
     for bad in execution.quarantined:

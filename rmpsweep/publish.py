@@ -226,12 +226,15 @@ def _state(prepared: Prepared, progress: Progress, mlflow_uri: str | None) -> st
 
 
 def _quarantined_json(bad: Quarantined) -> dict[str, Any]:
+    unit = bad.outcome.job.unit
     return {
         "unit": bad.outcome.job.job_id,
-        "positions": [bad.outcome.job.unit.start, bad.outcome.job.unit.stop],
+        "positions": [unit.start, unit.stop],
+        "cells": {trial: (unit.stop - unit.start) * len(steps) for trial, steps in unit.work},
         "attempts": bad.attempts,
         "message": bad.outcome.message,
         "detail": bad.outcome.detail,
+        "log": bad.outcome.log,
     }
 
 

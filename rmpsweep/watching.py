@@ -26,15 +26,21 @@ Tell = Callable[..., None]
 
 
 class Watch:
-    """Follows one run of a driver; an instance is its listener."""
+    """Follows the runs of a driver, one after the other; an instance is their listener."""
 
-    def __init__(self, layout: Layout, total: float, tell: Tell) -> None:
-        """total: image-steps to do; tell: gets every event as plain values."""
-        self.layout, self.total, self.tell = layout, total, tell
-        self.began = time.time()
-        self.done = 0.0
-        self.counts: Counter[str] = Counter()
+    def __init__(self, layout: Layout, tell: Tell) -> None:
+        """tell: gets every event as plain values."""
+        self.layout, self.tell = layout, tell
         self.errors: list[dict[str, str]] = []
+        self.begin("starting", 0)
+
+    def begin(self, stage: str, total: float) -> None:
+        """A run begins. total: image-steps to do, 0 where they are not counted."""
+        self.stage, self.total = stage, total
+        self.began, self.done = time.time(), 0.0
+        self.counts: Counter[str] = Counter()
+        self.tell("stage", stage=stage, image_steps=total)
+        self._write(Standing((), (), 0, 0.0, 0.0))
 
     def __call__(self, kind: str, value: Any) -> None:
         """What `Driver.execute` reports."""
@@ -44,41 +50,42 @@ class Watch:
         self.counts[kind] += 1
         if kind == "done":
             self.done += value.job.cost
-            self.tell(kind, unit=value.job.job_id, worker=value.worker, image_steps=value.job.cost,
+            self.tell(kind, stage=self.stage, job=value.job.job_id, worker=value.worker, cost=value.job.cost,
                       seconds=value.report.seconds)  # fmt: skip
         elif kind == "worker":
             self.tell(f"worker {value.kind}", worker=value.worker, place=value.place or value.device or value.message)
         elif kind == "copy":
-            self.tell(kind, unit=value.job.job_id, worker=value.worker)
+            self.tell(kind, stage=self.stage, job=value.job.job_id, worker=value.worker)
         else:
             outcome = value.outcome if kind == "quarantined" else value
             if kind != "retry":
-                error = {"unit": outcome.job.job_id, "worker": outcome.worker, "message": outcome.message}
+                error = {"job": outcome.job.job_id, "worker": outcome.worker, "message": outcome.message}
                 self.errors = [*self.errors, error | {"log": outcome.log}][-LAST_ERRORS:]
-            self.tell(kind, unit=outcome.job.job_id, worker=outcome.worker, message=outcome.message)
+            self.tell(kind, stage=self.stage, job=outcome.job.job_id, worker=outcome.worker, message=outcome.message)
 
     def _write(self, standing: Standing) -> None:
         elapsed = time.time() - self.began
         in_flight = sum(min(flight.done, flight.job.cost) for flight in standing.flights)
-        done = min(self.done + in_flight, self.total)
+        done = min(self.done + in_flight, self.total) if self.total else 0.0
         flights = sorted(standing.flights, key=lambda flight: flight.began)[:IN_FLIGHT]
         places = {worker.name: worker for worker in standing.workers}
         content = {
+            "stage": self.stage,
             "written": time.time(),
             "began": self.began,
             "image_steps": round(self.total),
             "image_steps_done": round(done),
             "image_steps_per_s": round(done / elapsed, 3) if elapsed else 0.0,
-            "eta_s": round((self.total - done) * elapsed / done) if done else None,
-            "units_waiting": standing.waiting,
-            "units_done": self.counts["done"],
-            "units_retried": self.counts["retry"],
-            "units_quarantined": self.counts["quarantined"],
+            "eta_s": round((self.total - done) * elapsed / done) if done and self.total else None,
+            "jobs_waiting": standing.waiting,
+            "jobs_done": self.counts["done"],
+            "jobs_retried": self.counts["retry"],
+            "jobs_quarantined": self.counts["quarantined"],
             "workers_lost": self.counts["lost"],
             "workers": dict(sorted(Counter(worker.state for worker in standing.workers).items())),
             "in_flight": [
                 {
-                    "unit": flight.job.job_id,
+                    "job": flight.job.job_id,
                     "worker": flight.worker,
                     "place": places[flight.worker].place,
                     "log": places[flight.worker].log,
@@ -86,6 +93,7 @@ class Watch:
                     "silent_s": round(standing.now - flight.changed, 1),
                     "done": round(min(1.0, flight.done / flight.job.cost), 3),
                     "copy": flight.copy,
+                    "cells": _cells(flight.job),
                 }
                 for flight in flights
             ],
@@ -100,6 +108,12 @@ class Watch:
         """The run is over."""
         with contextlib.suppress(StorageError, OSError):
             self.layout.progress.unlink(missing_ok=True)
+
+
+def _cells(job: Any) -> dict[str, int]:
+    """What a unit holds of each trial; calibrations hold none."""
+    unit = getattr(job, "unit", None)
+    return {} if unit is None else {trial: (unit.stop - unit.start) * len(steps) for trial, steps in unit.work}
 
 
 def read_progress(layout: Layout) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,11 +85,12 @@ class EvaluationJob:
 
 @dataclass(frozen=True)
 class Report:
-    """What a finished job tells the driver; thresholds only from a calibration."""
+    """What a finished job tells the driver; thresholds: of a calibration; value: of a job that does itself."""
 
     seconds: float
     thresholds: Thresholds | None = None
     warnings: tuple[str, ...] = ()
+    value: Any = None
 
 
 class Worker:
@@ -120,18 +122,20 @@ class Worker:
             return "CPU"
         return f"{torch.cuda.get_device_name(self.device)}, TF32 off"
 
-    def run(self, job: CalibrationJob | EvaluationJob) -> Report:
-        """Do one job."""
+    def run(self, job: Any) -> Report:
+        """Do one job; one of a kind that is not known here does itself, by its `run(worker)`."""
         began = time.perf_counter()
         self._done = 0
-        thresholds = None
+        thresholds = value = None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             if isinstance(job, CalibrationJob):
                 thresholds = self.calibrate(job)
-            else:
+            elif isinstance(job, EvaluationJob):
                 commit_unit(Layout(self.spec.results), self.evaluate(job))
-        return Report(time.perf_counter() - began, thresholds, tuple(str(each.message) for each in caught))
+            else:
+                value = job.run(self)
+        return Report(time.perf_counter() - began, thresholds, tuple(str(each.message) for each in caught), value)
 
     def calibrate(self, job: CalibrationJob) -> dict[str, list[float]]:
         """Thresholds by layer, one value or one per channel. Raises CalibrationError."""

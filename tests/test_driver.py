@@ -11,7 +11,7 @@ from rmpsweep.driver import UNCHARGED, Driver
 from rmpsweep.errors import ClusterError, DataError, NetworkError, StorageError
 from rmpsweep.plan import Facts, Plan, Trial, Unit, pending
 from rmpsweep.pools import InlinePool
-from rmpsweep.results import UNIT_SCHEMA, Layout, UnitResult, commit_unit, scan
+from rmpsweep.results import UNIT_SCHEMA, Layout, UnitResult, commit_unit, make_units, scan
 from rmpsweep.schema import Setting
 from rmpsweep.work import Event, Limits, Outcome
 
@@ -370,6 +370,7 @@ class Committer:
 
 def launch(worker, retries=0, stop=lambda: False):
     """One run as the pipeline does it: what the disk lacks is what is done."""
+    make_units(worker.layout)
     todo = pending(PLAN, scan(worker.layout, "context", {}).done)
     pool = InlinePool(lambda threads, device: worker)
     return Driver(pool, Limits(retries=retries)).execute(map(UnitJob, todo), stop=stop)

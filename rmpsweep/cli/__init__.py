@@ -1,7 +1,8 @@
 """The command line: the only package that prints or exits.
 
-``launch`` is the main command, ``run`` plans and computes besides, ``results`` reads what has been computed, ``lookup``
-needs neither; ``options`` is what they share.
+``launch`` is the main command, ``submit`` sends it to a cluster and cancels it; ``run`` plans and computes besides;
+``results`` reads what has been computed; ``check`` looks before and after; ``lookup`` needs neither; ``options`` is
+what they share.
 Each command reads as the pipeline: arguments in, verbs of `pipeline` and `publish` called, text and exit codes out.
 """
 
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rmpsweep import __version__
-from rmpsweep.cli import launch, lookup, results, run
+from rmpsweep.cli import check, launch, lookup, results, run, submit
 from rmpsweep.display import error
 from rmpsweep.errors import RmpsweepError
 
@@ -23,7 +24,7 @@ app = typer.Typer(
 
 for command in (
     launch.launch, run.plan, results.status, results.merge, results.log, results.report, results.claims, run.train,
-    run.calibrate, lookup.list_, lookup.doctor,
+    run.calibrate, submit.cancel, lookup.list_, check.doctor, check.verify,
 ):  # fmt: skip
     app.command(name=command.__name__.rstrip("_"))(command)
 

@@ -21,9 +21,11 @@ from rmpsweep.cli.options import (
     MlflowOption,
     ResultsOption,
     SetOption,
+    SubmitOption,
     SweepArgument,
 )
 from rmpsweep.cli.run import check_place, trained
+from rmpsweep.cli.submit import submit_launch
 from rmpsweep.display import Display, duration
 from rmpsweep.driver import Driver
 from rmpsweep.errors import IncompleteError
@@ -42,7 +44,7 @@ CANCEL_EVERY_S = 2.0
 def launch(
     sweep: SweepArgument, results: ResultsOption = None, limit: LimitOption = None, actors: ActorsOption = None,
     inline: InlineOption = False, address: AddressOption = None, mlflow: MlflowOption = None, set_: SetOption = None,
-    max_failures: MaxFailuresOption = None, fail_fast: FailFastOption = False,
+    max_failures: MaxFailuresOption = None, fail_fast: FailFastOption = False, submit: SubmitOption = False,
     json_: JsonOption = False,
 ) -> None:  # fmt: skip
     """Run what is missing of a sweep, then merge, report and log.
@@ -56,6 +58,11 @@ def launch(
     began = time.time()
     check_place(inline, actors, address)
     loaded = load_sweep(sweep, set_ or ())
+    if submit:
+        options = {"--limit": limit, "--actors": actors, "--mlflow": mlflow, "--max-failures": max_failures}
+        given = [text for name, value in options.items() if value is not None for text in (name, str(value))]
+        submit_launch(loaded, results, address, [*given, *(["--fail-fast"] if fail_fast else [])], display)
+        return
     with pipeline.working_on(results or pipeline.results_of(loaded), display.line, loaded):
         prepared = pipeline.prepare(loaded, results, limit, download=True)
         uri = publish.mlflow_uri(prepared, mlflow)
@@ -86,23 +93,27 @@ def _compute(
         return prepared, None
     check_space(prepared.layout.root, prepared.plan, progress.todo)
     prepared = trained(prepared, display)
+    progress = pipeline.inspect(prepared)
     if not place.inline:
         pipeline.check_network(prepared)
-    opened = pipeline.open_pool(prepared, inline=place.inline, actors=place.actors, address=place.address)
-    # Ray takes over the signal handlers when it starts: ours are set after that
-    with contextlib.closing(opened) as pool, _interruptible(prepared, display) as stop:
+    with contextlib.ExitStack() as stack:
+        units = stack.enter_context(display.units())
+        watch = stack.enter_context(contextlib.closing(Watch(prepared.layout, units.event)))
+        opened = pipeline.open_pool(prepared, inline=place.inline, actors=place.actors, address=place.address)
+        pool = stack.enter_context(contextlib.closing(opened))
+        # Ray takes over the signal handlers when it starts: ours are set after that
+        stop = stack.enter_context(_interruptible(prepared, display))
         driver = Driver(pool, limits)
-        thresholds, notes = pipeline.calibrate(prepared, pipeline.inspect(prepared).thresholds, driver, stop)
+        watch.begin("calibrating", 0)
+        thresholds, notes = pipeline.calibrate(prepared, progress.thresholds, driver, watch, stop)
         for note in notes:
             display.line(f"warning: {note}")
         pipeline.save(prepared, thresholds, notes)
         progress = pipeline.inspect(prepared, pool.wanted())
         total = sum(unit.image_steps for unit in progress.todo)
-        with (
-            display.units(len(progress.todo), total) as units,
-            contextlib.closing(Watch(prepared.layout, total, units.event)) as watch,
-        ):
-            execution = pipeline.evaluate(prepared, progress, driver, watch, stop)
+        watch.begin("evaluating", total)
+        units.begin(len(progress.todo), total)
+        execution = pipeline.evaluate(prepared, progress, driver, watch, stop)
         publish.record(prepared, execution, driver.devices, pool.wanted(), began)
     return prepared, execution
 

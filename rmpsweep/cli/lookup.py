@@ -1,19 +1,13 @@
-"""The commands that need no sweep: list and doctor."""
+"""The command that needs no sweep: list."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rmpsweep.cli.options import (
-    JsonOption,
-    MlflowOption,
-    ResultsOption,
-)
+from rmpsweep.cli.options import JsonOption
 from rmpsweep.display import Display
 from rmpsweep.errors import SweepError
-from rmpsweep.storage import locate
 from rmpsweep.sweep import RECIPES, SWEEPS, names
 
 
@@ -51,22 +45,6 @@ def list_(what: Annotated[str, typer.Argument(help="sweeps, recipes, networks, p
     for title, entries in chosen.items():
         display.table(title, ("name", ""), entries.items())
     display.document(chosen)
-
-
-def doctor(results: ResultsOption = None, mlflow: MlflowOption = None, json_: JsonOption = False) -> None:
-    """Check that this machine can run a sweep: packages, device, Ray, storage, MLflow.
-
-    Usage: rmpsweep doctor
-    """
-    from rmpsweep.doctor import examine
-
-    display = Display(json_)
-    findings = examine(locate(results or "results"), mlflow)
-    rows = [(f.check, "ok" if f.ok else "PROBLEM", f.detail, f.remedy) for f in findings]
-    display.table("Doctor", ("check", "", "", "remedy"), rows)
-    display.document([asdict(finding) for finding in findings])
-    if not all(finding.ok for finding in findings):
-        raise typer.Exit(4)
 
 
 def _headline(path: Path) -> str:

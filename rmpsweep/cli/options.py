@@ -25,6 +25,7 @@ MaxFailuresOption = Annotated[
     int | None, typer.Option("--max-failures", min=0, help="Stop after more than so many failed attempts.")
 ]
 FailFastOption = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first unit that is given up.")]
+SubmitOption = Annotated[bool, typer.Option("--submit", help="As a Ray Job of the cluster at --address http://…")]
 MlflowOption = Annotated[str | None, typer.Option("--mlflow", help="Tracking URI, or none; default in the results.")]
 
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,7 +32,10 @@ def status(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
     prepared = pipeline.reopen(results_directory(target, results))
     progress = pipeline.inspect(prepared)
     standing = overview.status_document(prepared, progress)
-    shown = ("trial_id", "done", "cells", "threshold", "reset", "alpha")
+    running = standing["running"]
+    shown = ["trial_id", "done", *(["in_flight"] if running else []), "cells", "threshold", "reset", "alpha"]
+    if any(row["failed"] for row in standing["trials"]):
+        shown.insert(2, "failed")
     display.table(f"Sweep {standing['name']}", shown, [[row.get(key) for key in shown] for row in standing["trials"]])
     for name, why in standing["rejected"].items():
         display.line(f"unit file {name} does not count: {why}")
@@ -40,7 +43,10 @@ def status(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
         display.line(f"unit {bad['unit']} is quarantined after {bad['attempts']} attempts: {bad['message']}")
     for line in standing["flagged_layers"]:
         display.line(f"warning: {line}")
-    eta = "" if standing["eta_s"] is None else f", about {duration(standing['eta_s'])} at the last launch's rate"
+    if running:
+        _show_running(display, running)
+    rate = "its rate" if running else "the last launch's rate"
+    eta = "" if not standing["eta_s"] else f", about {duration(standing['eta_s'])} at {rate}"
     steps = quantity(standing["image_steps_left"])
     display.line(f"{standing['units_left']} units left ({steps} image-steps){eta}")
     display.document(standing)
@@ -110,6 +116,22 @@ def claims(
     for path in written:
         display.line(path)
     display.document(claim.document() | {"files": written})
+
+
+def _show_running(display: Display, running: dict[str, Any]) -> None:
+    """What the launch that runs says of itself."""
+    columns = ("worker", "job", "done", "seconds", "place")
+    rows = [
+        [f"{flight[key]:.0%}" if key == "done" else flight[key] for key in columns] for flight in running["in_flight"]
+    ]
+    workers = ", ".join(f"{number} {state}" for state, number in running["workers"].items())
+    display.table(
+        f"{running['stage']} for {duration(running['written'] - running['began'])}; workers: {workers}", columns, rows
+    )
+    for each in running["last_errors"]:
+        display.line(f"{each['job']} on {each['worker']}: {each['message']}")
+    counts = ", ".join(f"{running[f'jobs_{what}']} {what}" for what in ("done", "waiting", "retried", "quarantined"))
+    display.line(f"{counts}; {quantity(running['image_steps_per_s'])} image-steps/s")
 
 
 @contextlib.contextmanager

@@ -237,8 +237,9 @@ def _start_ray(ray: Any, address: str | None, num_workers: int) -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # on by default, and says so every time
     cpus = max(num_workers, os.cpu_count() or 1)
     local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+    named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address or ""
     try:
-        if target := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):  # Ray itself would try for 14 minutes
+        if target := re.fullmatch(r"(?:ray://)?(.+):(\d+)", named):  # Ray itself would try for 14 minutes
             socket.create_connection((target[1].strip("[]"), int(target[2])), CONNECT_TIMEOUT_S).close()
         ray.init(
             address=address or "local", log_to_driver=False, logging_level="error", configure_logging=False, **local

@@ -1,0 +1,66 @@
+"""launch --submit: the same launch as a Ray Job; and cancel, which stops a launch wherever it runs."""
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rmpsweep import pipeline
+from rmpsweep.cli.options import JsonOption, ResultsOption, TargetArgument, results_directory
+from rmpsweep.display import Display
+from rmpsweep.errors import SweepError
+from rmpsweep.results import Layout, write_text
+from rmpsweep.schema import Sweep
+from rmpsweep.sweep import dump_sweep
+from rmpsweep.watching import read_progress
+
+
+def submit_launch(
+    sweep: Sweep, results: str | None, address: str | None, options: Sequence[str], display: Display
+) -> None:
+    """Send the launch to the cluster at `address`, where the same command finds it until it has ended.
+
+    Raises:
+        SweepError: no address, or results in a place that is gone with the job. ClusterError: it takes no jobs.
+    """
+    from rmpsweep.pools.jobs import submit
+
+    if address is None or not address.startswith(("http://", "https://")):
+        raise SweepError(f"--submit: got --address {address}, expected the dashboard's, such as http://127.0.0.1:8265")
+    if results is None or not ("://" in results or Path(results).is_absolute()):
+        raise SweepError(
+            f"--submit: got --results {results}, expected a place that every node reaches: an absolute path, s3:// or gs://"
+        )
+    if pipeline.without_secret(sweep) != sweep:
+        raise SweepError(
+            "--submit: mlflow.tracking_uri holds a password, which a job would show; leave it out, and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the cluster starts"
+        )
+    text = dump_sweep(sweep)
+    command = ["rmpsweep", "launch", "sweep.yaml", "--results", results, "--address", "auto", *options]
+    digest = hashlib.sha256("\0".join([text, *command]).encode()).hexdigest()[:12]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "sweep.yaml").write_text(text, encoding="utf-8")
+        job = submit(address, command, f"rmpsweep-{sweep.name}-{digest}", Path(folder))
+    display.line(f"{'sent' if job.is_new else 'is there already'}: {job.submission_id}, {job.status}")
+    display.line(f"follow it with: ray job logs --address {address} --follow {job.submission_id}")
+    display.line(f"stop it with:   rmpsweep cancel {results}")
+    display.document(asdict(job))
+
+
+def cancel(target: TargetArgument, results: ResultsOption = None, json_: JsonOption = False) -> None:
+    """Ask the launch that runs on a results directory to stop; units in flight are finished first.
+
+    Usage: rmpsweep cancel quickstart
+    """
+    display = Display(json_)
+    layout = Layout(results_directory(target, results))
+    pipeline.reopen(layout.root)
+    running = read_progress(layout) is not None
+    if running:
+        write_text(layout.cancel, "")
+        display.line(f"{layout.root}: asked to stop; units in flight are finished first, the same launch continues")
+    else:
+        display.line(f"{layout.root}: no launch runs here")
+    display.document({"cancelled": running})

@@ -1,0 +1,51 @@
+"""A command as a Ray Job: it runs on the cluster and goes on without the machine that sent it."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rmpsweep.errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A Ray Job. status: of Ray, such as RUNNING; is_new: false where it had been sent before and has not ended."""
+
+    submission_id: str
+    status: str
+    is_new: bool
+
+
+def submit(address: str, command: Sequence[str], name: str, folder: Path) -> Submission:
+    """Send a command, unless the very same one is there and has not ended.
+
+    Args:
+        address: of the cluster's dashboard, http://HOST:PORT.
+        name: says which command it is: the job is called so, and NAME-2, NAME-3 … once one of that name has ended.
+        folder: what the command finds in its working directory.
+    Raises:
+        ClusterError: the cluster cannot be reached or takes no jobs.
+    """
+    try:
+        from ray.job_submission import JobSubmissionClient
+
+        client = JobSubmissionClient(address)
+        known = {job.submission_id: job.status for job in client.list_jobs()}
+        number, submission_id = 1, name
+        while submission_id in known:
+            if not known[submission_id].is_terminal():
+                return Submission(submission_id, str(known[submission_id].value), False)
+            number += 1
+            submission_id = f"{name}-{number}"
+        client.submit_job(
+            entrypoint=shlex.join(command), submission_id=submission_id, runtime_env={"working_dir": str(folder)}
+        )
+        return Submission(submission_id, str(client.get_job_status(submission_id).value), True)
+    except ImportError as error:
+        raise ClusterError(f"jobs are sent by ray[default]: pip install 'rmpsweep[cluster]' ({error})") from error
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ClusterError(
+            f"{address}: takes no jobs ({error}); it should be the dashboard's address, such as "
+            "http://127.0.0.1:8265 at the end of an SSH tunnel, and RAY_AUTH_TOKEN set if it asks for one"
+        ) from error
