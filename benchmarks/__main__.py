@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import measure, rates, scaling, sweep
+from benchmarks import actors, measure, rates, scaling, sweep
 from benchmarks.contenders import OURS, available
 from benchmarks.networks import CASES
 from benchmarks.table import MIB, time_case
@@ -62,6 +62,9 @@ def main() -> None:
         figures["rates"] = {"network": rates.CASE.network, "numerics": numerics}
         figures["rates"]["rows"] = rates.run(numerics, options.rounds)
         print_rates(figures["rates"])
+    if options.actors:
+        figures["actors"] = actors.run(options.rounds)
+        print_actors(figures["actors"])
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -99,16 +102,27 @@ def print_rates(done: dict[str, Any]) -> None:
         print(f"{row['firing_rate']:11.4f} {row['image_steps_per_s']:14,.0f}")
 
 
+def print_actors(done: dict[str, Any]) -> None:
+    """Two actors against one."""
+    print(
+        f"\nactors: {actors.CASE.network}, 8 trials x T = 64, {done['images']} images, launched from the command line"
+    )
+    for label, rate in done["image_steps_per_s"].items():
+        print(f"{label:24} {rate:,.0f} image-steps/s, first unit after {done['seconds_to_first_unit'][label]:.1f} s")
+    print(f"two to one: {done['ratio']:.2f}")
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--cases", type=_cases, default=list(CASES), help=f"some of {','.join(CASES)}")
+    parser.add_argument("--cases", type=_cases, default=list(CASES), help=f"some of {','.join(CASES)}; or none")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch; default torch's own")
     parser.add_argument("--sweep-images", type=int, default=SWEEP_IMAGES, help="of the sweep on resnet20; 0: no sweep")
     parser.add_argument("--full", action="store_true", help=f"--sweep-images {SWEEP_IMAGES_FULL}")
     parser.add_argument("--scaling", action="store_true", help="time against T and trials")
     parser.add_argument("--rates", action="store_true", help="speed against firing rate")
+    parser.add_argument("--actors", action="store_true", help="whole launches: two actors against one on one core")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument(
         "--memory", nargs=3, metavar=("CASE", "CONTENDER", "WORK"),
@@ -118,7 +132,7 @@ def parse() -> argparse.Namespace:
 
 
 def _cases(text: str) -> list[str]:
-    names = text.split(",")
+    names = [] if text == "none" else text.split(",")
     if unknown := set(names) - CASES.keys():
         raise argparse.ArgumentTypeError(f"got {', '.join(sorted(unknown))}, expected some of {','.join(CASES)}")
     return names

@@ -24,6 +24,13 @@ def hardware() -> str:
     return f"{os.cpu_count()} cores, {model or platform.processor() or platform.machine()}"
 
 
+def usable_cpus() -> int:
+    """Processors this process may use, which schedulers and `taskset` restrict."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def git() -> dict[str, Any] | None:
     """Commit of the checkout this package runs from, None outside one."""
     where = Path(__file__).parent

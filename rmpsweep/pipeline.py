@@ -244,8 +244,8 @@ def rule_name(setting: Setting) -> str:
 def save(prepared: Prepared, thresholds: Thresholds, warnings: Sequence[str] = ()) -> None:
     """Write what was launched, where it changed: resolved sweep, plan, thresholds. The first write of a launch."""
     layout, plan = prepared.layout, prepared.plan
-    make_units(layout)
     files.write_text(layout.sweep, dump_sweep(without_secret(prepared.sweep)))
+    make_units(layout)
     files.write_json(layout.plan, plan_json(prepared))
     run = files.read_json(layout.run) or {"created_ms": int(time.time() * 1000), "launches": []}
     run["warnings"] = list(dict.fromkeys([*run.get("warnings", []), *warnings]))

@@ -206,7 +206,8 @@ class Killer:
         while True:
             before = committed(results)
             code = self._launch(list(map(str, command)), results, most, log, harassed)
-            harassed.exits[code] += code >= 0
+            if code >= 0:
+                harassed.exits[code] += 1
             if code == 0:
                 harassed.seconds = time.monotonic() - began
                 return harassed

@@ -58,20 +58,26 @@ def check(command, results, quiet, images):
 
 
 def test_a_dozen_kills_change_no_byte(prepared, tmp_path):
-    images, steps, harassed = 160, 400, Counter()
-    quiet = subprocess.Popen([sys.executable, "-m", "rmpsweep", *map(str, prepared("quiet", images, steps)), "--inline"],
-                             stdout=subprocess.DEVNULL)  # fmt: skip
-    with LocalCluster() as cluster:
-        print(time.monotonic(), "up"); assert quiet.wait(240) == 0; print(time.monotonic(), "quiet")
-        command = (*prepared("killed", images, steps), *on(cluster))
-        killer = Killer(cluster, random.Random(4), pause_s=0.5, say=lambda t: print(time.monotonic(), t))
-        harassed = killer.harass(command, tmp_path / "killed", SHORT_KILLS, tmp_path / "log")
-        print(time.monotonic(), "done")
-        check(command, tmp_path / "killed", tmp_path / "quiet", images)
-        cluster.check_free()
-    assert not [pid for pid, (_, session) in processes().items() if session in harassed.sessions]
-    print(harassed)
+    images, steps = 160, 400
+    inline = [sys.executable, "-m", "rmpsweep", *map(str, prepared("quiet", images, steps)), "--inline"]
+    quiet = subprocess.Popen(inline, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with LocalCluster() as cluster:
+            assert quiet.wait(240) == 0
+            command = (*prepared("killed", images, steps), *on(cluster))
+            killer = Killer(cluster, random.Random(4), pause_s=0.5)
+            harassed = killer.harass(command, tmp_path / "killed", SHORT_KILLS, tmp_path / "log")
+            check(command, tmp_path / "killed", tmp_path / "quiet", images)
+            cluster.check_free()
+    finally:
+        quiet.kill()
+    assert not left_of(harassed)
     assert harassed.kills.total() >= SHORT_KILLS / 2, harassed
+
+
+def left_of(harassed):
+    """Processes that its launches have left."""
+    return [pid for pid, (_, session) in processes().items() if session in harassed.sessions]
 
 
 @pytest.mark.soak
@@ -100,7 +106,7 @@ def test_constant_failures_change_no_byte(prepared, tmp_path):
             harassed = killer.harass(command, results, SOAK_KILLS, tmp_path / f"{seed}.log")
             temporary = check(command, results, tmp_path / "quiet", images)
             cluster.check_free()
-            assert not [pid for pid, (_, session) in processes().items() if session in harassed.sessions]
+            assert not left_of(harassed)
             kills += harassed.kills
             rows.append([
                 f"seed {seed}", *(harassed.kills[kind] for kind in KINDS), harassed.kills.total(), harassed.launches,

@@ -29,6 +29,8 @@ def server():
 
 KILLED = {
     # in the order a launch comes by: when it is killed
+    "before the sweep has its name": "when_named('replace', True, 'sweep.yaml', die)",
+    "the sweep has its name": "when_named('replace', False, 'sweep.yaml', die)",
     "half of the plan is written": "when_half_written('plan.json', die)",
     "the plan is written and has no name": "when_named('replace', True, 'plan.json', die)",
     "before the first run.json has its name": "when_named('replace', True, 'run.json', die)",

@@ -90,6 +90,14 @@ def test_a_directory_stays_only_if_something_was_put_in_it(tmp_path):
     assert [path.name for path in root.iterdir()] == ["sweep.yaml"]
 
 
+def test_a_lease_of_a_directory_that_was_removed_takes_nothing_from_the_next(tmp_path):
+    root = tmp_path / "results"
+    with hold_lease(root, print):
+        (root / LOCK).unlink()
+        (root / LOCK).write_text("another one's")
+    assert (root / LOCK).read_text() == "another one's"
+
+
 COUNTER = """
 import sys, time
 from pathlib import Path
@@ -148,6 +156,19 @@ def test_a_read_only_directory_can_be_read_from_and_one_below_a_file_is_refused(
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file/r: cannot be used .*; name another folder with --results"):
         hold_lease(tmp_path / "file" / "r", print).__enter__()
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_launch_that_waits_can_be_interrupted(write_sweep, tmp_path):
+    root = tmp_path / "results"
+    with holding(root):
+        command = [sys.executable, "-m", "rmpsweep", "launch", str(write_sweep()), "--results", str(root), "--inline"]
+        waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert waiting.stdout.readline().endswith("is at work here; waiting until it ends\n")
+        waiting.send_signal(signal.SIGINT)
+        said, _ = waiting.communicate(timeout=10)
+        assert (waiting.returncode, "Traceback" in said) == (130, False), said
+        assert [path.name for path in root.iterdir()] == [LOCK]
 
 
 @pytest.mark.usefixtures("environment")

@@ -1,4 +1,5 @@
 import random
+import warnings
 from dataclasses import replace
 
 import pyarrow as pa
@@ -94,6 +95,32 @@ def test_identical_results_are_identical_bytes(tmp_path):
         make_units(layout)
         contents.add(commit_unit(layout, each).read_bytes())
     assert len(contents) == 2
+
+
+def test_the_first_commit_stays_and_one_with_other_results_is_dropped_with_a_warning(layout):
+    first = commit_unit(layout, result_of(UNIT)).read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        commit_unit(layout, result_of(UNIT))
+    with pytest.warns(UserWarning, match=r"\.parquet: another attempt at this unit committed other results first"):
+        path = commit_unit(layout, result_of(UNIT, rank=1))
+    assert path.read_bytes() == first
+
+
+def test_a_commit_replaces_a_file_that_is_damaged_or_of_other_thresholds(layout):
+    path = commit_unit(layout, replace(result_of(UNIT, rank=1), provenance={**PROVENANCE, "b": "others"}))
+    sound = result_of(UNIT)
+    for damage in (lambda content: content, lambda content: content[:-1], lambda content: b""):
+        path.write_bytes(damage(path.read_bytes()))
+        commit_unit(layout, sound)
+        assert scan(layout, CONTEXT, PROVENANCE).results == (sound,)
+
+
+def test_a_commit_makes_no_folder(layout):
+    layout.units.rmdir()
+    with pytest.raises(StorageError, match=r"units/.*\.parquet: cannot be written .*No such file"):
+        commit_unit(layout, result_of(UNIT), patience_s=0.5)
+    assert not layout.units.exists()
 
 
 def rewritten(sound=False, **changed):

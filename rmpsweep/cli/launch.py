@@ -103,6 +103,8 @@ def _compute(
         pool = stack.enter_context(contextlib.closing(opened))
         # Ray takes over the signal handlers when it starts: ours are set after that
         stop = stack.enter_context(_interruptible(prepared, display))
+        if pool.note:
+            display.line(f"note: {pool.note}")
         driver = Driver(pool, limits)
         watch.begin("calibrating", 0)
         thresholds, notes = pipeline.calibrate(prepared, progress.thresholds, driver, watch, stop)

@@ -1,6 +1,7 @@
 """launch --submit: the same launch as a Ray Job; and cancel, which stops a launch wherever it runs."""
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +15,10 @@ from rmpsweep.results import Layout, write_text
 from rmpsweep.schema import Sweep
 from rmpsweep.sweep import dump_sweep
 from rmpsweep.watching import read_progress
+
+
+MOST_BYTES = 100 << 20
+"""Weights up to this size travel with the job; larger ones are named by a path that is the same on every node."""
 
 
 def submit_launch(
@@ -37,11 +42,22 @@ def submit_launch(
             "--submit: mlflow.tracking_uri holds a password, which a job would show; leave it out, and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the cluster starts"
         )
+    weights = sweep.network.weights
+    if weights is not None and weights.is_file() and weights.stat().st_size <= MOST_BYTES:
+        network = sweep.network.model_copy(update={"weights": Path(weights.name)})
+        sweep = sweep.model_copy(update={"network": network})
+    else:
+        weights = None
+    for path in {setting.threshold_file for setting in sweep.settings()} - {None}:
+        if not Path(path).is_absolute():
+            raise SweepError(f"--submit: threshold file {path}: expected an absolute path, the same on every node")
     text = dump_sweep(sweep)
     command = ["rmpsweep", "launch", "sweep.yaml", "--results", results, "--address", "auto", *options]
     digest = hashlib.sha256("\0".join([text, *command]).encode()).hexdigest()[:12]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "sweep.yaml").write_text(text, encoding="utf-8")
+        if weights is not None:
+            shutil.copy(weights, folder)
         job = submit(address, command, f"rmpsweep-{sweep.name}-{digest}", Path(folder))
     display.line(f"{'sent' if job.is_new else 'is there already'}: {job.submission_id}, {job.status}")
     display.line(f"follow it with: ray job logs --address {address} --follow {job.submission_id}")

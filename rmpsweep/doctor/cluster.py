@@ -39,14 +39,16 @@ def examine_cluster(
 
     try:
         opened = Nodes(address)
-    except UnusableError as error:
+    except (UnusableError, ImportError) as error:
         yield Finding("ray", False, str(error), "repair the Ray installation" if address is None else "")
         return
     with contextlib.closing(opened) as nodes:
         yield _ray(nodes, address)
         answers = nodes.ask(probe.machine, answer_s)
-        yield agree("nodes", answers, lambda _: "", "answered", "look at them with ray status, restart them")
+        yield agree("nodes", answers, lambda _: "", "each has answered", "look at them with ray status, restart them")
         answers = [answer for answer in answers if not answer.error]
+        if not answers:
+            return
         yield from compare_machines(probe.machine(), answers)
         reached = [answer.node for answer in answers]
         remedy = "name a folder that all nodes share, or s3://bucket/folder, with --results"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rmpsweep.environment import usable_cpus
 from rmpsweep.errors import ClusterError, RmpsweepError
 from rmpsweep.pools.outcomes import MakeWorker, failed_outcome, first_line, see
 from rmpsweep.work import Cause, Event, Outcome
@@ -77,6 +78,11 @@ class RayPool:
         gpus = ray.cluster_resources().get("GPU", 0.0)
         self.gpus = gpus_per_worker if gpus_per_worker is not None else min(1.0, gpus)
         self.device = None if self.gpus else "cpu"
+        self.note = (
+            "the cluster has no GPU at the moment: workers use CPUs; --set run.gpus_per_actor=1 --actors N waits for GPUs"
+            if address and gpus_per_worker is None and not gpus
+            else ""
+        )
         self.room, self.room_at = 0, -CAPACITY_EVERY_S
         self.threads = _threads_per_worker(ray.nodes(), self.wanted(), self.gpus)
         self.actor_class = ray.remote(
@@ -235,7 +241,9 @@ _WHY: dict[Cause, str] = {
 
 def _start_ray(ray: Any, address: str | None, num_workers: int) -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # on by default, and says so every time
-    cpus = max(num_workers, os.cpu_count() or 1)
+    # whatever log_to_driver says, Ray tells of lost workers on standard output, where --json has its document
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    cpus = max(num_workers, usable_cpus())
     local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address or ""
     try:

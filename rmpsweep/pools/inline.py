@@ -11,6 +11,8 @@ from rmpsweep.work import Event, Outcome
 class InlinePool:
     """One worker in this process: breakpoints work, and nothing needs to be installed or reachable."""
 
+    note = ""
+
     def __init__(self, make_worker: MakeWorker) -> None:
         self.make_worker = make_worker
         self.worker: Any = None

@@ -32,7 +32,8 @@ def check_directory(layout: Layout, sweep: Sweep) -> None:
         existing = _existing(root)
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise StorageError(f"{root}: {existing} is no directory that can be written; name another with --results")
-    if not root.is_dir() or all(path.name.startswith(".") for path in root.iterdir()):
+    early = {path.name for path in (layout.logs, layout.progress, layout.cancel)}  # made before sweep.yaml is
+    if not root.is_dir() or all(path.name.startswith(".") or path.name in early for path in root.iterdir()):
         return
     if not layout.sweep.is_file():
         raise ResultsError(f"{root}: is not empty and holds no sweep; name another with --results")

@@ -130,22 +130,12 @@ def scan(layout: Layout, context: str, provenance: Mapping[str, str]) -> Journal
     paths: list[Location] = list(layout.units.glob("*.parquet")) if layout.units.is_dir() else []
     paths.sort(key=lambda path: path.name)
     with ThreadPoolExecutor(_READERS) as readers:
-        for path, content in zip(paths, readers.map(_read, paths), strict=True):
-            unit_id = path.name.partition(".")[0]
-            try:
-                if isinstance(content, OSError):
-                    raise content
-                result = _decode(content)
-                if result.unit.unit_id(result.context) != unit_id:
-                    raise _Rejected("its contents are those of another unit")
-                if result.context != context:
-                    raise _Rejected("made from other weights, data or engine version")
-                if any(provenance.get(trial, digest) != digest for trial, digest in result.provenance.items()):
-                    raise _Rejected("made with other thresholds")
-            except (_Rejected, *_UNREADABLE) as error:
-                rejected[path.name] = str(error) or type(error).__name__
+        verified = readers.map(lambda path: _verify(path, context, provenance), paths)
+        for path, result in zip(paths, verified, strict=True):
+            if isinstance(result, str):
+                rejected[path.name] = result
                 continue
-            first, counted = found.setdefault(unit_id, (path.name, result))
+            first, counted = found.setdefault(_unit_id(path), (path.name, result))
             if result != counted:
                 rejected[path.name] = f"its results differ from those of {first}, another attempt at the same unit"
                 conflicts.append(f"{path.name}: {rejected[path.name]}")
@@ -166,11 +156,23 @@ class _Rejected(Exception):
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 
-def _read(path: Location) -> bytes | OSError:
+def _verify(path: Location, context: str, provenance: Mapping[str, str]) -> UnitResult | str:
+    """What a unit file holds, or why it does not count."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        return error
+        result = _decode(path.read_bytes())
+    except (_Rejected, *_UNREADABLE) as error:
+        return str(error) or type(error).__name__
+    if result.unit.unit_id(result.context) != _unit_id(path):
+        return "its contents are those of another unit"
+    if result.context != context:
+        return "made from other weights, data or engine version"
+    if any(provenance.get(trial, digest) != digest for trial, digest in result.provenance.items()):
+        return "made with other thresholds"
+    return result
+
+
+def _unit_id(path: Location) -> str:
+    return path.name.partition(".")[0]
 
 
 def _encode(result: UnitResult) -> bytes:
