@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,7 +148,7 @@ def _serve() -> None:
 
     for line in sys.stdin:
         where, arguments = json.loads(line)
-        said_path = Path(f"/tmp/rmpsweep-mishap-{os.getpid()}")
+        said_path = Path(tempfile.gettempdir(), f"rmpsweep-mishap-{os.getpid()}")
         child = os.fork()
         if child == 0:
             said = os.open(said_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

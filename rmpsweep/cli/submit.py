@@ -16,7 +16,6 @@ from rmpsweep.schema import Sweep
 from rmpsweep.sweep import dump_sweep
 from rmpsweep.watching import read_progress
 
-
 MOST_BYTES = 100 << 20
 """Weights up to this size travel with the job; larger ones are named by a path that is the same on every node."""
 
@@ -48,8 +47,8 @@ def submit_launch(
         sweep = sweep.model_copy(update={"network": network})
     else:
         weights = None
-    for path in {setting.threshold_file for setting in sweep.settings()} - {None}:
-        if not Path(path).is_absolute():
+    for path in {setting.threshold_file for setting in sweep.settings()}:
+        if path is not None and not path.is_absolute():
             raise SweepError(f"--submit: threshold file {path}: expected an absolute path, the same on every node")
     text = dump_sweep(sweep)
     command = ["rmpsweep", "launch", "sweep.yaml", "--results", results, "--address", "auto", *options]

@@ -52,7 +52,8 @@ def examine_here(results: Location, mlflow_uri: str | None, sweep: Sweep | None)
             try:
                 prepared = pipeline.prepare(sweep, results)
             except RmpsweepError as error:
-                findings.append(Finding("plan", False, str(error)))
+                if all(finding.detail != str(error) for finding in findings):
+                    findings.append(Finding("plan", False, str(error)))
     if prepared is not None:
         findings.append(look("network", partial(_network, prepared), "name the network these weights are of"))
         findings.append(look("space", partial(_space, prepared), "name a larger place with --results"))

@@ -79,7 +79,7 @@ class RayPool:
         self.gpus = gpus_per_worker if gpus_per_worker is not None else min(1.0, gpus)
         self.device = None if self.gpus else "cpu"
         self.note = (
-            "the cluster has no GPU at the moment: workers use CPUs; --set run.gpus_per_actor=1 --actors N waits for GPUs"
+            "the cluster has no GPU now, workers use CPUs; --set run.gpus_per_actor=1 --actors N waits for GPUs"
             if address and gpus_per_worker is None and not gpus
             else ""
         )

@@ -7,6 +7,7 @@ In a folder the first commit of a unit wins, and a later one has to agree with i
 be had, every attempt has a file of its own; `scan` takes the first of them and compares the others with it.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -23,13 +24,13 @@ import pyarrow as pa
 from rmpsweep.plan import Unit, disjoint
 from rmpsweep.results.layout import Layout
 from rmpsweep.results.tables import UNIT_SCHEMA, decode_parquet, encode_parquet
-from rmpsweep.storage import PATIENCE_S, Location, write_atomic, write_first
+from rmpsweep.storage import PATIENCE_S, Location, ObjectPath, write_atomic, write_first
 
 UNIT_VERSION = "2"
 _NO_CHECKSUM = "sha256:" + "0" * 64
 _CHECKSUM = re.compile(rb"sha256:[0-9a-f]{64}")
 _READERS = 16
-"""Files read at the same time."""
+"""Objects read from a store at the same time."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ def scan(layout: Layout, context: str, provenance: Mapping[str, str]) -> Journal
     rejected, conflicts = {}, []
     paths: list[Location] = list(layout.units.glob("*.parquet")) if layout.units.is_dir() else []
     paths.sort(key=lambda path: path.name)
+    verify = functools.partial(_verify, context=context, provenance=provenance)
     with ThreadPoolExecutor(_READERS) as readers:
-        verified = readers.map(lambda path: _verify(path, context, provenance), paths)
+        verified = readers.map(verify, paths) if isinstance(layout.root, ObjectPath) else map(verify, paths)
         for path, result in zip(paths, verified, strict=True):
             if isinstance(result, str):
                 rejected[path.name] = result
