@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test soak lint bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -11,6 +11,9 @@ demo: .venv/.installed  ## install, then run the quickstart sweep: one small net
 
 test: lint  ## lint, then all tests
 	$(BIN)/python -m pytest
+
+soak: .venv/.installed-test  ## hundreds of random kills of actors, nodes and drivers; half an hour
+	$(BIN)/python -m pytest -m soak -s
 
 lint: .venv/.installed-test  ## style, types and import contracts
 	$(BIN)/ruff check .

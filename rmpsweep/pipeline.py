@@ -171,9 +171,10 @@ def check_network(prepared: Prepared) -> None:
 
 
 def open_pool(
-    prepared: Prepared, *, inline: bool = False, actors: int | None = None, address: str | None = None
-) -> Any:
-    """Where the workers will run. Raises ClusterError."""
+    prepared: Prepared, *, inline: bool = False, actors: int | None = None, address: str | None = None,
+    logs: bool = True,
+) -> Any:  # fmt: skip
+    """Where the workers will run; logs: whether they write theirs into the results. Raises ClusterError."""
     from rmpsweep.pools import InlinePool, RayPool
 
     make_worker = functools.partial(
@@ -182,10 +183,10 @@ def open_pool(
     if inline:
         return InlinePool(make_worker)
     run = prepared.sweep.run
-    logs = prepared.layout.logs
+    folder = prepared.layout.logs
     return RayPool(
         make_worker, actors or run.actors, address=address, gpus_per_worker=run.gpus_per_actor,
-        logs=logs.absolute() if isinstance(logs, Path) else None,
+        logs=folder.absolute() if logs and isinstance(folder, Path) else None,
     )  # fmt: skip
 
 

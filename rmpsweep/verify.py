@@ -4,12 +4,10 @@ Everything is taken from the results directory, and nothing is written into it. 
 """
 
 import contextlib
-import functools
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +20,6 @@ from rmpsweep.pipeline import Prepared
 from rmpsweep.plan import ANN, make_plan
 from rmpsweep.publish import read_run
 from rmpsweep.results import UNIT_SCHEMA, UnitResult
-from rmpsweep.schema import Sweep
 from rmpsweep.storage import Location
 from rmpsweep.trained import find_weights
 from rmpsweep.work import Execution
@@ -189,7 +186,9 @@ def verify_units(
         if kind == "done":
             tell(str(value.report.value))
 
-    with contextlib.closing(_open_pool(prepared, inline, actors, address)) as pool:
+    with contextlib.closing(
+        pipeline.open_pool(prepared, inline=inline, actors=actors, address=address, logs=False)
+    ) as pool:
         driver = Driver(pool, pipeline.limits(prepared.sweep))
         execution: Execution = driver.execute(jobs, listener)
     found = {outcome.job.job_id: outcome.report.value for outcome in execution.outcomes}
@@ -249,22 +248,3 @@ def _jobs(
         )
         for result in drawn
     ]  # fmt: skip
-
-
-def _open_pool(prepared: Prepared, inline: bool, actors: int | None, address: str | None) -> Any:
-    """As for a launch, without logs in the results. Raises ClusterError."""
-    from rmpsweep.pools import InlinePool, RayPool
-
-    make_worker = functools.partial(
-        _make_worker, prepared.sweep, prepared.weights.path.absolute(), prepared.layout.root.absolute()
-    )
-    if inline:
-        return InlinePool(make_worker)
-    run = prepared.sweep.run
-    return RayPool(make_worker, actors or run.actors, address=address, gpus_per_worker=run.gpus_per_actor)
-
-
-def _make_worker(sweep: Sweep, weights: Path, results: Location, threads: int | None, device: str | None) -> Any:
-    from rmpsweep.worker import Worker, WorkerSpec
-
-    return Worker(WorkerSpec(sweep, weights, results, threads, device))

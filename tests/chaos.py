@@ -157,8 +157,11 @@ class LocalCluster:
 
     def check_free(self, deadline_s: float = 60.0) -> None:
         """Nothing is taken, and no worker is left."""
+
+        def actors() -> list[str]:
+            return [name for _, name in self.workers().values() if name.startswith("ray::Actor")]
+
         wait_until(lambda: self.resources()[0] == self.resources()[1], deadline_s, self.resources)
-        actors = lambda: [name for _, name in self.workers().values() if name.startswith("ray::Actor")]  # noqa: E731
         wait_until(lambda: not actors(), deadline_s, actors)
 
 
@@ -201,21 +204,20 @@ class Killer:
         A unit that is hit three times is quarantined (exit code 3); a crew that is hit again and again while it loads
         is given up (4). Both are as they should be, and the same command goes on.
         """
-        harassed, began = Harassed(), time.monotonic()
-        barren = 0
+        harassed, began, barren = Harassed(), time.monotonic(), 0
         while True:
             before = committed(results)
             code = self._launch(list(map(str, command)), results, most, log, harassed)
-            if code >= 0:
-                harassed.exits[code] += 1
+            if code == -signal.SIGKILL:
+                continue
+            harassed.exits[code] += 1
             if code == 0:
                 harassed.seconds = time.monotonic() - began
                 return harassed
+            self.say(f"exit code {code}; {committed(results)} units committed")
+            assert code in (3, 4), f"exit code {code}:\n{log.read_text()}"
             barren = barren + 1 if committed(results) == before else 0
-            assert barren < 8, f"no progress in {barren} launches:\n{log.read_text()}"
-            if code != -signal.SIGKILL:
-                self.say(f"exit code {code}; {committed(results)} units committed")
-                assert code in (3, 4), f"exit code {code}:\n{log.read_text()}"
+            assert barren < 4, f"no progress in {barren} launches:\n{log.read_text()}"
 
     def _launch(self, command: list[str], results: Path, most: int, log: Path, harassed: Harassed) -> int:
         with open(log, "ab") as sink:
@@ -254,8 +256,7 @@ class Killer:
         """Whether there was such a thing to kill."""
         if kind == "driver":
             driver.kill()
-            driver.wait()
-            return True
+            return driver.wait() == -signal.SIGKILL
         if kind in ("node", "raylet"):
             self.cluster.lose(self.generator.choice(self.cluster.nodes), whole=kind == "node")
             self.cluster.nodes.append(self.cluster.add(wait=False))
@@ -277,8 +278,9 @@ def keep(folder: str) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    ray._private.utils.write_ray_address = lambda *_, **__: None  # others on this machine must not take it for theirs
-    cluster = Cluster(head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}, initialize_head=True)
+    ray._private.utils.write_ray_address = lambda *_, **__: None  # others here must not take this cluster for theirs
+    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = {}
     print(json.dumps(cluster.address), file=answers)
     for line in sys.stdin:

@@ -6,7 +6,6 @@ Each of them keeps what was committed, and is finished by the same command once 
 import json
 import re
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -137,7 +136,8 @@ def test_a_worker_that_loads_for_ever_ends_the_command(launch, faults, cluster):
     code, document, errors = launch(*on(cluster, 1, "run.setup_deadline_s=2"))
     assert (code, document) == (4, {}), errors
     assert re.search(
-        r"error: no worker can be set up \(3 tries\): worker worker-3 on \S+, process \d+ was not ready within 2 s", errors
+        r"error: no worker can be set up \(3 tries\): worker worker-3 on \S+, process \d+ was not ready within 2 s",
+        errors,
     ), errors
     launch.last = on(cluster, 1)  # two seconds are too short for any worker
 
@@ -179,7 +179,7 @@ def test_of_more_workers_than_fit_those_that_fit_do_everything(launch, cluster):
     ],
 )
 def test_a_launch_that_shall_not_go_on_stops(launch, faults, options, attempts, message):
-    faults.set({number: "raise" for number in range(UNITS // 2, UNITS)}, inline=True)
+    faults.set(dict.fromkeys(range(UNITS // 2, UNITS), "raise"), inline=True)
     code, document, errors = launch("--inline", *options)
     assert (code, document["units_run"], document["units_left"]) == (3, 0, UNITS // 2), errors
     assert re.search(rf"error: {message}{UNITS // 2} units are missing; the same command tries them again", errors)

@@ -1,20 +1,16 @@
 """Workers as Ray actors."""
 
-import logging
 import os
-import re
-import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rmpsweep.environment import usable_cpus
 from rmpsweep.errors import ClusterError, RmpsweepError
+from rmpsweep.pools.connection import connect
 from rmpsweep.pools.outcomes import MakeWorker, failed_outcome, first_line, see
 from rmpsweep.work import Cause, Event, Outcome
 
-CONNECT_TIMEOUT_S = 10.0
 BEAT_EVERY_S = 5.0
 CAPACITY_EVERY_S = 10.0
 CPU_WORKERS = 2
@@ -74,7 +70,7 @@ class RayPool:
         self.started = 0
         self.owns_ray = not ray.is_initialized()
         if self.owns_ray:
-            _start_ray(ray, address, num_workers or 1)
+            connect(address, num_workers or 1)
         gpus = ray.cluster_resources().get("GPU", 0.0)
         self.gpus = gpus_per_worker if gpus_per_worker is not None else min(1.0, gpus)
         self.device = None if self.gpus else "cpu"
@@ -237,24 +233,6 @@ _WHY: dict[Cause, str] = {
     "": "gone", "memory": "out of memory, as Ray's monitor found", "died": "its process died",
     "node": "its node is gone or cannot be reached", "preempted": "its node was preempted",
 }  # fmt: skip
-
-
-def _start_ray(ray: Any, address: str | None, num_workers: int) -> None:
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # on by default, and says so every time
-    # whatever log_to_driver says, Ray tells of lost workers on standard output, where --json has its document
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    cpus = max(num_workers, usable_cpus())
-    local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
-    named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address or ""
-    try:
-        if target := re.fullmatch(r"(?:ray://)?(.+):(\d+)", named):  # Ray itself would try for 14 minutes
-            socket.create_connection((target[1].strip("[]"), int(target[2])), CONNECT_TIMEOUT_S).close()
-        ray.init(
-            address=address or "local", log_to_driver=False, logging_level="error", configure_logging=False, **local
-        )
-    except (OSError, OverflowError, RuntimeError, ValueError) as error:
-        where = address or "this machine"
-        raise ClusterError(f"Ray on {where} cannot be used: {error}; or run with --inline, without Ray") from error
 
 
 def _fitting(nodes: list[dict[str, Any]], gpus_per_worker: float) -> list[dict[str, float]]:

@@ -1,19 +1,13 @@
 """Every node of a Ray cluster, asked the same question under a deadline."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmpsweep.errors import ClusterError, RmpsweepError
-from rmpsweep.pools.cluster import _start_ray
+from rmpsweep.errors import RmpsweepError
+from rmpsweep.pools.connection import connect
 from rmpsweep.pools.outcomes import first_line
-
-ANSWER_S = 20.0
-"""A cluster that has not answered by then does not."""
-_CONNECT = "import sys; from rmpsweep.pools.nodes import Nodes; Nodes(sys.argv[1], answer_s=None).close()"
 
 
 @dataclass(frozen=True)
@@ -42,13 +36,11 @@ class Answer:
 class Nodes:
     """A connection to a cluster. alive: its nodes; dashboard: host:port where it listens, "" where there is none."""
 
-    def __init__(self, address: str | None = None, answer_s: float | None = ANSWER_S) -> None:
+    def __init__(self, address: str | None = None) -> None:
         """Connect.
 
         Args:
             address: of a running cluster ("auto" or host:port); None starts Ray on this machine, and stops it at close.
-            answer_s: how long a cluster may take to answer; None leaves that to Ray, which tries for a quarter of an
-                hour.
         Raises:
             ClusterError: no such cluster, or it does not let this process in.
         """
@@ -58,9 +50,7 @@ class Nodes:
         self.ray = ray
         self.owns_ray = not ray.is_initialized()
         if self.owns_ray:
-            if address is not None and answer_s is not None:
-                _check_answers(address, answer_s)
-            _start_ray(ray, address, 1)
+            connect(address, 1)
         self.alive = [
             Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]
         ]
@@ -109,23 +99,3 @@ class Nodes:
 
 def _call(question: Callable[[], Any]) -> Any:
     return question()
-
-
-def _check_answers(address: str, answer_s: float) -> None:
-    """Connect once in a process of its own, since a connection that Ray tries to make cannot be given up.
-
-    Raises:
-        ClusterError: nothing answers as a Ray cluster does, or it does not let us in. What else there is to complain
-            of, connecting says.
-    """
-    command = [sys.executable, "-c", _CONNECT, address]
-    try:
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=answer_s)
-    except subprocess.TimeoutExpired as late:
-        said = (late.stderr or b"").decode(errors="replace")
-        reason = (
-            "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on its nodes"
-            if "InvalidAuthToken" in said
-            else "give the address of `ray start --head`, whose port is 6379 by default, not the dashboard's"
-        )
-        raise ClusterError(f"{address}: no Ray cluster has answered within {answer_s:.0f} s; {reason}") from None
