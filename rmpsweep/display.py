@@ -130,6 +130,8 @@ class UnitProgress:
     def event(self, kind: str, **values: Any) -> None:
         """What `watching.Watch` tells."""
         self.display.event(kind, values)
+        if kind == "quarantined" and not self.num_units:
+            return  # a calibration, whose error ends the launch and says it
         if kind in ("lost", "retry", "quarantined"):
             self.failures += kind != "retry"
             self.display.line(f"{values['job']}: {kind}: {values['message']}")
