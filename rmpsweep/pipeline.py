@@ -136,15 +136,16 @@ def train(prepared: Prepared, on_epoch: Callable[[Any], None]) -> Prepared:
     return replace(prepared, weights=weights, plan=make_plan(prepared.sweep, facts, prepared.plan.limit))
 
 
-def inspect(prepared: Prepared, workers: int = 1) -> Progress:
-    """Read thresholds and unit files from disk; changes nothing. Files that cannot be read count as missing.
-
-    Args:
-        workers: how many will share what is left, which is cut into units for them.
-    """
+def inspect(prepared: Prepared) -> Progress:
+    """Read thresholds and unit files from disk; changes nothing. Files that cannot be read count as missing."""
     thresholds = read_calibrations(prepared)
     journal = scan(prepared.layout, prepared.plan.context, _provenance(prepared.plan, thresholds))
-    return Progress(thresholds, journal, tuple(pending(prepared.plan, journal.done, workers)))
+    return Progress(thresholds, journal, tuple(pending(prepared.plan, journal.done)))
+
+
+def cut(prepared: Prepared, progress: Progress, workers: int) -> Progress:
+    """The same, what is left cut into units that so many workers can share."""
+    return replace(progress, todo=tuple(pending(prepared.plan, progress.journal.done, workers)))
 
 
 def read_calibrations(prepared: Prepared) -> Thresholds:

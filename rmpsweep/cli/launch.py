@@ -28,7 +28,7 @@ from rmpsweep.cli.run import check_place, trained
 from rmpsweep.cli.submit import submit_launch
 from rmpsweep.display import Display, duration
 from rmpsweep.driver import Driver
-from rmpsweep.errors import IncompleteError
+from rmpsweep.errors import IncompleteError, StorageError
 from rmpsweep.firing import flag_layers
 from rmpsweep.pipeline import Prepared, Progress
 from rmpsweep.results import check_space
@@ -92,8 +92,9 @@ def _compute(
         pipeline.save(prepared, progress.thresholds)
         return prepared, None
     check_space(prepared.layout.root, prepared.plan, progress.todo)
-    prepared = trained(prepared, display)
-    progress = pipeline.inspect(prepared)
+    if prepared.weights.recipe is not None:
+        prepared = trained(prepared, display)
+        progress = pipeline.inspect(prepared)
     if not place.inline:
         pipeline.check_network(prepared)
     with contextlib.ExitStack() as stack:
@@ -111,7 +112,9 @@ def _compute(
         for note in notes:
             display.line(f"warning: {note}")
         pipeline.save(prepared, thresholds, notes)
-        progress = pipeline.inspect(prepared, pool.wanted())
+        if thresholds != progress.thresholds:
+            progress = pipeline.inspect(prepared)
+        progress = pipeline.cut(prepared, progress, pool.wanted())
         total = sum(unit.image_steps for unit in progress.todo)
         watch.begin("evaluating", total)
         units.begin(len(progress.todo), total)
@@ -160,7 +163,8 @@ def _interruptible(prepared: Prepared, display: Display) -> Iterator[Callable[[]
     """The first SIGINT or SIGTERM, or `rmpsweep cancel`, asks for a stop; a second signal interrupts."""
     asked, looked_at = False, 0.0
     cancel = prepared.layout.cancel
-    cancel.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, StorageError):
+        cancel.unlink(missing_ok=True)
 
     def ask(signum: int, frame: Any) -> None:
         del signum, frame
@@ -174,7 +178,9 @@ def _interruptible(prepared: Prepared, display: Display) -> Iterator[Callable[[]
         nonlocal asked, looked_at
         if not asked and time.monotonic() > looked_at + CANCEL_EVERY_S:
             looked_at = time.monotonic()
-            if asked := cancel.is_file():
+            with contextlib.suppress(OSError, StorageError):  # storage that is away is waited for by the units
+                asked = cancel.is_file()
+            if asked:
                 display.line("cancelled: units in flight are finished first")
         return asked
 
@@ -186,7 +192,8 @@ def _interruptible(prepared: Prepared, display: Display) -> Iterator[Callable[[]
         display.line("interrupted: committed units are kept; the same command continues")
         raise typer.Exit(INTERRUPTED) from None
     finally:
-        cancel.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, StorageError):
+            cancel.unlink(missing_ok=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

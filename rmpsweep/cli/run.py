@@ -45,6 +45,7 @@ def plan(
         check_uri(uri)
     progress = pipeline.inspect(prepared)
     workers = 1 if inline else actors or prepared.sweep.run.actors
+    progress = pipeline.cut(prepared, progress, workers or 1)
     figures, trials = overview.plan_figures(prepared, progress, workers), overview.trial_rows(prepared)
     figures |= {
         "where": "this process" if inline else f"Ray, {address or 'started here'}",
