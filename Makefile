@@ -10,9 +10,9 @@ demo: .venv/.installed  ## install, then run the quickstart sweep: one small net
 	$(BIN)/rmpsweep launch quickstart
 
 test: lint  ## lint, then all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-soak: .venv/.installed-test  ## hundreds of random kills of actors, nodes and drivers; half an hour
+soak: .venv/.installed-test  ## what is too long for test: hundreds of random kills, stores, schedulers; half an hour
 	$(BIN)/python -m pytest -m soak -s
 
 lint: .venv/.installed-test  ## style, types and import contracts

@@ -16,6 +16,17 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 sys.path.insert(0, str(Path(__file__).parent / "engine"))
 
+LONGEST = (
+    "test_resume.py", "test_nodes.py", "test_hardship.py", "test_chaos.py", "test_crash_points.py", "test_pools.py",
+    "test_doctor.py", "test_launch.py", "test_verify.py",
+)  # fmt: skip
+"""Files that take longest are begun first, so that both processes of `make test` end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 TINY = """
 name: tiny
 network: {{name: vgg-small, weights: {weights}}}

@@ -106,10 +106,10 @@ class SimulatedPool:
         return events
 
     def lower_bound(self, cost):
-        """When so much work could be done at the earliest: divisible, none lost, by the workers as they came and went."""
+        """When so much divisible work could be done at the earliest, none lost, by the workers as they came and went."""
         low, high = 0.0, self.clock
         for _ in range(60):
             middle = (low + high) / 2
-            spans = ((max(0.0, min(end, middle) - begin), self.speed[name]) for name, (begin, end) in self.spans.items())
-            low, high = (low, middle) if sum(length * speed for length, speed in spans) >= cost else (middle, high)
+            done = sum(max(0, min(end, middle) - begin) * self.speed[w] for w, (begin, end) in self.spans.items())
+            low, high = (low, middle) if done >= cost else (middle, high)
         return high

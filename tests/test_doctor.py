@@ -19,7 +19,8 @@ from conftest import run_here
 from rmpsweep.doctor.cluster import FREE_BYTES, agree, compare_machines, judge_dashboard
 from rmpsweep.doctor.probe import Machine
 from rmpsweep.errors import ClusterError
-from rmpsweep.pools.nodes import Answer, Node, Nodes
+from rmpsweep.pools.connection import connect
+from rmpsweep.pools.nodes import Answer, Node
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -143,7 +144,7 @@ print(json.dumps([asdict(f) for f in examine(Path("{tmp_path}"), None, None, "{c
 
         host, _, port = cluster.dashboard.partition(":")
         with pytest.raises(ClusterError, match=r"no Ray cluster has answered within 6 s; .*not the dashboard's"):
-            Nodes(f"{host}:{port}", answer_s=6)
+            connect(f"{host}:{port}", 1, answer_s=6)
 
 
 def test_a_machine_that_can_run_a_sweep_has_no_problem_and_nothing_is_left_behind(write_sweep, tmp_path):

@@ -268,7 +268,7 @@ def test_a_place_that_stays_unusable_ends_the_run_and_one_that_recovers_does_not
 
 def test_workers_that_keep_dying_end_the_run():
     fates = {str(i): ["lost"] * 3 for i in range(40)}
-    with pytest.raises(ClusterError, match=r"49 workers were lost, none ended a job in between; the last: lost: worker"):
+    with pytest.raises(ClusterError, match=r"49 workers were lost, none ended a job in between; the last: lost"):
         Driver(FakePool(2, fates, InOrder()), LIMITS).execute([Job(name) for name in fates])
 
 

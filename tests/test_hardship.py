@@ -108,12 +108,12 @@ def test_units_that_kill_their_process_hang_or_exhaust_memory_are_given_up_and_t
     launch, faults, cluster, tmp_path
 ):
     faults.set({4: "exit", 5: "hang", 6: "memory"})
-    code, document, errors = launch(*on(cluster, 2, "run.stall_deadline_s=6", "run.retries=1"))
+    code, document, errors = launch(*on(cluster, 2, "run.stall_deadline_s=4", "run.retries=1"))
     assert (code, document["units_run"], document["units_left"]) == (3, 1, 3), errors
     assert "3 units are missing; the same command tries them again" in errors
     for reason in (
         LOST + "its process died: The actor died unexpectedly.*" + LOG,
-        "no progress for 6 s",
+        "no progress for 4 s",
         "MemoryError: cannot allocate 64 GB" + LOG,
     ):
         found = re.search(rf"^  ([0-9a-f]{{16}}) after 2 attempts: {reason}", errors, re.MULTILINE)
@@ -133,13 +133,13 @@ def test_a_worker_that_dies_while_it_loads_ends_the_command_after_three(launch, 
 
 def test_a_worker_that_loads_for_ever_ends_the_command(launch, faults, cluster):
     faults.set(setup="hang")
-    code, document, errors = launch(*on(cluster, 1, "run.setup_deadline_s=2"))
+    code, document, errors = launch(*on(cluster, 1, "run.setup_deadline_s=1"))
     assert (code, document) == (4, {}), errors
     assert re.search(
-        r"error: no worker can be set up \(3 tries\): worker worker-3 on \S+, process \d+ was not ready within 2 s",
+        r"error: no worker can be set up \(3 tries\): worker worker-3 on \S+, process \d+ was not ready within 1 s",
         errors,
     ), errors
-    launch.last = on(cluster, 1)  # two seconds are too short for any worker
+    launch.last = ("--inline",)  # a second is too short for any worker
 
 
 def test_a_worker_that_cannot_load_ends_the_first_command_at_once(sweep, quiet, faults, cluster, tmp_path):
@@ -162,7 +162,7 @@ def test_a_gpu_that_no_node_has_is_waited_for_until_the_deadline(launch, cluster
         "error: no worker was started within 3 s: "
         "each of 1 workers asks for 1 CPUs and 1 GPUs, the cluster has 2 CPUs and 0 GPUs"
     ) in errors
-    launch.last = on(cluster, 1)
+    launch.last = ("--inline",)
 
 
 def test_of_more_workers_than_fit_those_that_fit_do_everything(launch, cluster):

@@ -191,6 +191,7 @@ def test_a_link_that_is_cut_for_a_moment_and_then_for_good_costs_no_more_than_th
             before = ended(results, there)
             run_until(driver, log, lambda: ended(results, there) > before + 2)
             link("down")
+            faults.set(pause_s=0.1)
             before, left = ended(results, here), UNITS - committed(results)
             assert left > 2
             assert driver.wait(200) == 0, log.read_text()
