@@ -1,8 +1,8 @@
 """A network that misbehaves in workers, on the units that a file says. Real workers, real losses; faults on demand.
 
 The file is named by RMPSWEEP_FAULTS, which has to be in the environment of the cluster's nodes, and read anew for each
-unit: {"setup": fault, "pause_s": seconds for every unit, "units": {key of its first image: fault}, "inline": whether
-also without workers}.
+unit: {"setup": fault, "pause_s": seconds for every unit, "slow": [host, seconds for its units], "units": {key of its
+first image: fault}, "inline": whether also without workers}.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if isinstance(images, Tensor) and images.dtype == torch.float32:  # is neither traced nor checked
             faults = read_faults()
-            time.sleep(faults.get("pause_s", 0))
+            time.sleep(pause_s(faults))
             misbehave(faults.get("units", {}).get(key(images[0])))
         return self.layers(images)
 
@@ -57,6 +57,17 @@ def read_faults() -> dict[str, Any]:
     path = Path(os.environ.get("RMPSWEEP_FAULTS", "nowhere"))
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return found if in_worker() or found.get("inline") else {}
+
+
+def pause_s(faults: dict[str, Any]) -> float:
+    """How long this worker's units take."""
+    host, seconds = faults.get("slow") or ("", 0.0)
+    if host:
+        import ray
+
+        if ray.util.get_node_ip_address() == host:
+            return float(seconds)
+    return float(faults.get("pause_s", 0.0))
 
 
 def key(image: Tensor) -> str:
@@ -93,7 +104,8 @@ class Faults:
         self.order = image_order(self.split.num_images)
 
     def set(
-        self, units: dict[int, str] | None = None, setup: str | None = None, pause_s: float = 0.0, inline: bool = False
+        self, units: dict[int, str] | None = None, setup: str | None = None, pause_s: float = 0.0,
+        slow: tuple[str, float] | None = None, inline: bool = False,
     ) -> None:  # fmt: skip
         """From now on this, and nothing else."""
         keys = {}
@@ -101,7 +113,8 @@ class Faults:
             images, _ = self.split.load(self.order[[number * SHARD_SIZE]])
             keys[key(images[0])] = fault
         aside = self.path.with_suffix(".new")
-        aside.write_text(json.dumps({"setup": setup, "pause_s": pause_s, "units": keys, "inline": inline}))
+        faults = {"setup": setup, "pause_s": pause_s, "slow": slow, "units": keys, "inline": inline}
+        aside.write_text(json.dumps(faults))
         aside.replace(self.path)
 
 

@@ -106,7 +106,7 @@ class SimulatedPool:
         return events
 
     def lower_bound(self, cost):
-        """When so much divisible work could be done at the earliest, none lost, by the workers as they came and went."""
+        """When so much divisible work can be done at the earliest, none lost, by the workers as they came and went."""
         low, high = 0.0, self.clock
         for _ in range(60):
             middle = (low + high) / 2
