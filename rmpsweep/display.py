@@ -107,6 +107,7 @@ class UnitProgress:
     def __init__(self, display: Display) -> None:
         self.display = display
         self.num_units = self.failures = 0
+        self.said = ""
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
             TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
@@ -127,6 +128,12 @@ class UnitProgress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
+    def _say(self, about: str, message: str) -> None:
+        """Once, though a worker's loss is its job's too."""
+        if message != self.said:
+            self.said = message
+            self.display.line(about + message)
+
     def event(self, kind: str, **values: Any) -> None:
         """What `watching.Watch` tells."""
         self.display.event(kind, values)
@@ -134,9 +141,9 @@ class UnitProgress:
             return  # a calibration, whose error ends the launch and says it
         if kind in ("lost", "retry", "quarantined"):
             self.failures += kind != "retry"
-            self.display.line(f"{values['job']}: {kind}: {values['message']}")
+            self._say(f"{values['job']}: {kind}: ", values["message"])
         elif kind in ("worker gone", "worker refused"):
-            self.display.line(f"{values['worker']}: {values['place']}")
+            self._say(f"{values['worker']}: ", values["place"])
         if not self.num_units:
             return
         if kind == "done":

@@ -32,6 +32,8 @@ from rmpsweep.work import (
 POLL_S = 0.5
 WATCH_EVERY_S = 5.0
 """How often workers at work are looked at: deadlines, copies, the state for others to read."""
+LONGEST_PAUSE_S = 60.0
+"""Between starts of workers that cannot be set up, while others work."""
 UNCHARGED = 10
 """Attempts of a job that may be lost to preemption and dying nodes at no charge."""
 WORKER_TRIES = 3
@@ -52,6 +54,7 @@ class Driver:
         self._idle: dict[str, None] = {}
         self._flights: dict[str, Flight] = {}
         self._failed_starts = self._losses = 0
+        self._start_at = pool.now()
         self._alive_at = pool.now()
         self._watched_at = pool.now()
         self._sequence = itertools.count()
@@ -93,6 +96,8 @@ class Driver:
 
     def _staff(self) -> None:
         """Ask for workers, as many as are wanted and have something to do."""
+        if self.pool.now() < self._start_at:
+            return
         for _ in range(min(self.pool.wanted(), self._open) - len(self.workers)):
             name = self.pool.start()
             self.workers[name] = Worker(name, self.pool.now())
@@ -104,10 +109,14 @@ class Driver:
         return self._flights.pop(name, None)
 
     def _count_failed_start(self, error: Exception | None, message: str) -> None:
+        """What fails for all ends the run; where others work, it is tried again after a while."""
         self._failed_starts += 1
+        if any(worker.state in ("idle", "busy") for worker in self.workers.values()):
+            self._start_at = self.pool.now() + min(LONGEST_PAUSE_S, 2.0**self._failed_starts)
+            return
         if isinstance(error, InputError):
             raise error
-        if self._failed_starts >= WORKER_TRIES + len(self.workers):
+        if self._failed_starts >= WORKER_TRIES:
             if isinstance(error, UnusableError):
                 raise error
             raise ClusterError(f"no worker can be set up ({self._failed_starts} tries): {message}") from error
@@ -302,7 +311,9 @@ class Driver:
             worker = self.workers[flight.worker]
             self.pool.stop(flight.worker)
             self._dismiss(flight.worker)
-            self._lose(worker, flight, f"no progress for {limits.stall_s:.0f} s", "", "died")
+            where = f"{worker.name} on {worker.place or 'its place'}"
+            log = f" (log: {worker.log})" if worker.log else ""
+            self._lose(worker, flight, f"{where}: no progress for {limits.stall_s:g} s{log}", "", "died")
         self._plan_copies(now)
         standing = Standing(
             tuple(self.workers.values()), tuple(self._flights.values()), len(self._queue), self._waiting_cost, now

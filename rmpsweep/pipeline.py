@@ -67,6 +67,8 @@ def working_on(results: str | Location, tell: Callable[[str], None], sweep: Swee
         check_directory(layout, sweep)
     with hold_lease(layout.root, tell):
         remove_orphans(layout, ORPHAN_S)
+        if layout.root.is_dir():
+            layout.progress.unlink(missing_ok=True)  # of a launch that was killed
         yield
 
 
@@ -188,6 +190,7 @@ def open_pool(
     return RayPool(
         make_worker, actors or run.actors, address=address, gpus_per_worker=run.gpus_per_actor,
         logs=folder.absolute() if logs and isinstance(folder, Path) else None,
+        beat_every_s=min(5.0, run.stall_deadline_s / 3),
     )  # fmt: skip
 
 

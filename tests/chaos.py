@@ -273,6 +273,7 @@ def committed(results: Path) -> int:
 
 def keep(folder: str) -> None:
     """The keeper."""
+    parent = os.getppid()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever else is printed goes to the log
     import ray
@@ -295,7 +296,11 @@ def keep(folder: str) -> None:
         elif verb == "resources":
             answer = cluster.global_state.cluster_resources(), cluster.global_state.available_resources()
         print(json.dumps(answer), file=answers)
-    cluster.shutdown()
+    if os.getppid() == parent:
+        cluster.shutdown()
+    if os.getppid() != parent:  # whoever asked for the cluster was killed: nobody else cleans up
+        kill(*(pid for pid, (_, session) in processes().items() if session == os.getsid(0) and pid != os.getpid()))
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def test_out_of_memory_is_tried_again_in_as_little_as_can_be():
 def test_a_hanging_job_is_stopped_at_its_deadline():
     pool = FakePool(1, {"a": ["hang"] * 3}, InOrder())
     (bad,) = Driver(pool, LIMITS).execute(JOBS[:1]).quarantined
-    assert bad.outcome.message == "no progress for 120 s"
+    assert bad.outcome.message == "worker-3 on its place: no progress for 120 s"
     assert 3 * 120 <= pool.clock < 3 * 120 + 30
 
 
@@ -295,6 +295,15 @@ def test_a_worker_that_cannot_be_set_up_is_replaced():
     pool = FakePool(2, {}, InOrder())
     pool.setups = ["dies", "ready", "dies", "ready"]
     assert len(Driver(pool, LIMITS).execute(JOBS).outcomes) == len(JOBS)
+
+
+@pytest.mark.parametrize("problem", ["dies", NetworkError("weights: no such file"), StorageError("read-only")])
+def test_a_node_on_which_no_worker_can_be_set_up_does_not_end_a_run_that_goes_on_elsewhere(problem):
+    pool = FakePool(2, {}, InOrder())
+    pool.setups = ["ready", *[problem] * 99]
+    result = Driver(pool, LIMITS).execute([Job(str(i)) for i in range(40)])
+    assert len(result.outcomes) == 40
+    assert len(pool.setups) > 85, "starts are spaced out"
 
 
 def test_a_worker_that_fails_at_everything_is_replaced():

@@ -45,6 +45,7 @@ class RayPool:
         address: str | None = None,
         gpus_per_worker: float | None = None,
         logs: Path | None = None,
+        beat_every_s: float | None = None,
     ) -> None:
         """Connect; workers are started by `start`.
 
@@ -54,6 +55,7 @@ class RayPool:
             gpus_per_worker: default 1 where there is a GPU; CPUs are shared out evenly.
             address: of a running cluster ("auto" or host:port); None starts Ray on this machine, and stops it at close.
             logs: a folder every node can write, for the workers' logs; None leaves them to Ray.
+            beat_every_s: how often workers are asked how far they have come; default BEAT_EVERY_S.
         Raises:
             ClusterError: no such cluster.
         """
@@ -65,6 +67,7 @@ class RayPool:
         from rmpsweep.pools.actor import Actor
 
         self.ray, self.make_worker, self.given, self.logs = ray, make_worker, num_workers, logs
+        self.beat_every_s = beat_every_s or BEAT_EVERY_S
         self.members: dict[str, _Member] = {}
         self.calls: dict[Any, tuple[str, str]] = {}
         self.started = 0
@@ -126,7 +129,7 @@ class RayPool:
     def wait(self, timeout_s: float) -> list[Event]:
         """Events that arrived."""
         for name, member in self.members.items():
-            if member.ready and self.now() > member.beat_at + BEAT_EVERY_S:
+            if member.ready and self.now() > member.beat_at + self.beat_every_s:
                 member.beat_at = float("inf")
                 self._call(name, "beat", member.actor.beat.options(concurrency_group="beat").remote())
         if not self.calls:
