@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks.networks import CASES, MEAN, STD, prepare
 
 CASE = CASES["resnet20"]
-IMAGES = 256
+IMAGES = 512
 ONE, TWO = "one actor, one core", "two actors, two cores"
 SWEEP = """
 name: actors

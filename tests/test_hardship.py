@@ -113,7 +113,7 @@ def test_units_that_kill_their_process_hang_or_exhaust_memory_are_given_up_and_t
     assert "3 units are missing; the same command tries them again" in errors
     for reason in (
         LOST + "its process died: The actor died unexpectedly.*" + LOG,
-        "no progress for 4 s",
+        r"worker-\d+ on \S+, process \d+: no progress for 4 s" + LOG,
         "MemoryError: cannot allocate 64 GB" + LOG,
     ):
         found = re.search(rf"^  ([0-9a-f]{{16}}) after 2 attempts: {reason}", errors, re.MULTILINE)
