@@ -14,7 +14,6 @@ from rmpsweep.errors import SweepError
 from rmpsweep.results import Layout, write_text
 from rmpsweep.schema import Sweep
 from rmpsweep.sweep import dump_sweep
-from rmpsweep.watching import read_progress
 
 MOST_BYTES = 100 << 20
 """Weights up to this size travel with the job; larger ones are named by a path that is the same on every node."""
@@ -72,7 +71,7 @@ def cancel(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
     display = Display(json_)
     layout = Layout(results_directory(target, results))
     pipeline.reopen(layout.root)
-    running = read_progress(layout) is not None
+    running = layout.progress.is_file()  # however old: a unit computed in the driver's process keeps it from writing
     if running:
         write_text(layout.cancel, "")
         display.line(f"{layout.root}: asked to stop; units in flight are finished first, the same launch continues")
