@@ -9,9 +9,12 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -128,3 +131,13 @@ def write_sweep(folder: Path) -> Path:
     path = folder / "faulty.yaml"
     path.write_text(SWEEP.format(weights=weights, shard_size=SHARD_SIZE))
     return path
+
+
+@contextmanager
+def prepared(folder: Path) -> Iterator[tuple[Path, Faults]]:
+    """The sweep, and its faults, for launches here and on clusters that are started meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RMPSWEEP_CACHE", str(folder / "cache"))
+        patch.setenv("RMPSWEEP_FAULTS", str(folder / "faults.json"))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        yield write_sweep(folder), Faults(folder / "faults.json")

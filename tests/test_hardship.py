@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from chaos import LocalCluster
 from conftest import run_here
-from faulty import SHARD_SIZE, Faults, write_sweep
+from faulty import SHARD_SIZE, prepared
 from test_launch import tables, unit_files
 
 UNITS = 8
@@ -27,12 +27,18 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(folder):
-    """Here and on the cluster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RMPSWEEP_CACHE", str(folder / "cache"))
-        patch.setenv("RMPSWEEP_FAULTS", str(folder / "faults.json"))
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        yield
+    with prepared(folder) as sweep_and_faults:
+        yield sweep_and_faults
+
+
+@pytest.fixture(scope="module")
+def sweep(environment):
+    return environment[0]
+
+
+@pytest.fixture(scope="module")
+def faults(environment):
+    return environment[1]
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +47,6 @@ def cluster(environment):
     with LocalCluster([2]) as cluster:
         yield cluster
         cluster.check_free()
-
-
-@pytest.fixture(scope="module")
-def faults(environment, folder):
-    return Faults(folder / "faults.json")
-
-
-@pytest.fixture(scope="module")
-def sweep(folder):
-    return write_sweep(folder)
 
 
 def launch_here(sweep, results, *options):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from chaos import START_S, LocalCluster, committed, kill, processes, wait_until
 from conftest import run_here
-from faulty import SHARD_SIZE, Faults, write_sweep
+from faulty import SHARD_SIZE, prepared
 from test_launch import tables
 
 UNITS = 50
@@ -29,22 +29,18 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def environment(folder):
-    """Here and on every node."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RMPSWEEP_CACHE", str(folder / "cache"))
-        patch.setenv("RMPSWEEP_FAULTS", str(folder / "faults.json"))
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        yield
+    with prepared(folder) as sweep_and_faults:
+        yield sweep_and_faults
 
 
 @pytest.fixture(scope="module")
-def faults(folder):
-    return Faults(folder / "faults.json")
+def sweep(environment):
+    return environment[0]
 
 
 @pytest.fixture(scope="module")
-def sweep(folder):
-    return write_sweep(folder)
+def faults(environment):
+    return environment[1]
 
 
 def arguments(sweep, results):
