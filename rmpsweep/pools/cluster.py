@@ -1,6 +1,7 @@
 """Workers as Ray actors."""
 
 import os
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from rmpsweep.work import Cause, Event, Outcome
 
 BEAT_EVERY_S = 5.0
 CAPACITY_EVERY_S = 10.0
+HEAD_EVERY_S, HEAD_LOST_S = 5.0, 30.0
+"""How often the head is looked for, and how long it may be away: Ray ends this process without a word after 60 s."""
 CPU_WORKERS = 2
 """Workers on a node without a GPU, where nobody says how many."""
 
@@ -83,6 +86,8 @@ class RayPool:
             else ""
         )
         self.room, self.room_at = 0, -CAPACITY_EVERY_S
+        self.head = ray.get_runtime_context().gcs_address
+        self.head_seen_at = self.head_sought_at = self.now()
         self.threads = _threads_per_worker(ray.nodes(), self.wanted(), self.gpus)
         self.actor_class = ray.remote(
             num_cpus=self.threads, num_gpus=self.gpus, max_restarts=0, max_task_retries=0,
@@ -99,7 +104,7 @@ class RayPool:
         """As many as given, or as there is room for."""
         if self.given is not None:
             return self.given
-        if self.now() > self.room_at + CAPACITY_EVERY_S:
+        if self.now() > self.room_at + CAPACITY_EVERY_S and self._finds_head():  # nodes() would wait for it for ever
             self.room, self.room_at = _room(self.ray.nodes(), self.gpus), self.now()
         return max(1, self.room)
 
@@ -127,7 +132,9 @@ class RayPool:
         self.workers_gauge.set(len(self.members))
 
     def wait(self, timeout_s: float) -> list[Event]:
-        """Events that arrived."""
+        """Events that arrived. Raises ClusterError if Ray's head has been away for too long."""
+        if self.now() > self.head_sought_at + HEAD_EVERY_S:
+            self._finds_head()
         for name, member in self.members.items():
             if member.ready and self.now() > member.beat_at + self.beat_every_s:
                 member.beat_at = float("inf")
@@ -151,6 +158,22 @@ class RayPool:
         has = _resources(self.ray.cluster_resources())
         asked = _resources({"CPU": self.threads, "GPU": self.gpus})
         return f"each of {self.wanted()} workers asks for {asked}, the cluster has {has}"
+
+    def _finds_head(self) -> bool:
+        """Raises ClusterError if Ray's head has been away for too long."""
+        host, _, port = self.head.rpartition(":")
+        self.head_sought_at = self.now()
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), HEAD_EVERY_S).close()
+        except OSError as error:
+            if self.now() < self.head_seen_at + HEAD_LOST_S:
+                return False
+            raise ClusterError(
+                f"Ray's head, {self.head}, has been away for {HEAD_LOST_S:.0f} s ({error}); what is committed stays, "
+                "and the same command goes on once there is a cluster again"
+            ) from error
+        self.head_seen_at = self.now()
+        return True
 
     def close(self) -> None:
         """Stop the workers, jobs in flight are dropped; and Ray if it was started here."""
@@ -226,7 +249,8 @@ class RayPool:
             return "preempted"
         if isinstance(error, exceptions.OutOfMemoryError) or "OutOfMemory" in str(error):
             return "memory"
-        dead = {node["NodeID"] for node in self.ray.nodes() if not node["Alive"]}
+        nodes = self.ray.nodes() if self._finds_head() else []
+        dead = {node["NodeID"] for node in nodes if not node["Alive"]}
         process = (exceptions.ActorDiedError, exceptions.WorkerCrashedError)
         lost_node = member.node in dead or "node" in str(error).lower().partition("died because")[2][:40]
         return "died" if isinstance(error, process) and not lost_node else "node"
