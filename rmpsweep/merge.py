@@ -136,7 +136,7 @@ def _row(
         "trial_id": trial.trial_id,
         "time_steps": t,
         "images": images,
-        "images_planned": plan.limit,
+        "images_planned": plan.images_planned,
         "correct": correct,
         "accuracy": correct / images,
         "ci_low": float(low),

@@ -8,6 +8,7 @@ from rmpsweep import results as files
 from rmpsweep.errors import StorageError
 from rmpsweep.firing import flag_layers, shortened
 from rmpsweep.pipeline import Prepared, Progress
+from rmpsweep.plan import Plan
 from rmpsweep.publish import measured_rate, read_run
 from rmpsweep.watching import read_progress
 
@@ -18,6 +19,7 @@ def plan_figures(prepared: Prepared, progress: Progress, workers: int | None) ->
     return {
         "trials": len(prepared.plan.trials),
         "images": prepared.plan.limit,
+        "images_skipped": prepared.plan.facts.num_skipped,
         "time_steps": list(prepared.plan.time_steps),
         "cells": prepared.plan.num_cells,
         "cells_missing": sum(unit.num_cells for unit in progress.todo),
@@ -38,6 +40,14 @@ def _weights(prepared: Prepared) -> str:
 def trial_rows(prepared: Prepared) -> list[dict[str, Any]]:
     """Every trial with its settings."""
     return [{"trial_id": t.trial_id, **t.setting.model_dump()} for t in prepared.plan.trials]
+
+
+def skipped_note(plan: Plan) -> list[str]:
+    """A sentence where images are left out; empty where none are."""
+    skipped, whole = plan.facts.num_skipped, plan.facts.num_images + plan.facts.num_skipped
+    return (
+        [f"{skipped} of {whole} images cannot be decoded and are left out: skipped.csv lists them"] if skipped else []
+    )
 
 
 def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
@@ -67,6 +77,7 @@ def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
         trials.append({"trial_id": trial, **standing, **settings.get(trial, {})})
     return {
         "name": prepared.sweep.name,
+        "images_skipped": prepared.plan.facts.num_skipped,
         "trials": trials,
         "units_left": len(progress.todo),
         "image_steps_left": image_steps_left(progress),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rmpsweep import results as files
+from rmpsweep.data import Skipped
 from rmpsweep.driver import Driver
 from rmpsweep.errors import CalibrationError, InputError, ResultsError, StorageError
 from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_plan, pending
@@ -33,7 +34,10 @@ ORPHAN_S = 600.0
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep with everything it depends on found, and its plan; given: threshold file -> what it says."""
+    """A sweep with everything it depends on found, and its plan.
+
+    given: threshold file -> what it says; skipped: images left out, known where the data were opened.
+    """
 
     sweep: Sweep
     layout: Layout
@@ -41,6 +45,7 @@ class Prepared:
     plan: Plan
     dataset: str
     given: Mapping[str, GivenThresholds] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,9 @@ def prepare(
     given = {str(path): read_threshold_file(path) for path in sorted(paths)}
     facts = Facts(
         weights.identity, split.fingerprint, calibration.fingerprint, split.num_images, calibration.num_images,
-        {path: values.digest() for path, values in given.items()},
+        {path: values.digest() for path, values in given.items()}, len(split.skipped),
     )  # fmt: skip
-    return Prepared(sweep, layout, weights, make_plan(sweep, facts, limit), split.name, given)
+    return Prepared(sweep, layout, weights, make_plan(sweep, facts, limit), split.name, given, split.skipped)
 
 
 def reopen(results: Location) -> Prepared:
@@ -251,6 +256,8 @@ def save(prepared: Prepared, thresholds: Thresholds, warnings: Sequence[str] = (
     files.write_text(layout.sweep, dump_sweep(without_secret(prepared.sweep)))
     make_units(layout)
     files.write_json(layout.plan, plan_json(prepared))
+    if prepared.skipped:
+        files.write_csv(layout.skipped, [asdict(image) for image in prepared.skipped])
     run = files.read_json(layout.run) or {"created_ms": int(time.time() * 1000), "launches": []}
     run["warnings"] = list(dict.fromkeys([*run.get("warnings", []), *warnings]))
     files.write_json(layout.run, run)

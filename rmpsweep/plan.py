@@ -34,7 +34,8 @@ class Facts:
     """What the results depend on besides the sweep's settings.
 
     weights: SHA-256 of the weights file, or the recipe's digest while untrained; data, calibration_data: fingerprints;
-    num_images, num_calibration_images: of the two splits; threshold_files: path -> SHA-256 of the content.
+    num_images, num_calibration_images: of the two splits; threshold_files: path -> SHA-256 of the content;
+    num_skipped: images beside num_images that cannot be decoded and are left out.
     """
 
     weights: str
@@ -43,6 +44,7 @@ class Facts:
     num_images: int
     num_calibration_images: int
     threshold_files: Mapping[str, str] = field(default_factory=dict)
+    num_skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class Plan:
     def work(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Every trial, and the ANN first, with its time steps."""
         return ((ANN, ANN_TIME_STEPS), *((trial.trial_id, self.time_steps) for trial in self.trials))
+
+    @property
+    def images_planned(self) -> int:
+        """Images evaluated, and of a whole split those that are left out too."""
+        return self.limit + (self.facts.num_skipped if self.limit == self.facts.num_images else 0)
 
     @property
     def num_cells(self) -> int:

@@ -162,6 +162,7 @@ def write_report(prepared: Prepared, tables: Tables) -> None:
         ann_correct=int(pc.sum(ann["correct"]).as_py() or 0),
         ann_images=ann.num_rows,
         images_planned=prepared.plan.limit,
+        images_skipped=prepared.plan.facts.num_skipped,
         versions=run.get("versions", {}),
         hardware=run.get("hardware", ""),
         sweep_yaml=dump_sweep(without_secret(prepared.sweep)),
@@ -192,6 +193,7 @@ def log(prepared: Prepared, tables: Tables, mlflow_uri: str) -> Any:
         tags={"hardware": run.get("hardware", ""), **{f"version.{k}": v for k, v in run.get("versions", {}).items()}},
         artifacts=(),
         artifact_store=_artifact_store(layout.root),
+        images_skipped=plan.images_planned - plan.limit,
     )
     with local_copies([path for path in written if path.is_file()]) as artifacts:
         return log_sweep(mlflow_uri, replace(entry, artifacts=artifacts), tables.summary)

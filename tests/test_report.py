@@ -25,6 +25,7 @@ INFO = ReportInfo(
     ann_correct=ANN_CORRECT,
     ann_images=IMAGES,
     images_planned=IMAGES,
+    images_skipped=0,
     versions={"torch": "2.6.0+cpu"},
     hardware="2 cores",
     sweep_yaml="grid:\n  alpha: [0.5, 1.0]\n",

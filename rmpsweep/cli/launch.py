@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from rmpsweep import pipeline, publish
+from rmpsweep import overview, pipeline, publish
 from rmpsweep.cli.options import (
     ActorsOption,
     AddressOption,
@@ -135,6 +135,8 @@ def _publish(prepared: Prepared, execution: Execution | None, uri: str | None, d
         tables = publish.read_tables(prepared.layout)
     summary = tables.summary
     display.summary(summary)
+    for line in overview.skipped_note(prepared.plan):
+        display.line(f"warning: {line}")
     flagged = flag_layers(summary, tables.activity)
     if flagged:
         how_many = f"{len(flagged)} of {len(prepared.plan.trials)} trials"

@@ -41,7 +41,7 @@ def status(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
         display.line(f"unit file {name} does not count: {why}")
     for bad in standing["quarantined"]:
         display.line(f"unit {bad['unit']} is quarantined after {bad['attempts']} attempts: {bad['message']}")
-    for line in standing["flagged_layers"]:
+    for line in [*overview.skipped_note(prepared.plan), *standing["flagged_layers"]]:
         display.line(f"warning: {line}")
     if running:
         _show_running(display, running)

@@ -53,6 +53,8 @@ def plan(
     }
     display.table(f"Plan of {prepared.sweep.name}", ("", ""), plan_rows(figures))
     display.trials(trials)
+    for line in overview.skipped_note(prepared.plan):
+        display.line(f"warning: {line}")
     display.document(figures | {"trials": trials})
 
 

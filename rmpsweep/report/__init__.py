@@ -42,6 +42,8 @@ class ReportInfo:
     """Images the ANN classifies correctly, of `ann_images`."""
     ann_images: int
     images_planned: int
+    images_skipped: int
+    """Of the split; they cannot be decoded, and are in no other number."""
     versions: Mapping[str, str]
     """Package or program -> version."""
     hardware: str

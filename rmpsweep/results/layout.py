@@ -52,6 +52,11 @@ class Layout:
         return self.root / "calibration.csv"
 
     @property
+    def skipped(self) -> Location:
+        """The images left out because they cannot be decoded, and why."""
+        return self.root / "skipped.csv"
+
+    @property
     def predictions(self) -> Location:
         """Every (trial, time step, image)."""
         return self.root / "predictions.parquet"

@@ -50,6 +50,8 @@ class SweepRecord:
     tags: dict[str, str]
     artifacts: tuple[Path, ...]
     artifact_store: str | None = None
+    images_skipped: int = 0
+    """Of the planned images those that cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def log_sweep(tracking_uri: str, record: SweepRecord, summary: "pa.Table") -> Lo
     images, images_planned, ann_accuracy and, where reached, time_steps_within_1pt. The sweep's run has trials, images,
     images_planned, ann_accuracy, best_<reset>_accuracy and best_<reset>_time_steps_within_1pt (`stats.best_trials`),
     and the artifacts; without a server these go to `mlartifacts` beside the SQLite file, or else beside themselves.
-    The tag rmpsweep.complete comes last: "true" if every row of the table counts all planned images.
+    The tag rmpsweep.complete comes last: "true" if every row of the table counts all planned images
+    but those skipped.
 
     Args:
         summary: one row per (trial, T).
@@ -127,7 +130,7 @@ def _log(client: "MlflowClient", location: str | None, record: SweepRecord, summ
         _write(client, run_of(trial_id, trial), trial, record)
     _write(client, parent, sweep, record)
     _upload(client, parent, record.artifacts)
-    complete = all(row["images"] == row["images_planned"] for row in rows)
+    complete = all(row["images"] + record.images_skipped == row["images_planned"] for row in rows)
     _set_tag(client, parent, _COMPLETE, "true" if complete else "false")
     uri = without_password(client.tracking_uri)
     return LoggedSweep(uri, experiment, parent.info.run_id, runs_created=len(runs) - found, runs_total=len(runs))
