@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rmpsweep import results as files
-from rmpsweep.data import open_split
 from rmpsweep.driver import Driver
 from rmpsweep.errors import CalibrationError, InputError, ResultsError, StorageError
 from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_plan, pending
@@ -96,8 +95,8 @@ def prepare(
         data = data.model_copy(update={"path": os.path.abspath(data.path)})
         sweep = sweep.model_copy(update={"data": data})
     check_directory(layout, sweep)
-    split = open_split(data.source, data.path, data.split, data.transform, download)
-    calibration = open_split(data.source, data.path, data.calibration_split, data.transform, download)
+    split = data.open(data.split, download)
+    calibration = data.open(data.calibration_split, download)
     weights = find_weights(sweep, download)
     paths = {path for setting in sweep.settings() if (path := setting.threshold_file)}
     given = {str(path): read_threshold_file(path) for path in sorted(paths)}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
-from rmpsweep.data import SOURCES, TRANSFORMS
+from rmpsweep.data import SOURCES, TRANSFORMS, ImageSplit, OnBadImage, open_split
 from rmpsweep.models.external import is_external
 from rmpsweep.models.recipe import Recipe
 from rmpsweep.models.registry import NAMES, is_known
@@ -149,12 +149,18 @@ class Network(_Model):
 
 
 class Data(_Model):
-    """The images evaluated, and the split whose images calibrate; a shard is `shard_size` images."""
+    """The images evaluated, and the split whose images calibrate; a shard is `shard_size` images.
+
+    labels: a file that says the labels of the images of a folder; on_bad_image: what to do about images that cannot be
+    decoded: nothing is computed, or they are left out, counted and listed.
+    """
 
     source: str
     path: str | None = None
+    labels: str | None = None
     split: str = "test"
     transform: str | None = None
+    on_bad_image: OnBadImage = "fail"
     shard_size: Annotated[int, Field(ge=1)] = 128
     calibration_split: str = "train"
 
@@ -164,6 +170,12 @@ class Data(_Model):
             if value is not None and value not in known:
                 raise ValueError(f"{key}: got {value!r}, expected one of {', '.join(known)}")
         return self
+
+    def open(self, split: str, download: bool = False) -> ImageSplit:
+        """A split of this source, as `rmpsweep.data.open_split` opens it. Raises DataError."""
+        return open_split(
+            self.source, self.path, split, self.transform, download, labels=self.labels, on_bad_image=self.on_bad_image
+        )
 
 
 class Calibration(_Model):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmpsweep import pipeline
-from rmpsweep.data import open_split
 from rmpsweep.driver import Driver
 from rmpsweep.errors import DataError, NetworkError, ResultsError, VerificationError
 from rmpsweep.pipeline import Prepared
@@ -207,7 +206,7 @@ def verify_units(
 def _with_inputs(prepared: Prepared) -> Prepared:
     """With the weights found, where they and the images are those of the results."""
     sweep, facts, data = prepared.sweep, prepared.plan.facts, prepared.sweep.data
-    split = open_split(data.source, data.path, data.split, data.transform)
+    split = data.open(data.split)
     if split.fingerprint != facts.data:
         raise DataError(
             f"{data.path or data.source}: split {data.split!r} has the fingerprint {split.fingerprint[:16]}, but the "

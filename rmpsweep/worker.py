@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from rmpsweep.data import ImageSplit, image_order, open_split
+from rmpsweep.data import ImageSplit, image_order
 from rmpsweep.engine import SpikingNetwork, calibrate, convert, simulate_many, thresholds_from_scales
 from rmpsweep.engine.encode import saturated_fraction
 from rmpsweep.errors import CalibrationError, NetworkError
@@ -142,7 +142,7 @@ class Worker:
         if job.given is not None:
             return _lists(given_thresholds(self.net, job.given, job.setting))
         data, calibration = self.spec.sweep.data, self.spec.sweep.calibration
-        split = open_split(data.source, data.path, data.calibration_split, data.transform)
+        split = data.open(data.calibration_split)
         images, _ = split.load(job.image_ids)
         found = calibrate(
             self.net,
@@ -227,7 +227,7 @@ class Worker:
 
 def open_evaluated(sweep: Sweep) -> ImageSplit:
     """The split a sweep evaluates. Raises DataError."""
-    return open_split(sweep.data.source, sweep.data.path, sweep.data.split, sweep.data.transform)
+    return sweep.data.open(sweep.data.split)
 
 
 def load_network(sweep: Sweep, weights: Path, split: ImageSplit) -> tuple[nn.Module, SpikingNetwork]:

@@ -312,7 +312,7 @@ def test_transforms_equal_torchvisions(name: str, tmp_path: Path) -> None:
         steps = [tv.Resize(256), tv.CenterCrop(224), tv.ToTensor()]
     if name != "unit":
         steps.append(tv.Normalize(transform.mean, transform.std))
-    sizes = [(300, 261), (240, 500), (224, 224)] if transform.resize_bilinear else [(20, 30)] * 3
+    sizes = [(300, 261), (240, 500), (224, 224)] if transform.resize else [(20, 30)] * 3
     encoded = [png(i, *size, mode="L" if i == 0 else "RGB") for i, size in enumerate(sizes)]
     write(tmp_path / "x.parquet", [(image, f"{i}.png", i) for i, image in enumerate(encoded)])
     split = open_split("parquet", str(tmp_path), "x", name)

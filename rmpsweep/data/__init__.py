@@ -5,8 +5,11 @@
 """
 
 from rmpsweep.data.cache import cache_dir
-from rmpsweep.data.sources import SOURCES, open_split
-from rmpsweep.data.split import ImageSplit, image_order
+from rmpsweep.data.sources import SOURCES, OnBadImage, open_split
+from rmpsweep.data.split import ImageSplit, Skipped, image_order
 from rmpsweep.data.transforms import TRANSFORMS, Transform
 
-__all__ = ["SOURCES", "TRANSFORMS", "ImageSplit", "Transform", "cache_dir", "image_order", "open_split"]
+__all__ = [
+    "SOURCES", "TRANSFORMS", "ImageSplit", "OnBadImage", "Skipped", "Transform", "cache_dir", "image_order",
+    "open_split",
+]  # fmt: skip

@@ -34,7 +34,7 @@ class ParquetSplit(ImageSplit):
         self._files = _find_files(path, split)
         self._index = load_index(self._files)
         name = f"{self._files[0].resolve().parent.name}/{split}"
-        if transform.resize_bilinear is None:
+        if not transform.makes_one_size:
             self._check_one_size(name)
         super().__init__(
             name,

@@ -1,9 +1,10 @@
 """The sources a sweep file can name, and the one function that opens a split of any of them."""
 
 import re
+from typing import Literal
 
 from rmpsweep.data.split import ImageSlice, ImageSplit
-from rmpsweep.data.transforms import find_transform
+from rmpsweep.data.transforms import Transform, find_transform
 from rmpsweep.errors import DataError
 
 SOURCES: dict[str, str] = {
@@ -16,7 +17,13 @@ SOURCES: dict[str, str] = {
 DEFAULT_TRANSFORMS: dict[str, str] = {"digits": "unit", "cifar10": "cifar10", "cifar100": "cifar100"}
 
 
-def open_split(source: str, path: str | None, split: str, transform: str | None, download: bool = False) -> ImageSplit:
+OnBadImage = Literal["fail", "skip"]
+
+
+def open_split(
+    source: str, path: str | None, split: str, transform: str | Transform | None, download: bool = False, *,
+    labels: str | None = None, on_bad_image: OnBadImage = "fail",
+) -> ImageSplit:  # fmt: skip
     """Open a split of labelled images. Imports neither torch nor torchvision nor scikit-learn.
 
     Args:
@@ -26,7 +33,8 @@ def open_split(source: str, path: str | None, split: str, transform: str | None,
             None for digits.
         split: name of the split, e.g. "train" or "test"; "train[:49000]" and "train[49000:]" are the first 49,000
             images of its fixed permutation and the rest.
-        transform: a name in TRANSFORMS; None for the source's own (digits: unit; cifar10, cifar100: of that name).
+        transform: a Transform, or a name in TRANSFORMS; None for the source's own (digits: unit; cifar10, cifar100: of
+            that name).
         download: fetch missing files of cifar10 and cifar100 with torchvision; the others have nothing to fetch.
     Returns:
         The split, with num_images and fingerprint known and no image decoded.
@@ -36,7 +44,7 @@ def open_split(source: str, path: str | None, split: str, transform: str | None,
     found = re.fullmatch(r"([^\[\]]*)(?:\[(\d*):(\d*)\])?", split)
     if found is None:
         raise DataError(f"{source}: split: got {split!r}, expected a name, or a slice such as 'train[:49000]'")
-    whole = _open_whole(source, path, found[1], transform, download)
+    whole = _open_whole(source, path, found[1], transform, download, labels, on_bad_image)
     if found[2] is None:
         return whole
     start, stop = int(found[2] or 0), int(found[3] or whole.num_images)
@@ -45,13 +53,16 @@ def open_split(source: str, path: str | None, split: str, transform: str | None,
     return ImageSlice(whole, start, stop)
 
 
-def _open_whole(source: str, path: str | None, split: str, transform: str | None, download: bool) -> ImageSplit:
+def _open_whole(
+    source: str, path: str | None, split: str, transform: str | Transform | None, download: bool, labels: str | None,
+    on_bad_image: OnBadImage,
+) -> ImageSplit:  # fmt: skip
     if source not in SOURCES:
         raise DataError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}")
-    name = transform or DEFAULT_TRANSFORMS.get(source)
-    if name is None:
+    chosen = transform or DEFAULT_TRANSFORMS.get(source)
+    if chosen is None:
         raise DataError(f"transform: source {source!r} has no default; name one, e.g. 'cifar10' or 'imagenet-224'")
-    chosen = find_transform(name)
+    chosen = find_transform(chosen) if isinstance(chosen, str) else chosen
     if source == "digits":
         from rmpsweep.data.digits import DigitsSplit
 

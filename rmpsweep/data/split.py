@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
     import torch
 
     from rmpsweep.data.transforms import Images
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image left out. where: its file, and its key or place in it."""
+
+    where: str
+    reason: str
 
 
 class ImageSplit(ABC):
@@ -28,6 +37,7 @@ class ImageSplit(ABC):
         num_classes: None where the storage does not say.
         max_label: the largest label, a lower bound of num_classes - 1.
         image_shape: [C, H, W] after the transform.
+        skipped: images that cannot be decoded and were left out, where that was asked for; they have no image_id.
         fingerprint: SHA-256 (hex) of keys, labels, image contents and transform.
     """
 
@@ -42,6 +52,7 @@ class ImageSplit(ABC):
         content: str,
         transform: Transform,
         pixel_max: int = 255,
+        skipped: tuple[Skipped, ...] = (),
     ) -> None:
         if transform.mean and len(transform.mean) != stored_shape[0]:
             raise DataError(
@@ -54,16 +65,24 @@ class ImageSplit(ABC):
         self.max_label = max_label
         self.image_shape = transform.output_shape(*stored_shape)
         self.fingerprint = data_fingerprint(content, transform, pixel_max)
+        self.skipped = skipped
         self._transform = transform
         self._pixel_max = pixel_max
 
     def load(self, image_ids: "Sequence[int] | np.ndarray") -> "tuple[torch.Tensor, torch.Tensor]":
-        """Images and labels in the order asked for; an id may repeat.
+        """`pixels`, normalised: float32 [N, C, H, W], and labels int64 [N]."""
+        pixels, labels = self.pixels(image_ids)
+        return self.normalise(pixels), labels
+
+    def pixels(self, image_ids: "Sequence[int] | np.ndarray") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Images, decoded, resized and cropped, and labels, in the order asked for; an id may repeat.
+
+        Safe to call from several threads.
 
         Args:
             image_ids: at least one integer in [0, num_images), [N].
         Returns:
-            float32 [N, C, H, W], transformed, and labels int64 [N].
+            uint8 [N, C, H, W], and labels int64 [N].
         Raises:
             DataError: no ids, ids out of range, or an image that cannot be decoded.
         """
@@ -78,7 +97,11 @@ class ImageSplit(ABC):
             outside = ids[(ids < 0) | (ids >= self.num_images)][0]
             raise DataError(f"{self.name}: image_ids: got {outside}, expected 0 to {self.num_images - 1}")
         images, labels = self._read(ids.astype(np.int64))
-        return self._transform(images, self._pixel_max), torch.from_numpy(labels.astype(np.int64))
+        return self._transform.pixels(images), torch.from_numpy(labels.astype(np.int64))
+
+    def normalise(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """What `pixels` gave, as network input: float32 [N, C, H, W]."""
+        return self._transform.normalise(pixels, self._pixel_max)
 
     @abstractmethod
     def _read(self, ids: np.ndarray) -> "tuple[Images, np.ndarray]":
@@ -95,7 +118,7 @@ class ImageSlice(ImageSplit):
         self.name = f"{whole.name}[{start}:{stop}]"
         self.num_images = stop - start
         self.num_classes, self.max_label = whole.num_classes, whole.max_label
-        self.image_shape = whole.image_shape
+        self.image_shape, self.skipped = whole.image_shape, whole.skipped
         self.fingerprint = hashlib.sha256(f"{whole.fingerprint}[{start}:{stop}]".encode()).hexdigest()
         self._transform, self._pixel_max = whole._transform, whole._pixel_max
         self._whole, self._ids = whole, np.sort(image_order(whole.num_images)[start:stop])

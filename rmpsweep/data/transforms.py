@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -19,53 +19,67 @@ if TYPE_CHECKING:
 
     Images = np.ndarray | Sequence[Image.Image]
 
+Interpolation = Literal["bilinear", "bicubic"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
     """Resize and crop where set, scale pixels to [0, 1], then subtract the mean and divide by the standard deviation.
 
     The fields are what the data fingerprint covers. Results equal torchvision's Resize, CenterCrop, ToTensor,
-    Normalize.
+    Normalize on PIL images.
 
     Args:
-        resize_bilinear: length of the shorter side after resizing (antialiased, on PIL images); None keeps the size.
-        center_crop: side of the square cut out after resizing; None keeps everything.
+        resize: length of the shorter side after resizing (antialiased); None keeps the size.
+        interpolation: of that resizing.
+        crop: side of the square cut out after resizing; None keeps everything.
         mean, std: per channel, in units of the [0, 1] scale; empty for no normalisation.
     """
 
-    resize_bilinear: int | None = None
-    center_crop: int | None = None
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
+    crop: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        steps = ["pixels to [0, 1]"]
-        if self.center_crop:
-            steps.insert(
-                0, f"resize shorter side to {self.resize_bilinear} (bilinear), crop the central {self.center_crop}"
-            )
+        steps = []
+        if self.resize:
+            steps.append(f"resize shorter side to {self.resize} ({self.interpolation})")
+        if self.crop:
+            steps.append(f"crop the central {self.crop}")
+        steps.append("pixels to [0, 1]")
         if self.mean:
             steps.append(f"mean {self.mean}, std {self.std}")
         return "; ".join(steps)
 
+    @property
+    def makes_one_size(self) -> bool:
+        """Whether images of any size come out alike."""
+        return self.crop is not None
+
     def output_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
         """[C, H, W] of an image of this size after the transform."""
-        if self.center_crop:
-            return channels, self.center_crop, self.center_crop
+        if self.crop:
+            return channels, self.crop, self.crop
+        if self.resize:
+            height, width = _resized(height, width, self.resize)
         return channels, height, width
 
-    def __call__(self, images: "Images", pixel_max: int) -> "torch.Tensor":
-        """Apply to uint8 arrays [N, H, W, C] or PIL images whose largest pixel value is pixel_max.
-
-        Returns:
-            float32 [N, C, H, W].
-        """
+    def pixels(self, images: "Images") -> "torch.Tensor":
+        """Resize and crop uint8 arrays [N, H, W, C] or PIL images. Returns uint8 [N, C, H, W]."""
         import torch
 
-        if self.resize_bilinear:
+        if self.resize or self.crop:
             images = [self._resize_and_crop(image) for image in images]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-        x = pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32).div_(pixel_max)
+        return pixels.permute(0, 3, 1, 2).contiguous()
+
+    def normalise(self, pixels: "torch.Tensor", pixel_max: int) -> "torch.Tensor":
+        """What `pixels` gave, to network input: float32 [N, C, H, W]. pixel_max: the largest value a pixel can have."""
+        import torch
+
+        x = pixels.to(torch.float32).div_(pixel_max)
         if self.mean:
             x.sub_(torch.tensor(self.mean).view(-1, 1, 1)).div_(torch.tensor(self.std).view(-1, 1, 1))
         return x
@@ -76,9 +90,19 @@ class Transform:
         from torchvision.transforms.v2 import functional
 
         pil = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-        pil = functional.resize(pil, [self.resize_bilinear], interpolation=InterpolationMode.BILINEAR, antialias=True)
-        cropped: Image.Image = functional.center_crop(pil, [self.center_crop])
-        return cropped
+        if self.resize:
+            how = InterpolationMode(self.interpolation)
+            pil = functional.resize(pil, [self.resize], interpolation=how, antialias=True)
+        if self.crop:
+            pil = functional.center_crop(pil, [self.crop])
+        return pil
+
+
+def _resized(height: int, width: int, shorter: int) -> tuple[int, int]:
+    """As torchvision's Resize rounds."""
+    if height <= width:
+        return shorter, int(shorter * width / height)
+    return int(shorter * height / width), shorter
 
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -88,7 +112,10 @@ TRANSFORMS: dict[str, Transform] = {
     "unit": Transform(),
     "cifar10": Transform(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
     "cifar100": Transform(mean=(0.5071, 0.4867, 0.4408), std=(0.2675, 0.2565, 0.2761)),
-    "imagenet-224": Transform(resize_bilinear=256, center_crop=224, mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
+    "imagenet-224": Transform(resize=256, crop=224, mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
+    "imagenet-224-bicubic": Transform(
+        resize=256, interpolation="bicubic", crop=224, mean=_IMAGENET_MEAN, std=_IMAGENET_STD
+    ),
     "imagenet-norm": Transform(mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rmpsweep import environment, pipeline, publish
-from rmpsweep.data import cache_dir, open_split
+from rmpsweep.data import cache_dir
 from rmpsweep.doctor.finding import Finding, look
 from rmpsweep.doctor.probe import nearest, remove, write
 from rmpsweep.errors import RmpsweepError
@@ -95,7 +95,7 @@ def _writable(directory: Location) -> str:
 def _data(sweep: Sweep) -> str:
     data = sweep.data
     splits = dict.fromkeys((data.split, data.calibration_split))
-    found = [open_split(data.source, data.path, split, data.transform) for split in splits]
+    found = [data.open(split) for split in splits]
     return ", ".join(f"{split.name}: {split.num_images:,} images" for split in found)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import rmpsweep
 from rmpsweep import environment
-from rmpsweep.data import cache_dir, open_split
+from rmpsweep.data import cache_dir
 from rmpsweep.models.registry import build_from_module
 from rmpsweep.models.weights import file_sha256
 from rmpsweep.schema import Sweep
@@ -52,9 +52,7 @@ def source_digest() -> str:
 def fingerprints(sweep: Sweep) -> tuple[str, str]:
     """Of the images evaluated and of those that calibrate. Raises DataError."""
     data = sweep.data
-    first, second = (
-        open_split(data.source, data.path, split, data.transform) for split in (data.split, data.calibration_split)
-    )
+    first, second = (data.open(split) for split in (data.split, data.calibration_split))
     return first.fingerprint, second.fingerprint
 
 
