@@ -64,8 +64,8 @@ class Global(nn.Module):
         self.clip6 = nn.ReLU6(inplace=True)
 
     def forward(self, x):
-        x = self.clip(self.conv(x))
-        y = F.hardtanh(self.conv(x), 0.0, 0.125)
+        z = self.conv(x)
+        x, y = self.clip(z), F.hardtanh(z, 0.0, 0.125)
         parts = [x.mean((2, 3)), x.mean([-1, -2]), torch.mean(x, dim=(2, 3)), x.mean((2, 3), keepdim=True).flatten(1)]
         parts += [F.adaptive_avg_pool2d(self.clip6(y), (1, 1)).flatten(1), F.relu6(y).mean((3, 2))]
         return torch.cat(parts, 1)
