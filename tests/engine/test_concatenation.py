@@ -15,7 +15,7 @@ IMAGES = dyadic_images(4)
 
 
 class Fire(nn.Module):
-    """SqueezeNet's module. The second part is concatenated first: the unit is what comes last in forward all the same."""
+    """SqueezeNet's module. The second part is concatenated first: the unit is still what comes last in forward."""
 
     def __init__(self) -> None:
         super().__init__()
