@@ -35,6 +35,10 @@ def fan_out(net: SpikingNetwork) -> dict[str, Tensor]:
         elif node.op == "add":
             for name in node.inputs:
                 enter(name, count)
+        elif node.op == "concat":
+            channels = [net.node(name).shape[0] for name in node.inputs]
+            for name, part in zip(node.inputs, count.split(channels, 1), strict=True):
+                enter(name, part)
         elif node.op != "input":
             enter(node.inputs[0], _transpose(net, node, count))
     return result

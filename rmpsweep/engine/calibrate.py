@@ -19,7 +19,7 @@ from rmpsweep.engine.memory import make_memory_plan
 from rmpsweep.engine.network import SpikingNetwork, activations
 from rmpsweep.engine.numerics import Setting
 from rmpsweep.engine.reference import OnSteps, Rows, State
-from rmpsweep.engine.scales import thresholds_from_scales
+from rmpsweep.engine.scales import scaled, thresholds_from_scales
 from rmpsweep.errors import CalibrationError
 from rmpsweep.terms import INPUT, Encoding, Granularity, MaxPool, Numerics, check_choice, parse_threshold_method
 
@@ -108,6 +108,7 @@ def calibrate(
         for rows, num_real in batches:
             _observe_current(typed, layer, setting, images[rows], ids[rows], num_real, time_steps, top, on_steps)
         found[layer] = _checked(layer, top.result(), granularity)
+        found[layer] = scaled(net, {**unset, **found}, 1.0, "layer")[layer].threshold  # not above its ceiling
     return found
 
 

@@ -1,11 +1,12 @@
 """The constants of a group of settings, in floating point or on the integer grid that `numerics` lays down."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rmpsweep.engine.builder import Builder, by_channel, representable, weighed
 from rmpsweep.engine.network import Node, SpikingNetwork, per_channel, rearrange
 from rmpsweep.engine.numerics import (
     DTYPES,
@@ -18,11 +19,9 @@ from rmpsweep.engine.numerics import (
     Constants,
     Setting,
     common_divisor,
-    weights_kind,
 )  # fmt: skip
-from rmpsweep.engine.scales import LayerScale, scaled
+from rmpsweep.engine.scales import scaled
 from rmpsweep.errors import CalibrationError
-from rmpsweep.terms import INPUT
 
 
 def make_constants(net: SpikingNetwork, settings: Sequence[Setting], largest_input: float) -> Constants:
@@ -38,96 +37,7 @@ def make_constants(net: SpikingNetwork, settings: Sequence[Setting], largest_inp
     return build(net, settings, scales, largest_input).make()
 
 
-class _Builder:
-    """Walks the nodes; `spike_weight` follows per-channel weights of spikes to whatever reads them."""
-
-    def __init__(
-        self,
-        net: SpikingNetwork,
-        settings: Sequence[Setting],
-        scales: Sequence[Mapping[str, LayerScale]],
-        largest_input: float,
-    ) -> None:
-        self.net, self.settings, self.scales, self.largest_input = net, settings, scales, largest_input
-        self.numerics, self.kind = settings[0].numerics, weights_kind(net, settings[0])
-        self.spike_weight: dict[str, Tensor] = {}
-        self.weights: dict[str, Tensor] = {}
-        self.threshold: dict[str, Tensor] = {}
-        self.start: dict[str, Tensor] = {}
-        self.bias: dict[str, Tensor] = {}
-        self.factor: dict[tuple[str, int], Tensor] = {}
-        self.multiplier: dict[str, Tensor | int] = {}
-        self.largest: dict[str, float] = {}
-        self.rounded: set[str] = set()
-        self.readout = {node.name for node in net.readout}
-
-    def make(self) -> Constants:
-        for node in self.net.nodes:
-            self._follow_spike_weight(node)
-            self.add(node)
-        output = self.net.output
-        scale = self.units(self.net.node(output).unit)[:, None] * self.output_grid()
-        if output in self.spike_weight:
-            scale = scale * self.spike_weight[output]
-        _representable(scale, torch.float32 if self.numerics == "float32" else torch.float64)
-        return Constants(
-            self.net, tuple(self.settings), self.weights, self.threshold, self.start, self.bias, self.factor,
-            self.multiplier, frozenset(self.rounded), self.units(INPUT), scale, self.largest, self.kind,
-        )  # fmt: skip
-
-    def output_grid(self) -> float:
-        """What one step of the output's numbers is worth in the output's unit."""
-        return 1.0
-
-    def add(self, node: Node) -> None:
-        raise NotImplementedError
-
-    def units(self, name: str) -> Tensor:
-        """Λ of a spiking layer or the input, [K], float64. Raises CalibrationError where it leaves that range."""
-        values = torch.tensor([s[name].unit for s in self.scales], dtype=torch.float64)
-        if not bool((torch.isfinite(values) & (values > 0)).all()):
-            raise CalibrationError(f"{name}: thresholds times α multiply up to {values.tolist()}; use another α")
-        return values
-
-    def thresholds(self, layer: str) -> Tensor:
-        """[K, 1 or C], float64."""
-        values = [s[layer].threshold for s in self.scales]
-        return torch.stack([v.reshape(-1) for v in torch.broadcast_tensors(*values)])
-
-    def entering(self, node: Node) -> Tensor | None:
-        """The per-channel weights of the spikes that enter a weighted node, [outputs, inputs of each], float64."""
-        spikes = self.spike_weight.get(node.inputs[0])
-        return None if spikes is None else self.by_output(node, _channels(spikes))
-
-    def by_output(self, node: Node, channels: Tensor) -> Tensor:
-        """[input channels] -> [outputs, inputs of each], which differ where a convolution has groups."""
-        groups, outputs = node.options.get("groups", 1), len(self.net.weights[node.name][0])
-        return channels.view(groups, 1, -1).expand(-1, outputs // groups, -1).flatten(0, 1)
-
-    def ratio(self, node: Node, operand: int, main: int) -> Tensor:
-        """Λ_k / Λ_m times the per-channel weight of the spikes of that operand, [K, 1 or C], float64."""
-        own, into = self.net.node(node.inputs[operand]).unit, self.net.node(node.inputs[main]).unit
-        factor = (self.units(own) / self.units(into))[:, None]
-        spikes = self.spike_weight.get(node.inputs[operand])
-        return factor if spikes is None else factor * _channels(spikes)
-
-    def _follow_spike_weight(self, node: Node) -> None:
-        if node.op == "spike":
-            weight = self.scales[0][node.name].channel_weight
-            if weight is not None:
-                self.spike_weight[node.name] = per_channel(weight, len(node.shape) + 1).expand(node.shape).clone()
-            return
-        if node.op in ("input", "conv", "linear", "add") or node.inputs[0] not in self.spike_weight:
-            return
-        weight = self.spike_weight[node.inputs[0]]
-        if node.op in ("avg_pool", "max_pool"):
-            weight = per_channel(_channels(weight)[None], len(node.shape) + 1)[0].expand(node.shape).clone()
-        else:
-            weight = rearrange(node, weight[None])[0]
-        self.spike_weight[node.name] = weight
-
-
-class _Float(_Builder):
+class _Float(Builder):
     def add(self, node: Node) -> None:
         name, dtype = node.name, DTYPES[self.numerics]
         if node.op == "spike":
@@ -143,17 +53,17 @@ class _Float(_Builder):
             weight, bias = self.net.weights[name]
             entering = self.entering(node)
             self.weights[name] = (
-                weight.to(dtype) if entering is None else _exact(weight.cpu(), entering, 0).to(weight.device, dtype)
+                weight.to(dtype) if entering is None else weighed(weight.cpu(), entering, 0).to(weight.device, dtype)
             )
             if bias is not None:
                 self.bias[name] = bias.cpu().to(dtype) * self._cast(1 / self.units(node.unit))[:, None]
 
     def _cast(self, exact: Tensor) -> Tensor:
         """From float64, once."""
-        return _representable(exact, DTYPES[self.numerics])
+        return representable(exact, DTYPES[self.numerics])
 
 
-class _Fixed(_Builder):
+class _Fixed(Builder):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.grid: dict[str, Tensor] = {}
@@ -184,6 +94,9 @@ class _Fixed(_Builder):
             case "flatten" | "slice" | "pad":
                 self.grid[name] = self._rearranged(node, self.grid[sources[0]])
                 self._bound(node, self.largest[sources[0]])
+            case "concat":
+                self.grid[name] = self._concatenated(node)
+                self._bound(node, max(self.largest[i] for i in sources))
             case "add":
                 self._add_junction(node)
             case "spike":
@@ -216,14 +129,14 @@ class _Fixed(_Builder):
 
     def _quantize(self, weight: Tensor, entering: Tensor | None, one_scale: bool) -> tuple[Tensor, Tensor, int]:
         """w_q, the grid step of each output, and the largest Σ |w_q| of an output."""
-        largest = torch.cat([_exact(w, entering, i).abs().flatten(1).amax(1) for i, w in _pieces(weight)])
+        largest = torch.cat([weighed(w, entering, i).abs().flatten(1).amax(1) for i, w in _pieces(weight)])
         if one_scale:
             largest = largest.max().expand_as(largest)
         step = torch.where(largest > 0, largest / LARGEST_WEIGHT[self.numerics], 1.0)
         quantized = torch.empty(weight.shape, dtype=torch.int16 if self.numerics == "fixed16" else torch.int8)
         total = 0
         for i, w in _pieces(weight):
-            rows = (_exact(w, entering, i).flatten(1) / step[i : i + len(w), None]).round()
+            rows = (weighed(w, entering, i).flatten(1) / step[i : i + len(w), None]).round()
             total = max(total, int(rows.abs().sum(1).max()))
             quantized[i : i + len(w)] = rows.view(w.shape).to(quantized.dtype)
         return quantized.to(self.net.device), step, total
@@ -234,11 +147,18 @@ class _Fixed(_Builder):
             return grid
         shape = self.net.node(node.inputs[0]).shape
         moved = rearrange(node, per_channel(grid[None], len(shape) + 1).expand(1, *shape))[0]
-        channels = _channels(moved)
+        channels = by_channel(moved)
         return torch.where(channels > 0, channels, 1.0)
 
-    def output_grid(self) -> float:
-        return float(self.grid[self.net.output].max())
+    def _concatenated(self, node: Node) -> Tensor:
+        grids = [self.grid[name] for name in node.inputs]
+        if all(torch.equal(grid, grids[0]) and len(grid) == 1 for grid in grids):
+            return grids[0]
+        channels = [self.net.node(name).shape[0] for name in node.inputs]
+        return torch.cat([grid.expand(number) for grid, number in zip(grids, channels, strict=True)])
+
+    def output_grid(self) -> Tensor:
+        return self.grid[self.net.output]
 
     def _add_pool(self, node: Node) -> None:
         divisor, multiplier, window = common_divisor(self.net, node)
@@ -299,28 +219,3 @@ class _Fixed(_Builder):
 def _pieces(weight: Tensor, size: int = 64) -> list[tuple[int, Tensor]]:
     """Some outputs at a time, so that the largest layer is never whole in float64."""
     return [(i, weight[i : i + size]) for i in range(0, len(weight), size)]
-
-
-def _exact(weight: Tensor, entering: Tensor | None, start: int) -> Tensor:
-    """Outputs from `start` on, in float64, times the weights of what enters."""
-    exact = weight.double()
-    if entering is None:
-        return exact
-    rows = entering[start : start + len(weight)]
-    return exact * rows.view(*rows.shape, *[1] * (weight.dim() - 2))
-
-
-def _channels(values: Tensor) -> Tensor:
-    """[C, ...] or [F], constant over space up to zero padding -> [C] or [F]."""
-    return values.flatten(1).amax(1) if values.dim() > 1 else values
-
-
-def _representable(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 values in another dtype. Raises CalibrationError where they leave its range."""
-    table = exact.to(dtype)
-    if not bool((torch.isfinite(table) & ((table != 0) == (exact != 0))).all()):
-        raise CalibrationError(
-            f"thresholds times α give {exact.abs().max():.3g} to {exact.abs().min():.3g}, out of the range of {dtype}; "
-            "use another α, alpha_scope: network, or numerics: float64"
-        )
-    return table

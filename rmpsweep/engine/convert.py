@@ -8,14 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from rmpsweep.engine.activity import fan_out
 from rmpsweep.engine.batch_norm import folded
 from rmpsweep.engine.network import Node, SpikingNetwork, activations
-from rmpsweep.engine.operators import FUNCTION_ARGUMENTS, SUPPORTED, is_size, kind_of
+from rmpsweep.engine.operators import FUNCTION_ARGUMENTS, SUPPORTED, kind_of
+from rmpsweep.engine.trace import trace
 from rmpsweep.errors import ConversionError
 from rmpsweep.terms import INPUT
+
+AVERAGE = {
+    "stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None,
+}  # fmt: skip
+"""The options of an average pooling but for its window."""
 
 
 def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
@@ -29,7 +34,7 @@ def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
             finite; no ReLU at all; a result that differs from the ANN's on the example.
     """
     try:
-        graph = _trace(ann, example)
+        graph = trace(ann, example)
         with torch.no_grad():
             expected = _in_float64(ann)(example.double())
     except Exception as error:
@@ -39,15 +44,6 @@ def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
     _check(graph, ann, example, expected)
     net = _Converter(graph, ann).convert()
     return replace(net, fan_out=fan_out(net))
-
-
-def _trace(ann: nn.Module, example: Tensor) -> fx.Graph:
-    """The graph of a copy in eval mode, with shapes and sizes; it does not keep the copy."""
-    traced = fx.symbolic_trace(copy.deepcopy(ann).eval())
-    with torch.no_grad():
-        _ShapesAndSizes(traced).propagate(example)
-    traced.graph.owning_module = None
-    return traced.graph
 
 
 def _in_float64(ann: nn.Module) -> nn.Module:
@@ -80,16 +76,6 @@ def _is_finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or bool(torch.stack(tensor.detach().aminmax()).isfinite().all())
 
 
-class _ShapesAndSizes(ShapeProp):
-    """Notes the shape of every tensor, as `ShapeProp`, and the value of every size taken from one."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if not isinstance(result, Tensor):
-            n.meta["size"] = result
-        return result
-
-
 class _Converter:
     """Walks the traced graph; one method per kind of node.
 
@@ -111,7 +97,7 @@ class _Converter:
         for node in self.graph.nodes:
             if node.op == "output":
                 output = self.name_of.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
-            elif not is_size(node):
+            else:
                 self._convert(node)
         if output is None:
             raise ConversionError("the network must return one tensor")
@@ -121,8 +107,6 @@ class _Converter:
 
     def _convert(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            if INPUT in self.nodes:
-                raise ConversionError(f"node {node.name!r}: the network takes more than one input")
             self._add(node, INPUT, "input", ())
             return
         kind = self._kind(node)
@@ -163,9 +147,54 @@ class _Converter:
         self.weights[name] = (self._copy(module.weight), None if module.bias is None else self._copy(module.bias))
 
     def _relu(self, node: fx.Node) -> None:
+        if self._origin(self._inputs(node)[0]).op == "concat":  # of spikes: nothing is negative
+            self.name_of[node] = self._inputs(node)[0]
+        else:
+            self._spike(node, {})
+
+    def _relu6(self, node: fx.Node) -> None:
+        self._clip(node, 6.0)
+
+    def _hardtanh(self, node: fx.Node) -> None:
+        options = {"min_val": -1.0, "max_val": 1.0, **self._options(node, "hardtanh")}
+        least, ceiling = options["min_val"], options["max_val"]
+        if least != 0 or not ceiling > 0:
+            raise self._refusal(node, f"clips to [{least}, {ceiling}]; only [0, c] is supported: no rate is negative")
+        self._clip(node, float(ceiling))
+
+    def _clip(self, node: fx.Node, ceiling: float) -> None:
+        if self._origin(self._inputs(node)[0]).op == "concat":
+            raise self._refusal(node, "clips what was concatenated; clip each part before it is concatenated")
+        self._spike(node, {"ceiling": ceiling})
+
+    def _spike(self, node: fx.Node, options: Mapping[str, Any]) -> None:
         name = self._name(node)
         self.rank[name] = len(self.rank)
-        self._add(node, name, "spike", self._inputs(node)[:1])
+        self._add(node, name, "spike", self._inputs(node), options)
+
+    def _concat(self, node: fx.Node) -> None:
+        options = {"dim": node.kwargs.get("axis", 0), **self._options(node, "concat")}
+        parts: Any = node.args[0] if node.args else node.kwargs["tensors"]
+        names = tuple(self.name_of[part] for part in parts)
+        if len(names) == 1:
+            self.name_of[node] = names[0]
+            return
+        dimensions = 1 + len(self.nodes[names[0]].shape)
+        if options["dim"] not in (1, 1 - dimensions):
+            raise self._refusal(node, f"concatenates along dimension {options['dim']}; only channels, 1, are supported")
+        for name in names:
+            origin = self._origin(name)
+            if origin.op not in ("spike", "concat"):
+                what = "the network's input" if origin.op == "input" else f"{origin.name!r} before its ReLU"
+                raise self._refusal(node, f"concatenates {what}; apply the ReLU to each part before it is concatenated")
+        self._add(node, self._name(node), "concat", names)
+
+    def _origin(self, name: str) -> Node:
+        """The node whose values that one pools or rearranges."""
+        node = self.nodes[name]
+        while node.op in ("avg_pool", "max_pool", "flatten", "slice", "pad"):
+            node = self.nodes[node.inputs[0]]
+        return node
 
     def _batch_norm(self, node: fx.Node) -> None:
         module = self.modules[str(node.target)]
@@ -174,7 +203,10 @@ class _Converter:
         assert isinstance(source, fx.Node)
         name = self.name_of[source]
         if name not in self.weights or len(source.users) != 1:
-            raise self._refusal(node, "can be folded only directly after a convolution or linear layer of its own")
+            raise self._refusal(
+                node, "can be folded only directly after a convolution or linear layer of its own; train the network "
+                "with batch norm there"
+            )  # fmt: skip
         if module.running_mean is None or module.running_var is None:
             raise self._refusal(node, "has no running statistics to fold (track_running_stats=False)")
         weight, bias = folded(*self.weights[name], module)
@@ -185,10 +217,7 @@ class _Converter:
 
     def _avg_pool(self, node: fx.Node) -> None:
         options = self._options(node, "avg_pool")
-        defaults = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True}
-        self._add(
-            node, self._name(node), "avg_pool", self._inputs(node), {**defaults, "divisor_override": None, **options}
-        )
+        self._add(node, self._name(node), "avg_pool", self._inputs(node), {**AVERAGE, **options})
 
     def _adaptive_avg_pool(self, node: fx.Node) -> None:
         size = self._options(node, "adaptive_avg_pool")["output_size"]
@@ -200,11 +229,19 @@ class _Converter:
                 node,
                 f"pools {height}x{width} to {rows}x{columns} with unequal windows; use sizes that divide",
             )
-        self._add(
-            node, self._name(node), "avg_pool", self._inputs(node),
-            {"kernel_size": (height // rows, width // columns), "stride": None, "padding": 0, "ceil_mode": False,
-             "count_include_pad": True, "divisor_override": None},
-        )  # fmt: skip
+        kernel = height // rows, width // columns
+        self._add(node, self._name(node), "avg_pool", self._inputs(node), {**AVERAGE, "kernel_size": kernel})
+
+    def _mean(self, node: fx.Node) -> None:
+        options = {"dim": None, "keepdim": False, **self._options(node, "mean")}
+        channels, *image = self._input_shape(node)
+        dims = options["dim"] if isinstance(options["dim"], tuple | list) else (options["dim"],)
+        if len(image) != 2 or None in dims or sorted(dim % 4 for dim in dims) != [2, 3]:
+            raise self._refusal(node, f"averages over dimensions {dims}; only height and width, (2, 3), are supported")
+        name, window = self._name(node), {**AVERAGE, "kernel_size": tuple(image)}
+        self._add(node, name, "avg_pool", self._inputs(node), window, (channels, 1, 1))
+        if not options["keepdim"]:
+            self._add(node, self._unique(f"{name}_flatten"), "flatten", (name,))
 
     def _max_pool(self, node: fx.Node) -> None:
         options = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, **self._options(node, "max_pool")}
@@ -215,14 +252,14 @@ class _Converter:
         self._add(node, self._name(node), "max_pool", self._inputs(node), options)
 
     def _flatten(self, node: fx.Node) -> None:
-        if node.meta["tensor_meta"].shape[1:] != (math.prod(self._input_shape(node)),):
+        if node.meta["shape"][1:] != (math.prod(self._input_shape(node)),):
             raise self._refusal(node, "only flattening to [N, features] is supported")
         self._add(node, self._name(node), "flatten", self._inputs(node)[:1])
 
     _reshape = _flatten
 
     def _slice(self, node: fx.Node) -> None:
-        index = self._with_sizes(node.args[1])
+        index: Any = node.args[1]
         index = index if isinstance(index, tuple) else (index,)
         if not all(isinstance(part, slice) or part is Ellipsis for part in index):
             raise self._refusal(node, f"indexes by {index}; only slices are supported")
@@ -255,19 +292,21 @@ class _Converter:
         return weight.detach().to(dtype=self.dtype, copy=True)
 
     def _add(
-        self, node: fx.Node, name: str, op: Any, inputs: tuple[str, ...], options: Mapping[str, Any] | None = None
-    ) -> str:
+        self, node: fx.Node, name: str, op: Any, inputs: tuple[str, ...], options: Mapping[str, Any] | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> str:  # fmt: skip
         units = [self.nodes[i].unit for i in inputs]
         unit = name if op in ("input", "spike") else max(units, key=self.rank.__getitem__)
-        shape = tuple(node.meta["tensor_meta"].shape[1:])
-        self.nodes[name] = Node(name, op, inputs, shape, unit, options or {})
+        self.nodes[name] = Node(name, op, inputs, shape or node.meta["shape"][1:], unit, options or {})
         self.name_of[node] = name
         return name
 
     def _name(self, node: fx.Node) -> str:
         """The module's path, numbered from its second call on; functions have the traced node's name."""
-        base = name = str(node.target) if node.op == "call_module" else node.name
-        count = 0
+        return self._unique(str(node.target) if node.op == "call_module" else node.name)
+
+    def _unique(self, base: str) -> str:
+        name, count = base, 0
         while name in self.nodes:
             count += 1
             name = f"{base}_{count}"
@@ -287,11 +326,7 @@ class _Converter:
             module = self.modules[str(node.target)]
             return {name: getattr(module, name) for name in names}
         given = dict(zip(FUNCTION_ARGUMENTS[kind], node.args, strict=False)) | dict(node.kwargs)
-        return {name: self._with_sizes(given[name]) for name in names if name in given}
-
-    def _with_sizes(self, argument: Any) -> Any:
-        """The argument with each size in it, such as x.size(3), replaced by its value."""
-        return fx.node.map_arg(argument, lambda size: size.meta["size"])
+        return {name: given[name] for name in names if name in given}
 
     def _refusal(self, node: fx.Node, why: str) -> ConversionError:
         where = f"node {node.name!r}"

@@ -1,6 +1,7 @@
 """The steps of a program on the CPU, by the kernels of `kernels.cpu`. Tensors are channels-last, [T, R, H, W, C]."""
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -175,12 +176,17 @@ class CpuKernels(ProgramKernels):
             return (cpu.FLAG if value.largest == 1 else cpu.SCALED), factor / value.divisor
         return cpu.SCALED, factor
 
-    def rearrange(self, step: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
+    def rearrange(
+        self, step: Rearrangement, values: Sequence[Tensor], pool: tuple[Tensor, Tensor] | None
+    ) -> Tensor:  # fmt: skip
         """A step between values; pool: (input summed over steps, its largest), updated, of count pooling."""
-        node = step.node
+        node, value = step.node, values[0]
         if step.how == "flatten":
             return value
         out = self.workspace.empty((*value.shape[:2], *self.shape(node)), torch.uint8).zero_()
+        if step.how == "concat":
+            self.concatenate(node, values, out)
+            return out
         if step.how in ("slice", "pad"):
             channels = self.net.node(node.inputs[0]).shape[0]
             planes = rearrange(node, value[..., :channels].permute(0, 1, 4, 2, 3).flatten(0, 1))

@@ -168,8 +168,8 @@ class _Run:
         for i, step in enumerate(self.program.steps):
             name = step.node.name
             if isinstance(step, Rearrangement):
-                value = values.bytes[step.node.inputs[0]]
-                values.bytes[name] = kernels.rearrange(step, value, self.pools.get(name))
+                read = [values.bytes[source] for source in step.reads]
+                values.bytes[name] = kernels.rearrange(step, read, self.pools.get(name))
             else:
                 current, addend = self._shared_current(step, values, steps), self._addend(step, values, steps)
                 if name == self.until:

@@ -6,7 +6,7 @@ potentials left their range.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -155,11 +155,17 @@ class GpuKernels(ProgramKernels):
 
         return triton.Addend(kind, values, self._table(layer.node, kind, dtype, make))
 
-    def rearrange(self, step: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
+    def rearrange(
+        self, step: Rearrangement, values: Sequence[Tensor], pool: tuple[Tensor, Tensor] | None
+    ) -> Tensor:  # fmt: skip
         """A step between values; pool: (input summed over steps, its largest), updated, of count pooling."""
-        node = step.node
+        node, value = step.node, values[0]
         if step.how == "flatten":
             return value
+        if step.how == "concat":
+            out = torch.zeros(*value.shape[:2], *self.shape(node), dtype=torch.uint8, device=self.device)
+            self.concatenate(node, values, out)
+            return out
         if step.how in ("slice", "pad"):
             out = torch.zeros(*value.shape[:2], *self.shape(node), dtype=torch.uint8, device=self.device)
             channels = self.net.node(node.inputs[0]).shape[0]

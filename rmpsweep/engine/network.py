@@ -4,6 +4,7 @@ Tensors are [N, C, H, W] or [N, F]. Every node's tensor is measured in the unit 
 its ancestors (`Node.unit`): tensor value x Λ of that layer = ANN activation.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -12,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Op = Literal["input", "conv", "linear", "avg_pool", "max_pool", "flatten", "slice", "pad", "add", "spike"]
+Op = Literal["input", "conv", "linear", "avg_pool", "max_pool", "flatten", "slice", "pad", "concat", "add", "spike"]
 
-LINEAR: tuple[Op, ...] = ("conv", "linear", "avg_pool", "flatten", "slice", "pad", "add")
+LINEAR: tuple[Op, ...] = ("conv", "linear", "avg_pool", "flatten", "slice", "pad", "concat", "add")
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class Node:
 
     name: unique; inputs: names of the nodes it reads; shape: of its output without N;
     unit: the spiking layer (or "input") in whose spikes its output is measured; a "spike" node is its own unit;
-    options: keyword arguments of the torch function behind `op`; of "slice" the index.
+    options: keyword arguments of the torch function behind `op`; of "slice" the index; of "spike" the ceiling, the
+    largest activation, where there is one.
+    A "concat" node's inputs are spikes, pooled or rearranged; each keeps its own unit: see `scales.operand_ratios`.
     """
 
     name: str
@@ -67,6 +70,10 @@ class SpikingNetwork:
     def node(self, name: str) -> Node:
         """The node of that name."""
         return next(node for node in self.nodes if node.name == name)
+
+    def ceiling(self, layer: str) -> float:
+        """The largest activation of a spiking layer, that of ReLU6 is 6: its Λ is never above; infinite for ReLU."""
+        return float(self.node(layer).options.get("ceiling", math.inf))
 
     def current_unit(self, layer: str) -> str:
         """The unit m of the current that enters a spiking layer: z is measured in Λ_m."""
@@ -125,20 +132,22 @@ def average_of_max_pool(node: Node, x: Tensor, divisor: int | None = None) -> Te
     return F.avg_pool2d(x, **options, count_include_pad=False, divisor_override=divisor)
 
 
-def rearrange(node: Node, x: Tensor) -> Tensor:
-    """A flatten, slice or pad node: every value goes to one place or to none. [N, ...] -> [N, *node.shape]."""
+def rearrange(node: Node, *x: Tensor) -> Tensor:
+    """A flatten, slice, pad or concat node: every value goes to one place or to none. [N, ...] -> [N, *node.shape]."""
     match node.op:
         case "flatten":
-            return x.flatten(1)
+            return x[0].flatten(1)
         case "slice":
-            return x[node.options["index"]]
+            return x[0][node.options["index"]]
         case "pad":
-            return F.pad(x, **node.options)
+            return F.pad(x[0], **node.options)
+        case "concat":
+            return torch.cat(x, 1)
     raise AssertionError(node.op)
 
 
 def activations(net: SpikingNetwork, images: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
-    """The ANN's values at the named nodes (a spiking layer's is the ReLU output). [N, C, H, W] -> name: [N, ...]."""
+    """The ANN's values at the named nodes (a spiking layer's is the ReLU's output). [N, C, H, W] -> name: [N, ...]."""
     values: dict[str, Tensor] = {}
     for node in net.needed_for(*wanted):
         x = [values[name] for name in node.inputs]
@@ -153,11 +162,11 @@ def activations(net: SpikingNetwork, images: Tensor, wanted: Sequence[str]) -> d
                 value = F.avg_pool2d(x[0], **node.options)
             case "max_pool":
                 value = F.max_pool2d(x[0], **node.options)
-            case "flatten" | "slice" | "pad":
-                value = rearrange(node, x[0])
+            case "flatten" | "slice" | "pad" | "concat":
+                value = rearrange(node, *x)
             case "add":
                 value = x[0] + x[1]
             case "spike":
-                value = x[0].relu()
+                value = x[0].clamp(0, node.options.get("ceiling"))
         values[node.name] = value
     return {name: values[name] for name in wanted}

@@ -7,8 +7,9 @@ device and in every batch, chunk, shard and thread. The rule, all roundings half
 
 - Spikes are 0 or 1, sums of a pooling window stay undivided: such a node holds integers I and stands for I / divisor.
 - A convolution or linear layer has one grid step per output channel, g_c = max |W_c| / LARGEST_WEIGHT (1 where the
-  channel is all zero), the output layer one for all classes; w_q = round(W / g_c). Per-channel weights of the spikes
-  that enter (see `scales`) are multiplied onto W before, in float64. Its sums stand for I g_c / divisor.
+  channel is all zero), the output layer one for all classes; w_q = round(W / g_c). Weights of the spikes that enter,
+  by channel or by what was concatenated (see `scales`), are multiplied onto W before, in float64. Its sums stand for
+  I g_c / divisor.
 - θ_q = max(1, round(θ divisor / g_c)); b_q = round(b divisor / (Λ_m g_c)); v(0) = min(round(v_init θ_q), θ_q - 1).
 - At a junction the operand in the node's own unit m keeps its grid (two of them: the first that holds weighted sums),
   the other enters as (M I + 2^15) >> 16 with M = round(2^16 (Λ_k / Λ_m) (g_k / g_m)). Where the operand that keeps its
@@ -31,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rmpsweep.engine.network import Node, SpikingNetwork, average_of_max_pool
-from rmpsweep.engine.scales import Thresholds, scaled
+from rmpsweep.engine.scales import Thresholds, operand_ratios, scaled
 from rmpsweep.errors import CalibrationError
 from rmpsweep.terms import AlphaScope, Encoding, MaxPool, Numerics, Reset, check_choice
 
@@ -133,12 +134,14 @@ class Constants:
 def weights_kind(net: SpikingNetwork, setting: Setting) -> tuple[object, ...]:
     """What settings must have in common to share weights: all that is quantised or folded into these.
 
-    Spikes of layers with per-channel thresholds weigh differently by channel, which is part of the weights.
+    Spikes of layers with per-channel thresholds weigh differently by channel, spikes of layers that are concatenated by
+    layer, which is part of the weights.
     """
     scales = scaled(net, setting.thresholds, setting.alpha, setting.alpha_scope)
     weights = (scales[layer].channel_weight for layer in net.layers)
     spikes = tuple(b"" if w is None else w.numpy().tobytes() for w in weights)
-    return setting.encoding, setting.max_pool, setting.numerics, spikes
+    ratios = tuple(operand_ratios(net, scales).items())
+    return setting.encoding, setting.max_pool, setting.numerics, spikes, ratios
 
 
 def quantize_input(images: Tensor, input_scale: Tensor) -> Tensor:

@@ -9,29 +9,35 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 SUPPORTED = (
-    "Conv2d, Linear, ReLU, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, Flatten, Dropout, Identity, "
-    "BatchNorm after a convolution or linear layer, addition of two tensors, slicing, padding with zeros"
+    "Conv2d, Linear, ReLU, ReLU6, Hardtanh(0, c), AvgPool2d, AdaptiveAvgPool2d, mean over height and width, MaxPool2d, "
+    "Flatten, Dropout, Identity, BatchNorm after a convolution or linear layer, addition of two tensors, concatenation "
+    "of channels after their ReLUs, slicing, padding with zeros"
 )
 
 _FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu", torch.relu: "relu", F.dropout: "skip", F.avg_pool2d: "avg_pool",
-    F.adaptive_avg_pool2d: "adaptive_avg_pool", F.max_pool2d: "max_pool", torch.flatten: "flatten",
-    operator.add: "sum", operator.iadd: "sum", torch.add: "sum", operator.getitem: "slice", F.pad: "pad",
+    F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.hardtanh: "hardtanh", F.dropout: "skip",
+    F.avg_pool2d: "avg_pool", F.adaptive_avg_pool2d: "adaptive_avg_pool", torch.mean: "mean",
+    F.max_pool2d: "max_pool", torch.flatten: "flatten", operator.add: "sum", operator.iadd: "sum", torch.add: "sum",
+    torch.cat: "concat", torch.concat: "concat", operator.getitem: "slice", F.pad: "pad",
 }  # fmt: skip
 _METHODS = {
     "relu": "relu", "relu_": "relu", "flatten": "flatten", "view": "reshape", "reshape": "reshape",
-    "add": "sum", "add_": "sum", "contiguous": "skip",
+    "add": "sum", "add_": "sum", "mean": "mean", "contiguous": "skip",
 }  # fmt: skip
 _MODULES: dict[type[nn.Module], str] = {
-    nn.Conv2d: "conv", nn.Linear: "linear", nn.ReLU: "relu", nn.AvgPool2d: "avg_pool",
-    nn.AdaptiveAvgPool2d: "adaptive_avg_pool", nn.MaxPool2d: "max_pool", nn.Flatten: "flatten", nn.Dropout: "skip",
-    nn.Dropout2d: "skip", nn.Identity: "skip", nn.BatchNorm1d: "batch_norm", nn.BatchNorm2d: "batch_norm",
+    nn.Conv2d: "conv", nn.Linear: "linear", nn.ReLU: "relu", nn.ReLU6: "hardtanh", nn.Hardtanh: "hardtanh",
+    nn.AvgPool2d: "avg_pool", nn.AdaptiveAvgPool2d: "adaptive_avg_pool", nn.MaxPool2d: "max_pool",
+    nn.Flatten: "flatten", nn.Dropout: "skip", nn.Dropout2d: "skip", nn.Identity: "skip",
+    nn.BatchNorm1d: "batch_norm", nn.BatchNorm2d: "batch_norm",
 }  # fmt: skip
 FUNCTION_ARGUMENTS = {
     "avg_pool": ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     "adaptive_avg_pool": ("input", "output_size"),
     "max_pool": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
     "pad": ("input", "pad", "mode", "value"),
+    "hardtanh": ("input", "min_val", "max_val"),
+    "mean": ("input", "dim", "keepdim"),
+    "concat": ("tensors", "dim"),
 }
 
 
@@ -44,12 +50,3 @@ def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
     if node.op == "call_method":
         return _METHODS.get(str(node.target))
     return None
-
-
-def is_size(node: fx.Node) -> bool:
-    """x.size(0), x.shape and their items: numbers, as other nodes' arguments."""
-    if node.op == "call_method":
-        return bool(node.target == "size")
-    if node.target is getattr:
-        return bool(node.args[1] == "shape")
-    return bool(node.target is operator.getitem and "tensor_meta" not in node.meta)

@@ -53,15 +53,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Rearrangement:
-    """A pooling, flatten, slice or pad node between values; multiplier: [Ho, Wo], see `common_divisor`."""
+    """A pooling, flatten, slice, pad or concat node between values; multiplier: [Ho, Wo], see `common_divisor`."""
 
     node: Node
-    how: Literal["sum", "max", "count", "flatten", "slice", "pad"]
+    how: Literal["sum", "max", "count", "flatten", "slice", "pad", "concat"]
     multiplier: Tensor | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The value it needs."""
+        """The values it needs."""
         return self.node.inputs
 
 
@@ -105,6 +105,8 @@ class _Maker:
                     self.values[node.name] = Value(1, 1)
                 case "avg_pool" | "max_pool" | "flatten" | "slice" | "pad" if node.inputs[0] in self.values:
                     self._rearrange(node)
+                case "concat":
+                    self._concat(node)
         last_use = {name: i for i, step in enumerate(self.steps) for name in step.reads}
         return Program(tuple(self.steps), self.values, last_use)
 
@@ -128,6 +130,13 @@ class _Maker:
             raise _NoProgramError
         self.steps.append(Rearrangement(node, "sum", multiplier))
         self.values[node.name] = Value(largest, divisor * source.divisor)
+
+    def _concat(self, node: Node) -> None:
+        sources = [self.values[name] for name in node.inputs]
+        if len(node.shape) != 3 or len({source.divisor for source in sources}) > 1:
+            raise _NoProgramError
+        self.steps.append(Rearrangement(node, "concat"))
+        self.values[node.name] = Value(max(source.largest for source in sources), sources[0].divisor)
 
     def _layer(self, spike: Node) -> Layer:
         node = self.net.node(spike.inputs[0])

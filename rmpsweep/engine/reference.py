@@ -115,7 +115,7 @@ class LinearNodes:
                     for i, v in enumerate(x)
                 )
                 return left + right
-        return rearrange(node, x[0])
+        return rearrange(node, *x)
 
     def logits(self, sums: Mapping[str, Tensor], steps: int) -> Tensor:
         """The read-out of what was summed over `steps` steps, [R, classes]: floating point sums in float64."""

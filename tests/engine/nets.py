@@ -115,6 +115,58 @@ class Shortcuts(nn.Module):
         return self.fc(out.flatten(1))
 
 
+class Concatenated(nn.Module):
+    """Spikes of two layers side by side, pooled, concatenated again, as a shortcut, and before the read-out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.left, self.right = nn.Conv2d(4, 5, 1), nn.Conv2d(4, 7, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.mixed, self.branch = nn.Conv2d(12, 6, 3, padding=1), nn.Conv2d(18, 18, 1)
+        self.fc = nn.Linear((18 + 12) * 9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        parts = [F.relu(self.left(x)), F.relu(self.right(x))]
+        x = self.pool(torch.cat(parts, 1))
+        x = torch.cat((F.relu(self.mixed(x)), x), dim=1)
+        x = F.relu(self.branch(x) + x)
+        pooled = F.avg_pool2d(torch.cat(parts, 1), 2)
+        return self.fc(torch.cat([x, pooled], 1).flatten(1))
+
+
+class Clipped(nn.Module):
+    """ReLUs with ceilings, the second above all that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.act1 = nn.Conv2d(2, 4, 3, padding=1), nn.Hardtanh(0, 0.5)
+        self.conv2, self.act2 = nn.Conv2d(4, 5, 3, padding=1), nn.ReLU6()
+        self.fc = nn.Linear(180, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.act2(self.conv2(self.act1(self.conv1(x)))).flatten(1))
+
+
+class Bottlenecks(nn.Module):
+    """As in MobileNetV2: a linear bottleneck's current is added to another's and read by the next convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.expand = nn.ModuleList(nn.Conv2d(4, 12, 1) for _ in range(2))
+        self.deep = nn.ModuleList(nn.Conv2d(12, 12, 3, padding=1, groups=12) for _ in range(2))
+        self.project = nn.ModuleList(nn.Conv2d(12, 4, 1) for _ in range(2))
+        self.head, self.fc = nn.Conv2d(4, 10, 1), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.stem(x))
+        for expand, deep, project in zip(self.expand, self.deep, self.project, strict=True):
+            x = x + project(F.relu6(deep(F.relu6(expand(x)))))
+        return self.fc(F.relu6(self.head(x)).mean((2, 3)))
+
+
 class GlobalPooled(nn.Module):
     """Sums of 144 spikes, which are not int8."""
 

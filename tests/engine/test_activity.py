@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nets import Chain, Residual, dyadic_images, make_dyadic, powers_of_two
+from nets import Chain, Concatenated, Residual, dyadic_images, make_dyadic, powers_of_two
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, fan_out, simulate
@@ -68,6 +68,18 @@ def test_a_residual_branch_adds_one_operation_for_the_identity():
     borders = torch.nn.functional.conv2d(torch.ones(1, 1, 6, 6), torch.ones(1, 1, 3, 3), padding=1)[0, 0].long()
     assert torch.equal(fan_out(net)["act0"], (4 * borders + 1).expand(4, 6, 6))
     assert torch.equal(fan_out(net)["act1"], (4 * borders).expand(4, 6, 6))
+
+
+def test_a_part_of_a_concatenation_counts_what_becomes_of_its_own_channels():
+    """Pooled, then 3x3 (6 channels) beside 1x1 (18) and the identity; and averaged into a read-out of 3 classes."""
+    net = convert(make_dyadic(Concatenated()), dyadic_images())
+    borders = torch.tensor([[4, 6, 4], [6, 9, 6], [4, 6, 4]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    fans = fan_out(net)
+    assert [net.node(layer).shape[0] for layer in net.layers] == [4, 5, 7, 6, 18]
+    for layer in net.layers[1:3]:
+        assert torch.equal(fans[layer], (6 * borders + 18 + 1 + 3).expand(net.node(layer).shape))
+    assert torch.equal(fans[net.layers[3]], torch.full((6, 3, 3), 18 + 1))
+    assert torch.equal(fans[net.layers[4]], torch.full((18, 3, 3), 3))
 
 
 def test_synops_are_spikes_times_fan_out_by_hand():

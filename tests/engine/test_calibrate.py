@@ -1,9 +1,11 @@
+import importlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from nets import Chain, Pooled, Residual, dyadic_images, make_dyadic
+from nets import Chain, Clipped, Concatenated, Pooled, Residual, dyadic_images, make_dyadic
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, neuron, simulate, thresholds_from_scales
@@ -12,6 +14,8 @@ from rmpsweep.errors import CalibrationError
 from rmpsweep.terms import parse_threshold_method
 
 IMAGES = dyadic_images(9)
+calibration = importlib.import_module("rmpsweep.engine.calibrate")
+"""The module: its name in the package is that of the function."""
 
 
 def order_statistic(values, percent):
@@ -74,13 +78,38 @@ def test_order_and_batch_size_do_not_matter(method, encoding):
     assert one == other
 
 
-def test_maximal_current_keeps_every_neuron_below_one_spike_per_step():
+@pytest.mark.parametrize("build", [Residual, Concatenated])
+def test_maximal_current_keeps_every_neuron_below_one_spike_per_step(build):
     """V_th >= V_in^max: the residual potential never exceeds the threshold, so nothing saturates."""
-    net = convert(make_dyadic(Residual()), IMAGES)
+    net = convert(make_dyadic(build()), IMAGES)
     thresholds = calibrate(net, IMAGES, "vin_max", time_steps=64)
     sim = simulate(net, IMAGES, thresholds, [64])
     for layer in net.layers:
         assert float((sim.state.potentials[layer] / thresholds[layer]).max()) < 1
+
+
+@pytest.mark.parametrize("granularity", ["layer", "channel"])
+@pytest.mark.parametrize("method", ["vin_max", "vin_p99", "activation_max", "activation_p99.9"])
+def test_no_scale_is_above_its_ceiling(method, granularity):
+    net = convert(make_dyadic(Clipped()), IMAGES)
+    found = calibrate(net, IMAGES, method, granularity, time_steps=16)
+    assert float(found["act1"].max()) == 0.5  # Λ of the layer after the input is θ
+    without = calibrate(unclipped(net), IMAGES, method, granularity, time_steps=16)
+    assert float(without["act1"].max()) > 0.5
+
+
+def unclipped(net):
+    return replace(net, nodes=tuple(replace(node, options={}) if node.op == "spike" else node for node in net.nodes))
+
+
+def test_currents_through_a_concatenation_are_the_same_by_kernels_and_node_by_node(monkeypatch):
+    """Driven by spikes; sums of dyadic numbers are exact in any order, thresholds rounded up to powers of two."""
+    net = convert(make_dyadic(Concatenated()), IMAGES)
+    monkeypatch.setattr(calibration, "_checked", lambda _, values, __: 2.0 ** values.max().log2().ceil())
+    found = calibrate(net, IMAGES, "vin_max", time_steps=8)
+    monkeypatch.setattr(calibration, "find_program", lambda _: None)
+    assert found == calibrate(net, IMAGES, "vin_max", time_steps=8)
+    assert len({float(value) for value in found.values()}) > 2
 
 
 def test_auto_input_scale_is_the_largest_input():

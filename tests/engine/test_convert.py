@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from nets import Chain, Residual
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from rmpsweep.engine import convert
 from rmpsweep.engine.network import activations
@@ -40,6 +41,64 @@ class Reordered(nn.Module):
         return F.relu(late + early) + F.relu(early + late)
 
 
+class Joined(nn.Module):
+    """Concatenations: of a list, a tuple, one tensor; nested, pooled, flattened, of one layer twice; a ReLU after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        parts = [F.relu(self.a(x)), F.relu(self.b(x))]
+        x = F.relu(F.max_pool2d(torch.cat(parts, 1), 2))
+        x = torch.cat((F.relu6(self.c(x)), torch.cat([x], dim=1), F.avg_pool2d(parts[0], 2)), dim=-3)
+        return torch.concat(tensors=[x[:, 2:].flatten(1), x.flatten(1)], dim=-1)
+
+
+class Global(nn.Module):
+    """Global pooling and clipping, each as people write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.clip = nn.Conv2d(3, 4, 3), nn.Hardtanh(0, 0.25)
+        self.clip6 = nn.ReLU6(inplace=True)
+
+    def forward(self, x):
+        z = self.conv(x)
+        x, y = self.clip(z), F.hardtanh(z, 0.0, 0.125)
+        parts = [x.mean((2, 3)), x.mean([-1, -2]), torch.mean(x, dim=(2, 3)), x.mean((2, 3), keepdim=True).flatten(1)]
+        parts += [F.adaptive_avg_pool2d(self.clip6(y), (1, 1)).flatten(1), F.relu6(y).mean((3, 2))]
+        return torch.cat(parts, 1)
+
+
+class Sized(nn.Module):
+    """Decides, loops and computes by shapes, as timm's VGG does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        batch, _, height, width = x.shape
+        for _ in range(len(x.shape) - 2):
+            if x.shape[-2] < height / 2 or x.size(3) != width or x.dim() != 4 or not x.numel():
+                raise ValueError
+            x = F.relu(self.conv(x))
+        x = F.avg_pool2d(x, (x.size()[2] // 2, max(width // 2, 1)))
+        return x.reshape(batch, x.shape[1] * x.shape[2] * x.shape[3])
+
+
+class Stochastic(nn.Module):
+    """Stochastic depth: a function of torchvision's that is a leaf of traces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.drop = nn.Conv2d(3, 3, 1), StochasticDepth(0.5, "row")
+
+    def forward(self, x):
+        return F.relu(x + self.drop(self.conv(x)))
+
+
 def batch_norm_net(norm_after_relu: bool = False) -> nn.Module:
     layers = [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8)]
     net = nn.Sequential(*layers, nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5))
@@ -65,8 +124,24 @@ def batch_norm_net(norm_after_relu: bool = False) -> nn.Module:
         nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(192, 7), nn.ReLU(), nn.Linear(7, 2)),
         nn.Sequential(nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True), nn.Conv2d(3, 2, 1), nn.ReLU()),
         nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AvgPool2d(2, padding=1, count_include_pad=False), nn.Flatten()),
+        Joined(),
+        Global(),
+        Sized(),
+        Stochastic(),
     ],
-    ids=["functional", "reordered", "batch-norm", "adaptive", "linear", "max-pool", "avg-pool"],
+    ids=[
+        "functional",
+        "reordered",
+        "batch-norm",
+        "adaptive",
+        "linear",
+        "max-pool",
+        "avg-pool",
+        "joined",
+        "global",
+        "sized",
+        "stochastic",
+    ],
 )
 def test_converted_network_computes_the_anns_function(ann):
     net = convert(ann, IMAGE)
@@ -85,6 +160,12 @@ def test_converted_network_computes_the_anns_function(ann):
 def test_layers_are_named_by_module_in_forward_order_and_numbered_when_reused():
     assert convert(Functional(), IMAGE).layers == ["relu", "relu_1", "relu_2", "relu_3"]
     assert convert(Residual(), torch.rand(1, 2, 6, 6)).layers == ["act0", "act1", "act2", "act3", "act4"]
+
+
+def test_relu_after_a_concatenation_of_spikes_is_no_layer_of_its_own():
+    net = convert(Joined(), IMAGE)
+    assert net.layers == ["relu", "relu_1", "relu6"]
+    assert [net.ceiling(layer) for layer in net.layers] == [float("inf"), float("inf"), 6.0]
 
 
 def test_a_junction_is_measured_in_the_layer_that_comes_last_whatever_the_operand_order():
@@ -139,9 +220,43 @@ class Scaled(nn.Module):
         return F.relu(x * 2)
 
 
-class Concatenated(nn.Module):
+class WithInput(nn.Module):
+    """Concatenates the input, and what no ReLU has seen yet."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self.conv, self.part = nn.Conv2d(3, 3, 1), part
+
     def forward(self, x):
-        return torch.cat([F.relu(x), x], 1)
+        y = self.conv(x)
+        parts = {"input": x, "current": F.avg_pool2d(y, 1), "batch": F.relu(x)}
+        return F.relu(torch.cat([F.relu(y), parts[self.part]], 0 if self.part == "batch" else 1))
+
+
+class ClippedLate(nn.Module):
+    def forward(self, x):
+        return F.relu6(F.max_pool2d(torch.cat((F.relu(x), F.relu(x)), -3), 2))
+
+
+class Averaged(nn.Module):
+    def __init__(self, dim) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x):
+        return F.relu(x).mean(self.dim)
+
+
+class Measured(nn.Module):
+    """A threshold taken from the image."""
+
+    def forward(self, x):
+        return F.relu(x) + F.relu(x) if x.abs().max().item() > 0.1 else F.relu(x)
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x, y):
+        return F.relu(x + y)
 
 
 class Mutating(nn.Module):
@@ -167,16 +282,23 @@ def poisoned() -> nn.Module:
     ("ann", "message"),
     [
         (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sigmoid()), "node '_1' (Sigmoid at '1') has no faithful spiking"),
-        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU6()), "ReLU6 at '1'"),
+        (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Hardtanh()), "(Hardtanh at '1') clips to [-1.0, 1.0]; only [0, c]"),
         (nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"), nn.ReLU()), "padding_mode='reflect'"),
         (nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(3)), "unequal windows"),
         (nn.Sequential(nn.Linear(8, 4), nn.ReLU()), "flatten first"),
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(2)), "no ReLU found"),
         (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, dilation=2)), "dilation"),
-        (batch_norm_net(norm_after_relu=True), "can be folded only directly after"),
-        (Branching(), "cannot be traced"),
+        (batch_norm_net(norm_after_relu=True), "(BatchNorm2d at '2') can be folded only directly after"),
+        (Branching(), "node 'gt': forward turns values of a tensor into a number or a decision"),
+        (Measured(), "node 'item': forward turns values"),
+        (TwoInputs(), "node 'y': the network takes more than one input"),
         (Scaled(), "(mul) has no faithful spiking counterpart"),
-        (Concatenated(), "(cat) has no faithful spiking counterpart"),
+        (WithInput("input"), "node 'cat' (cat) concatenates the network's input; apply the ReLU to each part"),
+        (WithInput("current"), "node 'cat' (cat) concatenates 'conv' before its ReLU"),
+        (WithInput("batch"), "node 'cat' (cat) concatenates along dimension 0; only channels"),
+        (ClippedLate(), "node 'relu6' (relu6) clips what was concatenated; clip each part before"),
+        (Averaged(1), "(mean) averages over dimensions (1,); only height and width"),
+        (Averaged((1, 2)), "(mean) averages over dimensions (1, 2)"),
         (Mutating(), "differs from the ANN"),
         (nn.Sequential(nn.Conv2d(5, 3, 1), nn.ReLU()), "cannot be traced on an example of shape (2, 3, 8, 8)"),
     ],

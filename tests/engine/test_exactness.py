@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets import Chain, GlobalPooled, MaxPooled, Pooled, Residual, Shortcuts
+from nets import Chain, Concatenated, GlobalPooled, MaxPooled, Pooled, Residual, Shortcuts
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate, simulate_many, thresholds_from_scales
@@ -26,7 +26,7 @@ from rmpsweep.engine.program import make_program
 STEPS = [8, 33]
 NETS = {
     "chain": Chain, "pooled": Pooled, "max-pooled": MaxPooled, "residual": lambda: Residual(bias=True),
-    "shortcuts": Shortcuts,
+    "shortcuts": Shortcuts, "concatenated": Concatenated,
 }  # fmt: skip
 DIGESTS = {
     ("chain", "fixed16", "constant"): "441b09b3ebf7715a",
@@ -49,6 +49,10 @@ DIGESTS = {
     ("shortcuts", "fixed16", "poisson"): "0064ab0e3ac3e03e",
     ("shortcuts", "fixed8", "constant"): "669518c1e20e0e6e",
     ("shortcuts", "fixed8", "poisson"): "6a6e9371809b2d3d",
+    ("concatenated", "fixed16", "constant"): "ab184f34921382b0",
+    ("concatenated", "fixed16", "poisson"): "353e150f262f50ad",
+    ("concatenated", "fixed8", "constant"): "f3c03360cee5a535",
+    ("concatenated", "fixed8", "poisson"): "4d6e9835356137c8",
 }
 SETTINGS = [
     {"alpha": 0.7}, {"alpha": 1.0, "reset": "hard"}, {"alpha": 0.45, "v_init": 0.5, "alpha_scope": "network"},

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from nets import Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
+from nets import Bottlenecks, Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate
@@ -207,7 +207,7 @@ class Linear2(nn.Module):
 
 
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
-@pytest.mark.parametrize("build", [Grouped, Linear2])
+@pytest.mark.parametrize("build", [Grouped, Linear2, Bottlenecks])
 def test_networks_without_a_program_run_node_by_node_on_the_same_grid(build, granularity):
     torch.manual_seed(0)
     ann = build().eval()

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import Chain, GlobalPooled, MaxPooled, Pooled, Residual, Shortcuts, dyadic_images, make_dyadic, powers_of_two
+from nets import (
+    Chain,
+    Concatenated,
+    GlobalPooled,
+    MaxPooled,
+    Pooled,
+    Residual,
+    Shortcuts,
+    dyadic_images,
+    make_dyadic,
+    powers_of_two,
+)  # fmt: skip
 from torch import nn
 
 pytest.importorskip("triton")
@@ -30,7 +41,7 @@ STEPS = [2, 6]
 
 NETS = {
     "chain": Chain, "chain-bias": lambda: Chain(True), "pooled": Pooled, "max-pooled": MaxPooled,
-    "residual": lambda: Residual(True), "shortcuts": Shortcuts,
+    "residual": lambda: Residual(True), "shortcuts": Shortcuts, "concatenated": Concatenated,
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What runs once per neuron and step, for the CPU and for GPUs, and what an implementation must offer."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -63,7 +64,9 @@ class Kernels(Protocol):
     def left_range(self) -> list[str]:
         """Layers whose int32 potentials left their range since the last call: right still, but to go on in int64."""
 
-    def rearrange(self, step: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
+    def rearrange(
+        self, step: Rearrangement, values: Sequence[Tensor], pool: tuple[Tensor, Tensor] | None
+    ) -> Tensor:  # fmt: skip
         """A step between values; pool: (input summed over steps, its largest), updated, of count pooling."""
 
     def tally(self, counts: Tensor, fan_out: Tensor, limit: float) -> Tensor:

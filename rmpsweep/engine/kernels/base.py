@@ -1,6 +1,6 @@
 """What the kernels of every device share: which nodes have weights, shapes in memory, and when int32 is too narrow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -83,6 +83,14 @@ class ProgramKernels:
         else:
             result = self.dense(layer.weighted, values.double())
         return result.to(self.dtype(wide))[None]
+
+    def concatenate(self, node: Node, values: Sequence[Tensor], out: Tensor) -> None:
+        """The channels of values, without those that pad them, one after the other into out; [T, R, H, W, C] each."""
+        start = 0
+        for name, value in zip(node.inputs, values, strict=True):
+            channels = self.net.node(name).shape[0]
+            out[..., start : start + channels] = value[..., :channels]
+            start += channels
 
     def dense(self, node: Node, values: Tensor) -> Tensor:
         """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C]."""

@@ -1,0 +1,140 @@
+"""What the constants of a group of settings have in common, whatever they are counted in: a walk over the nodes."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rmpsweep.engine.network import Node, SpikingNetwork, per_channel, rearrange
+from rmpsweep.engine.numerics import Constants, Setting, weights_kind
+from rmpsweep.engine.scales import LayerScale, operand_ratios
+from rmpsweep.errors import CalibrationError
+from rmpsweep.terms import INPUT
+
+
+class Builder:
+    """Walks the nodes; `spike_weight` follows the weights that spikes have by channel to whatever reads them."""
+
+    def __init__(
+        self,
+        net: SpikingNetwork,
+        settings: Sequence[Setting],
+        scales: Sequence[Mapping[str, LayerScale]],
+        largest_input: float,
+    ) -> None:
+        self.net, self.settings, self.scales, self.largest_input = net, settings, scales, largest_input
+        self.numerics, self.kind = settings[0].numerics, weights_kind(net, settings[0])
+        self.spike_weight: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        self.threshold: dict[str, Tensor] = {}
+        self.start: dict[str, Tensor] = {}
+        self.bias: dict[str, Tensor] = {}
+        self.factor: dict[tuple[str, int], Tensor] = {}
+        self.multiplier: dict[str, Tensor | int] = {}
+        self.largest: dict[str, float] = {}
+        self.rounded: set[str] = set()
+        self.readout = {node.name for node in net.readout}
+        self.operand_ratios = operand_ratios(net, scales[0])
+
+    def make(self) -> Constants:
+        for node in self.net.nodes:
+            self._follow_spike_weight(node)
+            self.add(node)
+        output = self.net.output
+        scale = self.units(self.net.node(output).unit)[:, None] * self.output_grid()
+        if output in self.spike_weight:
+            scale = scale * by_channel(self.spike_weight[output])
+        representable(scale, torch.float32 if self.numerics == "float32" else torch.float64)
+        return Constants(
+            self.net, tuple(self.settings), self.weights, self.threshold, self.start, self.bias, self.factor,
+            self.multiplier, frozenset(self.rounded), self.units(INPUT), scale, self.largest, self.kind,
+        )  # fmt: skip
+
+    def output_grid(self) -> Tensor:
+        """What one step of the output's numbers is worth in the output's unit, [1 or classes]."""
+        return torch.ones(1, dtype=torch.float64)
+
+    def add(self, node: Node) -> None:
+        raise NotImplementedError
+
+    def units(self, name: str) -> Tensor:
+        """Λ of a spiking layer or the input, [K], float64. Raises CalibrationError where it leaves that range."""
+        values = torch.tensor([s[name].unit for s in self.scales], dtype=torch.float64)
+        if not bool((torch.isfinite(values) & (values > 0)).all()):
+            raise CalibrationError(f"{name}: thresholds times α multiply up to {values.tolist()}; use another α")
+        return values
+
+    def thresholds(self, layer: str) -> Tensor:
+        """[K, 1 or C], float64."""
+        values = [s[layer].threshold for s in self.scales]
+        return torch.stack([v.reshape(-1) for v in torch.broadcast_tensors(*values)])
+
+    def entering(self, node: Node) -> Tensor | None:
+        """The per-channel weights of the spikes that enter a weighted node, [outputs, inputs of each], float64."""
+        spikes = self.spike_weight.get(node.inputs[0])
+        return None if spikes is None else self.by_output(node, by_channel(spikes))
+
+    def by_output(self, node: Node, channels: Tensor) -> Tensor:
+        """[input channels] -> [outputs, inputs of each], which differ where a convolution has groups."""
+        groups, outputs = node.options.get("groups", 1), len(self.net.weights[node.name][0])
+        return channels.view(groups, 1, -1).expand(-1, outputs // groups, -1).flatten(0, 1)
+
+    def ratio(self, node: Node, operand: int, main: int) -> Tensor:
+        """Λ_k / Λ_m times the per-channel weight of the spikes of that operand, [K, 1 or C], float64."""
+        own, into = self.net.node(node.inputs[operand]).unit, self.net.node(node.inputs[main]).unit
+        factor = (self.units(own) / self.units(into))[:, None]
+        spikes = self.spike_weight.get(node.inputs[operand])
+        return factor if spikes is None else factor * by_channel(spikes)
+
+    def _follow_spike_weight(self, node: Node) -> None:
+        if node.op == "spike":
+            weight = self.scales[0][node.name].channel_weight
+            if weight is not None:
+                self.spike_weight[node.name] = per_channel(weight, len(node.shape) + 1).expand(node.shape).clone()
+            return
+        if node.op == "concat":
+            self._weigh_concatenated(node)
+            return
+        if node.op in ("input", "conv", "linear", "add") or node.inputs[0] not in self.spike_weight:
+            return
+        weight = self.spike_weight[node.inputs[0]]
+        if node.op in ("avg_pool", "max_pool"):
+            weight = per_channel(by_channel(weight)[None], len(node.shape) + 1)[0].expand(node.shape).clone()
+        else:
+            weight = rearrange(node, weight[None])[0]
+        self.spike_weight[node.name] = weight
+
+    def _weigh_concatenated(self, node: Node) -> None:
+        operands = [self.net.node(name) for name in node.inputs]
+        for unit in dict.fromkeys((node.unit, *(operand.unit for operand in operands))):
+            self.units(unit)  # in range
+        ratios = self.operand_ratios[node.name]
+        if any(ratio != 1 for ratio in ratios) or any(name in self.spike_weight for name in node.inputs):
+            even = (torch.ones(operand.shape, dtype=torch.float64) for operand in operands)
+            own = [self.spike_weight.get(name, ones) for name, ones in zip(node.inputs, even, strict=True)]
+            self.spike_weight[node.name] = torch.cat([r * w for r, w in zip(ratios, own, strict=True)])
+
+
+def weighed(weight: Tensor, entering: Tensor | None, start: int) -> Tensor:
+    """Outputs from `start` on, in float64, times the weights of what enters."""
+    exact = weight.double()
+    if entering is None:
+        return exact
+    rows = entering[start : start + len(weight)]
+    return exact * rows.view(*rows.shape, *[1] * (weight.dim() - 2))
+
+
+def by_channel(values: Tensor) -> Tensor:
+    """[C, ...] or [F], constant over space up to zero padding -> [C] or [F]."""
+    return values.flatten(1).amax(1) if values.dim() > 1 else values
+
+
+def representable(exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """float64 values in another dtype. Raises CalibrationError where they leave its range."""
+    table = exact.to(dtype)
+    if not bool((torch.isfinite(table) & ((table != 0) == (exact != 0))).all()):
+        raise CalibrationError(
+            f"thresholds times α give {exact.abs().max():.3g} to {exact.abs().min():.3g}, out of the range of {dtype}; "
+            "use another α, alpha_scope: network, or numerics: float64"
+        )
+    return table
