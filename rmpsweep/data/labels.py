@@ -134,8 +134,8 @@ def _read_ground_truth(file: Path, folder: Path) -> NamedLabels:
     meta = beside if beside.is_file() else _find(folder, _META)
     if meta is None:
         raise DataError(
-            f"{file}: its numbers are the devkit's (ILSVRC2012_ID), not labels, and the {_META} that says which synsets "
-            f"they are is neither beside it nor near {folder}; put it there, from {_DEVKIT_URL}"
+            f"{file}: its numbers are the devkit's (ILSVRC2012_ID), not labels, and the {_META} that says which "
+            f"synsets they are is neither beside it nor near {folder}; put it there, from {_DEVKIT_URL}"
         )
     labels = _read_meta(meta)
     numbers = file.read_text(encoding="utf-8").split()

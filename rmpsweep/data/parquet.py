@@ -37,7 +37,7 @@ class ParquetStore(Store):
     def __init__(self, path: str | None, split: str) -> None:
         files = find_files("parquet", path, split, ".parquet")
         self._files = {absolute(str(file)): file for file in files}
-        self._metadata: dict[str, pq.FileMetaData] = {}
+        self._metadata: dict[tuple[str, str], pq.FileMetaData] = {}
         first = files[0].resolve() if isinstance(files[0], Path) else files[0]
         self.name = f"{first.parent.name}/{split}"
         self.identity = ("parquet", *self._files)
@@ -107,14 +107,15 @@ class ParquetStore(Store):
     def _opened(self, path: str) -> Iterator[pq.ParquetFile]:
         """A file of its own position; what is known of it is read once."""
         file = self._files[path]
+        version = path, stamp(file) if isinstance(file, Path) else ""
         with contextlib.ExitStack() as stack:
             try:
                 source = str(file) if isinstance(file, Path) else stack.enter_context(file.open())
                 opened = pq.ParquetFile(
-                    source, metadata=self._metadata.get(path), pre_buffer=not isinstance(file, Path)
+                    source, metadata=self._metadata.get(version), pre_buffer=not isinstance(file, Path)
                 )  # fmt: skip
                 stack.callback(opened.close)
-                self._metadata[path] = opened.metadata
+                self._metadata[version] = opened.metadata
                 yield opened
             except (OSError, IndexError, pa.ArrowException) as error:
                 kind = DataError if isinstance(file, Path) or isinstance(error, pa.ArrowInvalid) else StorageError
