@@ -1,7 +1,7 @@
 """Images as people have them, damaged and odd: what becomes of each, with on_bad_image fail and skip.
 
-What torchvision's ImageFolder decodes is decoded, to the same pixels; all else is an error that names the image, or is left
-out and listed.
+What torchvision's ImageFolder decodes is decoded, to the same pixels; all else is an error that names the image, or is
+left out and listed.
 """
 
 import io
@@ -199,7 +199,7 @@ def test_a_bad_image_is_named_and_left_out_in_every_packing(packing, tmp_path):
 def test_an_error_names_a_few_of_many_and_nothing_left_is_an_error(tmp_path):
     images = [Packed(image.name, b"text", image.label) for image in packings.generated(9)]
     packings.csv_list(images, tmp_path)
-    with pytest.raises(DataError, match="9 of 9 images cannot be used; .* and 6 more; mend or remove them"):
+    with pytest.raises(DataError, match=r"9 of 9 images cannot be used; .* and 6 more; mend or remove them"):
         open_split("csv", str(tmp_path), "val", "imagenet-224")
     with pytest.raises(DataError, match="none of 9 images can be decoded"):
         open_split("csv", str(tmp_path), "val", "imagenet-224", on_bad_image="skip")

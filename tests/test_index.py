@@ -201,7 +201,8 @@ def test_an_index_of_a_training_set_takes_less_than_a_minute_and_a_gibibyte(pack
     figures = [measured(packing, root, "train") for _ in range(2)]
     for num_images, fingerprint, seconds, peak, told, before in figures:
         print(
-            f"\n{packing}: {num_images:,} images, {seconds:.1f} s, peak {peak:.2f} GiB ({before:.2f} before), {told} reports"
+            f"\n{packing}: {num_images:,} images, {seconds:.1f} s, peak {peak:.2f} GiB ({before:.2f} before), "
+            f"{told} reports"
         )
         assert (num_images, fingerprint) == (count, figures[0][1])
         assert seconds < 60
