@@ -15,6 +15,8 @@ from rmpsweep.errors import DataError, StorageError
 from rmpsweep.storage import Location, ObjectPath, locate
 
 _STORES = ("s3", "gs")
+_GONE = (404, 410)
+"""HTTP's status of what is not there."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,11 @@ class Url:
             from fsspec.core import url_to_fs
 
             yield url_to_fs(self.url)
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:  # fsspec says so of whatever a web server does not answer with the file
+            why = error.__cause__
+            if why is None or getattr(why, "status", None) in _GONE:
+                raise
+            raise StorageError(f"{self}: cannot be reached ({why}); check address, network and credentials") from error
         except ImportError as error:
             raise DataError(f"{self}: {error}; install it") from error
         except Exception as error:  # every protocol raises its own
