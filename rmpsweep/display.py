@@ -27,6 +27,7 @@ class Display:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+        self.indexed = time.monotonic()
         self.console = Console(highlight=False, soft_wrap=True)
         if not self.console.is_terminal:
             self.console.width = PLAIN_WIDTH
@@ -77,6 +78,12 @@ class Display:
             self.table(table.title, table.columns, table.rows)
         for finding in claim.findings:
             self.line(finding)
+
+    def indexing(self, split: str, done: int, total: int | None) -> None:
+        """How the making of an index of images goes on, now and then."""
+        if time.monotonic() > self.indexed + LINE_EVERY_S:
+            self.indexed = time.monotonic()
+            self.line(f"index of {split}: {done:,}" + (" images found" if total is None else f" of {total:,} images"))
 
     def epoch(self, report: Any) -> None:
         """A training epoch."""

@@ -5,7 +5,6 @@ Each takes what the one before returned; none prints. torch and ray are imported
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rmpsweep import results as files
-from rmpsweep.data import Skipped
+from rmpsweep.data import OnIndex, Skipped, absolute
 from rmpsweep.driver import Driver
 from rmpsweep.errors import CalibrationError, InputError, ResultsError, StorageError
 from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_plan, pending
-from rmpsweep.results import Journal, Layout, check_directory, make_units, remove_orphans, scan
+from rmpsweep.results import Journal, Layout, check_directory, discard_index, make_units, remove_orphans, scan
 from rmpsweep.schema import Setting, Sweep
 from rmpsweep.storage import Location, hold_lease, locate
 from rmpsweep.sweep import dump_sweep, parse_sweep
@@ -73,7 +72,10 @@ def working_on(results: str | Location, tell: Callable[[str], None], sweep: Swee
         remove_orphans(layout, ORPHAN_S)
         if layout.root.is_dir():
             layout.progress.unlink(missing_ok=True)  # of a launch that was killed
-        yield
+        try:
+            yield
+        finally:
+            discard_index(layout)
 
 
 def results_of(sweep: Sweep) -> Path:
@@ -82,13 +84,17 @@ def results_of(sweep: Sweep) -> Path:
 
 
 def prepare(
-    sweep: Sweep, results: str | Location | None = None, limit: int | None = None, *, download: bool = False
-) -> Prepared:
-    """Open the data, find the weights, make the plan. Writes nothing but the data's index in the cache.
+    sweep: Sweep, results: str | Location | None = None, limit: int | None = None, *, download: bool = False,
+    on_index: OnIndex | None = None, note: Callable[[str], None] = lambda _: None,
+) -> Prepared:  # fmt: skip
+    """Open the data, find the weights, make the plan.
 
     Args:
         results: where the results lie or shall lie, as `storage.locate` takes it; default `results_of`.
-        download: fetch data that is missing and can be fetched.
+        download: fetch data that is missing and can be fetched, and put the data's index into the results, where
+            workers find it; else nothing is written but that index in the cache.
+        on_index: told how the making of an index goes on.
+        note: gets what a person should know of the data, a sentence each.
 
     Raises:
         DataError, NetworkError: data or weights are missing or unusable. ResultsError, StorageError: the
@@ -97,11 +103,12 @@ def prepare(
     layout = Layout(locate(results or results_of(sweep)))
     data = sweep.data
     if data.path is not None:
-        data = data.model_copy(update={"path": os.path.abspath(data.path)})
+        labels = data.labels and absolute(data.labels)
+        data = data.model_copy(update={"path": absolute(data.path), "labels": labels})
         sweep = sweep.model_copy(update={"data": data})
     check_directory(layout, sweep)
-    split = data.open(data.split, download)
-    calibration = data.open(data.calibration_split, download)
+    splits = [data.open(each, download, layout.index, on_index) for each in (data.split, data.calibration_split)]
+    split, calibration = splits
     weights = find_weights(sweep, download)
     paths = {path for setting in sweep.settings() if (path := setting.threshold_file)}
     given = {str(path): read_threshold_file(path) for path in sorted(paths)}
@@ -109,7 +116,13 @@ def prepare(
         weights.identity, split.fingerprint, calibration.fingerprint, split.num_images, calibration.num_images,
         {path: values.digest() for path, values in given.items()}, len(split.skipped),
     )  # fmt: skip
-    return Prepared(sweep, layout, weights, make_plan(sweep, facts, limit), split.name, given, split.skipped)
+    plan = make_plan(sweep, facts, limit)
+    if download:
+        for each in splits:
+            each.keep_index(layout.index)
+    for text in dict.fromkeys(split.notes + calibration.notes):
+        note(text)
+    return Prepared(sweep, layout, weights, plan, split.name, given, split.skipped)
 
 
 def reopen(results: Location) -> Prepared:

@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
-from rmpsweep.data import SOURCES, TRANSFORMS, ImageSplit, OnBadImage, open_split
+from rmpsweep.data import SOURCES, TRANSFORMS, ImageSplit, OnBadImage, OnIndex, open_split
 from rmpsweep.models.external import is_external
 from rmpsweep.models.recipe import Recipe
 from rmpsweep.models.registry import NAMES, is_known
 from rmpsweep.models.weights import SUFFIXES
+from rmpsweep.storage import Location
 from rmpsweep.terms import (
     FILE,
     THRESHOLD_METHODS,
@@ -171,11 +172,14 @@ class Data(_Model):
                 raise ValueError(f"{key}: got {value!r}, expected one of {', '.join(known)}")
         return self
 
-    def open(self, split: str, download: bool = False) -> ImageSplit:
-        """A split of this source, as `rmpsweep.data.open_split` opens it. Raises DataError."""
+    def open(
+        self, split: str, download: bool = False, index: Location | None = None, on_index: OnIndex | None = None
+    ) -> ImageSplit:
+        """A split of this source, as `rmpsweep.data.open_split` opens it. Raises DataError, StorageError."""
         return open_split(
-            self.source, self.path, split, self.transform, download, labels=self.labels, on_bad_image=self.on_bad_image
-        )
+            self.source, self.path, split, self.transform, download, labels=self.labels,
+            on_bad_image=self.on_bad_image, index=index, on_index=on_index,
+        )  # fmt: skip
 
 
 class Calibration(_Model):

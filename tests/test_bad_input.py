@@ -70,10 +70,10 @@ DATA = {
         "parquet $ASSETS/columns.parquet", "columns.parquet: got columns picture, label", "expected columns image"
     ),
     "no Parquet": ("parquet $ASSETS/noise.parquet", "noise.parquet: not a readable Parquet file"),
-    "a record that is no image": ("parquet $ASSETS/text", "test.parquet: row 19 (key '019.png')", "not an image"),
+    "a record that is no image": ("parquet $ASSETS/text", "test.parquet: row 19 (key '019')", "not an image"),
     "a negative label": ("parquet $ASSETS/negative", "row 19", "label: got -1", "0 or more"),
-    "images of two sizes": ("parquet $ASSETS/sizes", "019.png is 9x9", "resizes"),
-    "an image that ends early": ("parquet $ASSETS/cut", "row 0 (key '000.png')", "damaged or cut short"),
+    "images of two sizes": ("parquet $ASSETS/sizes", "019 is 9x9", "resizes"),
+    "an image that ends early": ("parquet $ASSETS/cut", "row 0 (key '000')", "damaged or cut short"),
     "CIFAR without a path": ("--set data.source=cifar10", "cifar10: path: got none", "cifar-10-batches-py"),
 }  # fmt: skip
 

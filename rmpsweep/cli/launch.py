@@ -64,7 +64,7 @@ def launch(
         submit_launch(loaded, results, address, [*given, *(["--fail-fast"] if fail_fast else [])], display)
         return
     with pipeline.working_on(results or pipeline.results_of(loaded), display.line, loaded):
-        prepared = pipeline.prepare(loaded, results, limit, download=True)
+        prepared = pipeline.prepare(loaded, results, limit, download=True, on_index=display.indexing, note=display.line)
         uri = publish.mlflow_uri(prepared, mlflow)
         if uri is not None:
             check_uri(uri)

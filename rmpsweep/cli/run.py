@@ -39,7 +39,9 @@ def plan(
     """
     display = Display(json_)
     check_place(inline, actors, address)
-    prepared = pipeline.prepare(load_sweep(sweep, set_ or ()), results, limit)
+    prepared = pipeline.prepare(
+        load_sweep(sweep, set_ or ()), results, limit, on_index=display.indexing, note=display.line
+    )
     uri = publish.mlflow_uri(prepared, mlflow)
     if uri is not None:
         check_uri(uri)
@@ -97,7 +99,7 @@ def calibrate(
     display = Display(json_)
     loaded = load_sweep(sweep, set_ or ())
     with pipeline.working_on(results or pipeline.results_of(loaded), display.line, loaded):
-        prepared = trained(pipeline.prepare(loaded, results, download=True), display)
+        prepared = trained(pipeline.prepare(loaded, results, download=True, on_index=display.indexing), display)
         known = pipeline.inspect(prepared).thresholds
         driver = Driver(pipeline.open_pool(prepared, inline=True), pipeline.limits(prepared.sweep))
         thresholds, notes = pipeline.calibrate(prepared, known, driver)

@@ -1,112 +1,169 @@
 """Images in Parquet files, as Hugging Face data sets are stored: columns image{bytes, path} and label."""
 
-import glob
-import hashlib
-import io
-import re
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from rmpsweep.data.index import BATCH_ROWS, load_index, open_parquet, row_group_starts
-from rmpsweep.data.split import ImageSplit
-from rmpsweep.data.transforms import Transform
-from rmpsweep.errors import DataError
+from rmpsweep.data.files import absolute, find_files, stamp
+from rmpsweep.data.store import (
+    BATCH_ROWS,
+    Listing,
+    OnListed,
+    Store,
+    basename,
+    first_distinct,
+    row_numbers,
+    shard_column,
+    stem,
+)
+from rmpsweep.errors import DataError, StorageError
 
-if TYPE_CHECKING:
-    from PIL import Image
 
+class ParquetStore(Store):
+    """A split held in one or more Parquet files, here or in an object store or behind a URL.
 
-class ParquetSplit(ImageSplit):
-    """A split held in one or more Parquet files.
-
-    The key of an image is the basename of its image.path where all rows have a distinct one, else its row number over
-    the files in order of name. Loading reads whole row groups, so small ones (100 to 1,000 images) serve it best.
-    Images are decoded by PIL and converted to RGB.
+    The key of an image is the basename of its image.path without its extension where all rows have a distinct one, else
+    its row number over the files in order of name. Columns of the listing beside those of every one: row_group i32,
+    row i32 (within the file). Reading takes whole row groups, so small ones (100 to 1,000 images) serve it best.
     """
 
-    def __init__(self, path: str | None, split: str, transform: Transform) -> None:
-        if path is None:
-            raise DataError("parquet: path: got none, expected a folder, a file or a pattern")
-        self._files = _find_files(path, split)
-        self._index = load_index(self._files)
-        name = f"{self._files[0].resolve().parent.name}/{split}"
-        if not transform.makes_one_size:
-            self._check_one_size(name)
-        super().__init__(
-            name,
-            num_images=len(self._index),
-            num_classes=None,
-            max_label=pc.max(self._index["label"]).as_py(),
-            stored_shape=(3, self._index["height"][0].as_py(), self._index["width"][0].as_py()),
-            content=self._index.schema.metadata[b"content"].decode(),
-            transform=transform,
-        )
+    def __init__(self, path: str | None, split: str) -> None:
+        files = find_files("parquet", path, split, ".parquet")
+        self._files = {absolute(str(file)): file for file in files}
+        self._metadata: dict[tuple[str, str], pq.FileMetaData] = {}
+        first = files[0].resolve() if isinstance(files[0], Path) else files[0]
+        self.name = f"{first.parent.name}/{split}"
+        self.identity = ("parquet", *self._files)
 
-    def _check_one_size(self, name: str) -> None:
-        width, height = self._index["width"], self._index["height"]
-        differs = pc.or_(pc.not_equal(width, width[0]), pc.not_equal(height, height[0]))
-        first = pc.index(differs, True).as_py()
-        if first >= 0:
-            found = [f"{self._index['key'][i]} is {width[i]}x{height[i]}" for i in (0, first)]
-            raise DataError(
-                f"{name}: images differ in size ({', '.join(found)}); name a transform that resizes: 'imagenet-224'"
-            )
+    def listing(self, on_listed: OnListed) -> Listing:
+        """Labels and names are read, no image is."""
+        tables, names, done = [], [], 0
+        made_from = {name: stamp(file) for name, file in self._files.items()}
+        for name in self._files:
+            table, classes = self._scan(name)
+            tables.append(table)
+            names.append(classes)
+            done += len(table)
+            on_listed(done)
+        if any(classes != names[0] for classes in names):
+            raise DataError(f"{self.name}: the files name different classes; they are of different data sets")
+        table = pa.concat_tables(tables)
+        if len(table) == 0:
+            raise DataError(f"{next(iter(self._files))}: no rows in {len(self._files)} file(s)")
+        keys = first_distinct([stem(basename(table["name"]))])
+        numbers = pa.array(np.repeat(np.arange(len(tables)), [len(each) for each in tables]))
+        table = table.drop_columns("name").append_column("path", shard_column(list(self._files), numbers))
+        return Listing(
+            table.append_column("key", row_numbers(len(table)) if keys is None else keys), made_from,
+            None if names[0] is None else len(names[0]),
+        )  # fmt: skip
 
-    def _read(self, ids: np.ndarray) -> "tuple[list[Image.Image], np.ndarray]":
-        wanted = self._index.take(pa.array(ids))
-        positions: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        groups = zip(
-            wanted["file"].to_pylist(), wanted["row_group"].to_pylist(), wanted["row"].to_pylist(), strict=True
-        )
-        for position, (file, group, row) in enumerate(groups):
-            positions.setdefault((file, group), []).append((row, position))
-        images: dict[int, Image.Image] = {}
-        for (file, group), rows in positions.items():
-            encoded = self._encoded(file, group, {row for row, _ in rows})
-            for row, position in rows:
-                where = f"{self._files[file]}: row {row} (key {wanted['key'][position].as_py()!r})"
-                if hashlib.sha256(encoded[row]).hexdigest() != wanted["sha256"][position].as_py():
-                    raise DataError(f"{where}: the file was changed after it was opened; start again")
-                images[position] = _decode(encoded[row], where)
-        return [images[position] for position in range(len(ids))], wanted["label"].to_numpy()
+    def stamp(self, name: str) -> str:
+        """Of one of the files."""
+        return stamp(self._files[name])
 
-    def _encoded(self, file: int, group: int, rows: set[int]) -> dict[int, bytes]:
-        """The bytes of some rows (numbered within the file) of one row group."""
-        parquet = open_parquet(self._files[file])
-        start = row_group_starts(parquet)[group]
-        found: dict[int, bytes] = {}
-        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=["image.bytes"]):
-            column = batch["image"].field("bytes")
-            found |= {row: column[row - start].as_py() for row in rows if start <= row < start + len(batch)}
-            start += len(batch)
-        return found
+    def where(self, row: Mapping[str, Any]) -> str:
+        """File, row and key."""
+        return f"{row['path']}: row {row['row']} (key {row['key']!r})"
+
+    def batches(self, table: pa.Table) -> Iterator[pa.Table]:
+        """One for each row group."""
+        groups = table["row_group"].to_numpy()
+        files = table["path"].combine_chunks().indices.to_numpy()
+        ends = np.flatnonzero((np.diff(groups) != 0) | (np.diff(files) != 0)) + 1
+        for start, stop in zip([0, *ends], [*ends, len(table)], strict=True):
+            yield table.slice(start, stop - start)
+
+    def encoded(self, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
+        """Row group by row group."""
+        wanted: dict[tuple[str, int], dict[int, list[int]]] = {}
+        columns = (rows[name].to_pylist() for name in ("path", "row_group", "row"))
+        for position, (path, group, row) in enumerate(zip(*columns, strict=True)):
+            wanted.setdefault((path, group), {}).setdefault(row, []).append(position)
+        for (path, group), positions in wanted.items():
+            yield from self._group(path, group, positions)
+
+    def _group(self, path: str, group: int, positions: Mapping[int, list[int]]) -> Iterator[tuple[int, bytes]]:
+        left = max(positions)
+        with self._opened(path) as parquet:
+            start = _row_group_starts(parquet)[group]
+            for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=["image.bytes"]):
+                column = pc.struct_field(batch["image"], "bytes")
+                for row in range(max(start, min(positions)), min(start + len(batch), left + 1)):
+                    for position in positions.get(row, ()):
+                        yield position, column[row - start].as_py() or b""
+                start += len(batch)
+                if start > left:
+                    break
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[pq.ParquetFile]:
+        """A file of its own position; what is known of it is read once."""
+        file = self._files[path]
+        version = path, stamp(file) if isinstance(file, Path) else ""
+        with contextlib.ExitStack() as stack:
+            try:
+                source = str(file) if isinstance(file, Path) else stack.enter_context(file.open())
+                opened = pq.ParquetFile(
+                    source, metadata=self._metadata.get(version), pre_buffer=not isinstance(file, Path)
+                )  # fmt: skip
+                stack.callback(opened.close)
+                self._metadata[version] = opened.metadata
+                yield opened
+            except (OSError, IndexError, pa.ArrowException) as error:
+                kind = DataError if isinstance(file, Path) or isinstance(error, pa.ArrowInvalid) else StorageError
+                raise kind(f"{path}: not a readable Parquet file ({error})") from error
+
+    def _scan(self, path: str) -> tuple[pa.Table, list[str] | None]:
+        """Label, name, row_group and row of every image in a file, and what Hugging Face calls the classes."""
+        with self._opened(path) as parquet:
+            _check_columns(path, parquet.schema_arrow)
+            found = parquet.read(columns=["image.path", "label"])
+            groups = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            about = (parquet.schema_arrow.metadata or {}).get(b"huggingface")
+        unlabelled = pc.index(found["label"].is_null(), True).as_py()
+        if unlabelled >= 0:
+            raise DataError(f"{path}: row {unlabelled}: label: got none, expected an integer of 0 or more")
+        names = pc.struct_field(found["image"], "path").cast(pa.string())
+        columns = {
+            "label": found["label"].cast(pa.int64()), "name": names,
+            "row_group": pa.array(np.repeat(np.arange(len(groups)), groups), pa.int32()),
+            "row": pa.array(np.arange(len(found)), pa.int32()),
+        }  # fmt: skip
+        return pa.table(columns), _class_names(about)
 
 
-def _find_files(path: str, split: str) -> list[Path]:
-    """Files of a split, sorted by name."""
-    expanded = Path(path).expanduser()
-    if expanded.is_dir():
-        files = [*expanded.glob(f"{glob.escape(split)}.parquet"), *expanded.glob(f"{glob.escape(split)}-*.parquet")]
-        if not files:
-            found = sorted({re.sub(r"-\d+-of-\d+$", "", file.stem) for file in expanded.glob("*.parquet")})
-            raise DataError(f"parquet: split: got {split!r}, found in {path}: {', '.join(found) or 'no Parquet files'}")
-        return sorted(files)
-    pattern = str(expanded).replace("{split}", split)
-    files = [Path(match) for match in sorted(glob.glob(pattern))]
-    if not files:
-        raise DataError(f"parquet: path: got {path!r}, but there is no folder, file or match for {pattern}")
-    return files
+def _row_group_starts(file: pq.ParquetFile) -> list[int]:
+    """Row within the file at which each row group starts."""
+    starts = [0]
+    for group in range(file.num_row_groups):
+        starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
+    return starts[:-1]
 
 
-def _decode(encoded: bytes, where: str) -> "Image.Image":
-    from PIL import Image
-
+def _class_names(about: bytes | None) -> list[str] | None:
+    """The names of the label's classes in the metadata that Hugging Face's `datasets` writes."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return image.convert("RGB")
-    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, struct.error, zlib.error and more
-        raise DataError(f"{where}: image: cannot be decoded ({error})") from error
+        names = json.loads(about or b"{}")["info"]["features"]["label"]["names"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return [str(name) for name in names] if isinstance(names, list) and names else None
+
+
+def _check_columns(path: str, schema: pa.Schema) -> None:
+    expected = "expected columns image (struct of bytes and path) and label (integer)"
+    columns = dict(zip(schema.names, schema.types, strict=True))
+    image, label = columns.get("image"), columns.get("label")
+    if image is None or label is None:
+        raise DataError(f"{path}: got columns {', '.join(schema.names)}; {expected}")
+    if not pa.types.is_struct(image) or {"bytes", "path"} - {field.name for field in image}:
+        raise DataError(f"{path}: image: got {image}; {expected}")
+    if not pa.types.is_integer(label):
+        raise DataError(f"{path}: label: got {label}; {expected}")

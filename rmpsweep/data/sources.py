@@ -1,50 +1,74 @@
 """The sources a sweep file can name, and the one function that opens a split of any of them."""
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from rmpsweep.data.split import ImageSlice, ImageSplit
+from rmpsweep.data.split import ImageSlice, ImageSplit, OnBadImage, OnIndex
 from rmpsweep.data.transforms import Transform, find_transform
 from rmpsweep.errors import DataError
+
+if TYPE_CHECKING:
+    from rmpsweep.data.store import Store
+    from rmpsweep.storage import Location
 
 SOURCES: dict[str, str] = {
     "digits": "1,797 real handwritten digits, 8x8 pixels, shipped with scikit-learn; splits train (1,297), test (500)",
     "cifar10": "CIFAR-10 in its original batch files (cifar-10-batches-py under path); splits train, test",
     "cifar100": "CIFAR-100 in its original files (cifar-100-python under path); splits train, test",
-    "parquet": "Parquet files with columns image{bytes, path} and label; path is a folder, a file or a pattern",
+    "imagefolder": "path/split/CLASS/*.JPEG, as torchvision's ImageFolder; or a flat folder, its labels in a file",
+    "parquet": "Parquet files with columns image{bytes, path} and label, also in s3://, gs://, https://",
+    "webdataset": "tar files with NAME.jpg and NAME.cls; path is a folder or a pattern such as val-{000..049}.tar",
+    "csv": "a file, or a folder of them, with columns path and label, separated by commas, tabs or spaces",
 }
 
 DEFAULT_TRANSFORMS: dict[str, str] = {"digits": "unit", "cifar10": "cifar10", "cifar100": "cifar100"}
 
 
-OnBadImage = Literal["fail", "skip"]
-
-
 def open_split(
     source: str, path: str | None, split: str, transform: str | Transform | None, download: bool = False, *,
-    labels: str | None = None, on_bad_image: OnBadImage = "fail",
+    labels: str | None = None, on_bad_image: OnBadImage = "fail", index: "Location | None" = None,
+    on_index: OnIndex | None = None,
 ) -> ImageSplit:  # fmt: skip
     """Open a split of labelled images. Imports neither torch nor torchvision nor scikit-learn.
 
     Args:
         source: a name in SOURCES.
-        path: where the files are: for cifar10 and cifar100 the folder that holds their own folder; for parquet a folder
-            (files `<split>.parquet` and `<split>-*.parquet`), or a file or glob pattern, with or without `{split}`;
-            None for digits.
+        path: where the files are: for cifar10 and cifar100 the folder that holds their own folder; for imagefolder the
+            folder that holds the split's, or is it; for parquet and webdataset a folder (files `<split>.parquet` and
+            `<split>-*.parquet`, or `.tar`), a file or a pattern, with or without `{split}`, ranges `{00..12}`, `*`; for
+            csv a file, or a folder of `<split>.csv`; None for digits.
         split: name of the split, e.g. "train" or "test"; "train[:49000]" and "train[49000:]" are the first 49,000
             images of its fixed permutation and the rest.
         transform: a Transform, or a name in TRANSFORMS; None for the source's own (digits: unit; cifar10, cifar100: of
             that name).
         download: fetch missing files of cifar10 and cifar100 with torchvision; the others have nothing to fetch.
+        labels: for imagefolder, the file that says the labels of a flat folder; None: it is looked for nearby.
+        on_bad_image: "fail": an image that cannot be used is an error, now where it shows without decoding, else when
+            it is read; "skip": all are decoded once, and what cannot be is left out and listed in `skipped`.
+        index: a folder whose index is used, if it is of these images; the cache is the other place.
+        on_index: told how the making of an index goes on.
     Returns:
-        The split, with num_images and fingerprint known and no image decoded.
+        The split, with num_images and fingerprint known; with an index from before, no image is read.
     Raises:
-        DataError: unknown source, transform or split, missing or unusable files.
+        DataError: unknown source, transform or split, missing or unusable files, bad images. StorageError: remote ones
+            cannot be reached.
     """
     found = re.fullmatch(r"([^\[\]]*)(?:\[(\d*):(\d*)\])?", split)
     if found is None:
         raise DataError(f"{source}: split: got {split!r}, expected a name, or a slice such as 'train[:49000]'")
-    whole = _open_whole(source, path, found[1], transform, download, labels, on_bad_image)
+    if source not in SOURCES:
+        raise DataError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}")
+    if labels is not None and source != "imagefolder":
+        raise DataError(f"{source}: labels: got {labels!r}, but only imagefolder takes labels from a file")
+    chosen = transform or DEFAULT_TRANSFORMS.get(source)
+    if chosen is None:
+        raise DataError(f"transform: source {source!r} has no default; name one, e.g. 'cifar10' or 'imagenet-224'")
+    chosen = find_transform(chosen) if isinstance(chosen, str) else chosen
+    whole = _open_fixed(source, path, found[1], chosen, download)
+    if whole is None:
+        from rmpsweep.data.stored import StoredSplit
+
+        whole = StoredSplit(_open_store(source, path, found[1], labels), chosen, on_bad_image, index, on_index)
     if found[2] is None:
         return whole
     start, stop = int(found[2] or 0), int(found[3] or whole.num_images)
@@ -53,24 +77,28 @@ def open_split(
     return ImageSlice(whole, start, stop)
 
 
-def _open_whole(
-    source: str, path: str | None, split: str, transform: str | Transform | None, download: bool, labels: str | None,
-    on_bad_image: OnBadImage,
-) -> ImageSplit:  # fmt: skip
-    if source not in SOURCES:
-        raise DataError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}")
-    chosen = transform or DEFAULT_TRANSFORMS.get(source)
-    if chosen is None:
-        raise DataError(f"transform: source {source!r} has no default; name one, e.g. 'cifar10' or 'imagenet-224'")
-    chosen = find_transform(chosen) if isinstance(chosen, str) else chosen
+def _open_fixed(source: str, path: str | None, split: str, transform: Transform, download: bool) -> ImageSplit | None:
+    """Data sets in files of their own kind; None for the other sources."""
     if source == "digits":
         from rmpsweep.data.digits import DigitsSplit
 
-        return DigitsSplit(path, split, chosen)
+        return DigitsSplit(path, split, transform)
+    if source in ("cifar10", "cifar100"):
+        from rmpsweep.data.cifar import CifarSplit
+
+        return CifarSplit(source, path, split, transform, download)
+    return None
+
+
+def _open_store(source: str, path: str | None, split: str, labels: str | None) -> "Store":
     if source == "parquet":
-        from rmpsweep.data.parquet import ParquetSplit
+        from rmpsweep.data.parquet import ParquetStore
 
-        return ParquetSplit(path, split, chosen)
-    from rmpsweep.data.cifar import CifarSplit
+        return ParquetStore(path, split)
+    if source == "webdataset":
+        from rmpsweep.data.tars import TarStore
 
-    return CifarSplit(source, path, split, chosen, download)
+        return TarStore(path, split)
+    from rmpsweep.data.loose import CsvStore, FolderStore
+
+    return CsvStore(path, split) if source == "csv" else FolderStore(path, split, labels)

@@ -2,9 +2,9 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     import torch
 
     from rmpsweep.data.transforms import Images
+    from rmpsweep.storage import Location
+
+OnBadImage = Literal["fail", "skip"]
+OnIndex = Callable[[str, int, int | None], None]
+"""Called while an index is made: the split's name, images done, and how many there are (None while they are listed)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Skipped:
     """An image left out. where: its file, and its key or place in it."""
 
@@ -38,6 +43,7 @@ class ImageSplit(ABC):
         max_label: the largest label, a lower bound of num_classes - 1.
         image_shape: [C, H, W] after the transform.
         skipped: images that cannot be decoded and were left out, where that was asked for; they have no image_id.
+        notes: what a person should know of the storage, such as files that were ignored, a sentence each.
         fingerprint: SHA-256 (hex) of keys, labels, image contents and transform.
     """
 
@@ -53,6 +59,7 @@ class ImageSplit(ABC):
         transform: Transform,
         pixel_max: int = 255,
         skipped: tuple[Skipped, ...] = (),
+        notes: tuple[str, ...] = (),
     ) -> None:
         if transform.mean and len(transform.mean) != stored_shape[0]:
             raise DataError(
@@ -65,7 +72,7 @@ class ImageSplit(ABC):
         self.max_label = max_label
         self.image_shape = transform.output_shape(*stored_shape)
         self.fingerprint = data_fingerprint(content, transform, pixel_max)
-        self.skipped = skipped
+        self.skipped, self.notes = skipped, notes
         self._transform = transform
         self._pixel_max = pixel_max
 
@@ -103,6 +110,13 @@ class ImageSplit(ABC):
         """What `pixels` gave, as network input: float32 [N, C, H, W]."""
         return self._transform.normalise(pixels, self._pixel_max)
 
+    def keep_index(self, folder: "Location") -> None:  # noqa: B027
+        """Put the index of the images, where there is one, into a folder that `open_split` then finds it in.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+
     @abstractmethod
     def _read(self, ids: np.ndarray) -> "tuple[Images, np.ndarray]":
         """Stored images (uint8 [N, H, W, C] or PIL) and labels [N]."""
@@ -118,10 +132,14 @@ class ImageSlice(ImageSplit):
         self.name = f"{whole.name}[{start}:{stop}]"
         self.num_images = stop - start
         self.num_classes, self.max_label = whole.num_classes, whole.max_label
-        self.image_shape, self.skipped = whole.image_shape, whole.skipped
+        self.image_shape, self.skipped, self.notes = whole.image_shape, whole.skipped, whole.notes
         self.fingerprint = hashlib.sha256(f"{whole.fingerprint}[{start}:{stop}]".encode()).hexdigest()
         self._transform, self._pixel_max = whole._transform, whole._pixel_max
         self._whole, self._ids = whole, np.sort(image_order(whole.num_images)[start:stop])
+
+    def keep_index(self, folder: "Location") -> None:
+        """The whole split's."""
+        self._whole.keep_index(folder)
 
     def _read(self, ids: np.ndarray) -> "tuple[Images, np.ndarray]":
         return self._whole._read(self._ids[ids])

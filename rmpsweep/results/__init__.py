@@ -4,7 +4,7 @@
 back, trusting no file that it cannot verify; ``directory`` says whether a directory is fit for a sweep.
 """
 
-from rmpsweep.results.directory import check_directory, check_space, make_units, remove_orphans
+from rmpsweep.results.directory import check_directory, check_space, discard_index, make_units, remove_orphans
 from rmpsweep.results.journal import Journal, LayerActivity, UnitResult, commit_unit, scan
 from rmpsweep.results.layout import Layout
 from rmpsweep.results.tables import (
@@ -39,6 +39,7 @@ __all__ = [
     "check_directory",
     "check_space",
     "commit_unit",
+    "discard_index",
     "make_units",
     "read_json",
     "read_table",

@@ -1,5 +1,6 @@
 """Whether a results directory is fit for a sweep: whose it is, whether it can be written, and has the space."""
 
+import contextlib
 import functools
 import os
 import shutil
@@ -32,7 +33,9 @@ def check_directory(layout: Layout, sweep: Sweep) -> None:
         existing = _existing(root)
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise StorageError(f"{root}: {existing} is no directory that can be written; name another with --results")
-    early = {path.name for path in (layout.logs, layout.progress, layout.cancel)}  # made before sweep.yaml is
+    early = {
+        path.name for path in (layout.logs, layout.index, layout.progress, layout.cancel)
+    }  # made before sweep.yaml is
     if not root.is_dir() or all(path.name.startswith(".") or path.name in early for path in root.iterdir()):
         return
     if not layout.sweep.is_file():
@@ -84,8 +87,19 @@ def make_units(layout: Layout) -> None:
 
 def remove_orphans(layout: Layout, min_age_s: float = 0.0) -> None:
     """Remove the temporary files of writers that died, where they are older than that. Unit files are never touched."""
-    for folder in (layout.root, layout.units, layout.calibration):
+    for folder in (layout.root, layout.units, layout.calibration, layout.index):
         remove_temporaries(folder, min_age_s)
+
+
+def discard_index(layout: Layout) -> None:
+    """Remove the index of the images where nothing has been launched; the cache has it, too."""
+    with contextlib.suppress(OSError, StorageError):
+        if layout.sweep.is_file():
+            return
+        for path in layout.index.glob("*"):
+            path.unlink()
+        if isinstance(layout.index, Path):
+            layout.index.rmdir()
 
 
 def _existing(root: Path) -> Path:

@@ -42,6 +42,11 @@ class Layout:
         return self.root / "logs"
 
     @property
+    def index(self) -> Location:
+        """One Parquet table for each split of images in files: where they lie, what they are."""
+        return self.root / "index"
+
+    @property
     def calibration(self) -> Location:
         """One Parquet table of thresholds for each calibration."""
         return self.root / "calibration"

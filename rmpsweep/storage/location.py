@@ -93,6 +93,17 @@ class ObjectPath:
                     return content.decode(encoding)
         return self.read_bytes().decode(encoding)
 
+    def open(self) -> Any:
+        """The object as a file (pyarrow.NativeFile) that can be read from any place on."""
+        filesystem, path = self._resolve()
+        with _reaching(self):
+            return filesystem.open_input_file(path)
+
+    def stamp(self) -> str:
+        """Its size, and when it was put; empty where there is no such object."""
+        info = self._info()
+        return f"{info.size}:{info.mtime_ns}" if info.is_file else ""
+
     def write_bytes(self, content: bytes) -> None:
         """Put the whole object, in place of one that is there. Readers see the old one or the new one.
 
