@@ -7,10 +7,13 @@ too, once it has begun: the rate's error falls as 1/T (law 3 in tests/engine). S
 
 The rule. A layer agrees where its neurons are off, on average, by at most 2^(1/4) times as many spikes after T as after
 T/2, which is an error that falls at least as T^(-3/4), nearer to 1/T than to 1/√T; or by so little more that chance
-explains it (three standard errors). Neurons that have not begun are left out: the start-up lag of the layers before
-delays a neuron, and lagging by L steps it has missed L·a/Λ spikes, so one with fewer than half of its spikes still
-lags by more than T/2, and nothing can be said of it. Where these should emit the larger part of a layer's spikes, the
-layer is "starting": more time steps will tell.
+explains it (three standard errors).
+
+The start-up lag. A neuron that waits L steps for the layers before it has missed L·a/Λ spikes: one with fewer than half
+of its spikes still lags by more than T/2, and is left out of the rule. A layer is "starting", and more time steps will
+tell, where such neurons should emit the larger part of its spikes; and where the rule is not met, but the error falls
+by at least T^(-1/4) and ever faster. While a lag ends, an error falls faster and faster; one that comes to rest on a
+bias falls more and more slowly.
 """
 
 import math
@@ -30,6 +33,7 @@ from rmpsweep.terms import AlphaScope, MaxPool, Numerics, Reset
 Verdict = Literal["ok", "starting", "silent", "saturated", "parts here", "follows"]
 DISAGREE: tuple[Verdict, ...] = ("silent", "saturated", "parts here")
 LARGEST_GROWTH = 2 ** (1 / 4)
+FALLING = 2 ** (-1 / 4)
 STANDARD_ERRORS = 3.0
 FRACTIONS = (4, 2, 1)
 """Rates are compared at T/4, T/2 and T."""
@@ -178,7 +182,9 @@ class _Sums:
         elif begun < 1 / 2:
             verdict = "starting"
         elif self._grows():
-            verdict = "parts here"
+            first, second, last = self.errors
+            falls_ever_faster = last < FALLING * second and last / second < second / first
+            verdict = "starting" if falls_ever_faster else "parts here"
         return LayerAgreement(layer, scale, errors, growth, begun, clipped, verdict)
 
     def _grows(self) -> bool:
@@ -209,11 +215,14 @@ def _causes(net: SpikingNetwork, found: Agreement, setting: Mapping[str, Any]) -
         return ()
     steps = found.time_steps[-1]
     causes = []
-    if first.clipped > first.errors[-1] / 10:
+    upto = found.layers[: found.layers.index(first) + 1]
+    stays = max(0.0, 2 * first.errors[-1] - first.errors[-2])  # the part of its error that is not c / T
+    if sum(layer.clipped for layer in upto) > stays / 4:
+        most = sorted((layer for layer in upto if layer.clipped), key=lambda layer: -layer.clipped)[:3]
+        shares = ", ".join(f"{layer.clipped:.2%} ({layer.layer})" for layer in most)
         causes.append(
-            f"activations exceed what its rate can say, one spike (worth {first.scale:.3g}) a step, by "
-            f"{first.clipped:.1%} on average: its threshold, or α, is too low; calibrate with activation_max "
-            "or a higher percentile"
+            f"activations exceed what a rate can say, one spike (worth Λ) a step, by {shares}: thresholds, or α, are too "
+            "low; calibrate with activation_max or a higher percentile"
         )
     above = set(_between(net, first.layer))
     pools = [pool for pool in biased_pools(net, setting["max_pool"]) if pool in above]

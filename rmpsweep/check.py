@@ -57,11 +57,11 @@ class Checked:
             f"{subject.label}, weights {subject.weights}, {found.images} {subject.origin}, T = {found.time_steps[-1]}"
         )
         if parting is not None:
-            said = parting.verdict if parting.verdict != "parts here" else "its error does not fall"
+            said = parting.verdict if parting.verdict != "parts here" else "its error does not fall as 1/T"
             where = f"layer {layers.index(parting.layer) + 1} of {len(layers)}"
             return f"{what}: ANN and spiking network part at {parting.layer} ({where}): {said}"
         if starting:
-            return f"{what}: no layer parts, but {starting} of {len(layers)} have not begun; give a larger --time-steps"
+            return f"{what}: no layer parts, but {starting} of {len(layers)} are still starting; give a larger --time-steps"
         return f"{what}: all {len(layers)} spiking layers agree with the ANN"
 
     def document(self) -> dict[str, Any]:

@@ -85,12 +85,13 @@ class Display:
         """The spiking layers against the ANN's, and the rule they are held to."""
         t = [f"T = {steps}" for steps in found.time_steps]
         rows = [
-            (layer.layer, f"{layer.scale:.4g}", *map(_percent, layer.errors), f"{layer.growth:.2f}", layer.verdict)
+            (layer.layer, f"{layer.scale:.4g}", _percent(layer.clipped), *map(_percent, layer.errors),
+             f"{layer.growth:.2f}", layer.verdict)
             for layer in found.layers
-        ]
-        rows.append(("(output)", "", *map(_percent, found.output_errors), "", ""))
+        ]  # fmt: skip
+        rows.append(("(output)", "", "", *map(_percent, found.output_errors), "", ""))
         self.table("Error of the rates, relative to the ANN's activations",
-                   ("layer", "Λ", *t, "growth", "verdict"), rows)  # fmt: skip
+                   ("layer", "Λ", "above Λ", *t, "growth", "verdict"), rows)  # fmt: skip
         self.line(found.rule)
 
     def epoch(self, report: Any) -> None:

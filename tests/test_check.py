@@ -72,7 +72,7 @@ def test_a_threshold_too_small_is_told_by_what_the_rate_cannot_say(layer, rest):
     found = compare_layers(net, images, small, 256)
     assert found.parting is not None
     assert (found.parting.layer, found.parting.verdict) == (layer, "saturated")
-    assert "threshold, or α, is too low" in found.causes[0]
+    assert f"({layer}): thresholds, or α, are too low" in found.causes[0]
     if rest:
         assert verdicts(found)[rest] == "follows"
     else:
