@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.table import Table
 
 from rmpsweep.claims.claim import Claim
 from rmpsweep.stats import best_trials
+
+if TYPE_CHECKING:
+    from rmpsweep.agreement import Agreement
 
 LINE_EVERY_S = 5.0
 PLAIN_WIDTH = 120
@@ -84,6 +87,19 @@ class Display:
         if time.monotonic() > self.indexed + LINE_EVERY_S:
             self.indexed = time.monotonic()
             self.line(f"index of {split}: {done:,}" + (" images found" if total is None else f" of {total:,} images"))
+
+    def agreement(self, found: "Agreement") -> None:
+        """The spiking layers against the ANN's, and the rule they are held to."""
+        t = [f"T = {steps}" for steps in found.time_steps]
+        rows = [
+            (layer.layer, f"{layer.scale:.4g}", _percent(layer.clipped), *map(_percent, layer.errors),
+             f"{layer.growth:.2f}", layer.verdict)
+            for layer in found.layers
+        ]  # fmt: skip
+        rows.append(("(output)", "", "", *map(_percent, found.output_errors), "", ""))
+        self.table("Error of the rates, relative to the ANN's activations",
+                   ("layer", "Λ", "above Λ", *t, "growth", "verdict"), rows)  # fmt: skip
+        self.line(found.rule)
 
     def epoch(self, report: Any) -> None:
         """A training epoch."""
@@ -170,6 +186,10 @@ class UnitProgress:
 def plan_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The plan's figures as (name, value)."""
     return [(key.replace("_", " "), _cell(value)) for key, value in estimate.items()]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g}%"
 
 
 def quantity(value: float) -> str:

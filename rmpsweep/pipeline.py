@@ -22,7 +22,7 @@ from rmpsweep.storage import Location, hold_lease, locate
 from rmpsweep.sweep import dump_sweep, parse_sweep
 from rmpsweep.thresholds import GivenThresholds, read_threshold_file
 from rmpsweep.tracking import without_password
-from rmpsweep.trained import Weights, find_weights, train_recipe
+from rmpsweep.trained import Weights, find_weights, train_recipe, with_transform
 from rmpsweep.work import Execution, Limits, Listener
 
 Thresholds = Mapping[str, Mapping[str, Sequence[float]]]
@@ -101,6 +101,7 @@ def prepare(
             directory is another sweep's, or cannot be written.
     """
     layout = Layout(locate(results or results_of(sweep)))
+    sweep = with_transform(sweep)
     data = sweep.data
     if data.path is not None:
         labels = data.labels and absolute(data.labels)

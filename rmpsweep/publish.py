@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from rmpsweep import environment
+from rmpsweep import baseline, environment
 from rmpsweep import results as files
 from rmpsweep.errors import ResultsError
 from rmpsweep.merge import Tables, merge
@@ -74,12 +74,28 @@ def publish(
     if run.get("published") == state and all(path.is_file() for path in outputs):
         return None
     tables = merge_tables(prepared, progress, allow_partial=allow_partial)
+    _check_baseline(prepared, tables)
     write_calibration(prepared, progress.thresholds)
     write_report(prepared, tables)
     if mlflow_uri is not None:
         log(prepared, tables, mlflow_uri)
     files.write_json(prepared.layout.run, read_run(prepared.layout) | {"published": state})
     return tables
+
+
+def baseline_warnings_of(layout: Layout) -> list[str]:
+    """The warnings about the ANN's accuracy that `publish` has found."""
+    return [note for note in read_run(layout).get("warnings", []) if note.startswith(baseline.PREFIX)]
+
+
+def _check_baseline(prepared: Prepared, tables: Tables) -> None:
+    """Put the warnings about the ANN's accuracy into run.json, in place of those about fewer images."""
+    facts = prepared.plan.facts
+    stated = baseline.stated_accuracy(prepared.sweep.network, prepared.weights.path, facts.weights, facts.data)
+    found = baseline.baseline_warnings(tables.predictions, stated)
+    run = read_run(prepared.layout)
+    others = [note for note in run.get("warnings", []) if not note.startswith(baseline.PREFIX)]
+    files.write_json(prepared.layout.run, run | {"warnings": [*others, *found]})
 
 
 def merge_tables(prepared: Prepared, progress: Progress, *, allow_partial: bool = False) -> Tables:

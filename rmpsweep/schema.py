@@ -4,9 +4,22 @@ import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    create_model,
+    model_validator,
+)
 
-from rmpsweep.data import SOURCES, TRANSFORMS, ImageSplit, OnBadImage, OnIndex, open_split
+from rmpsweep.data import (
+    DEFAULT_TRANSFORMS, SOURCES, TRANSFORMS, ImageSplit, OnBadImage, OnIndex, Transform, open_split,
+)  # fmt: skip
+from rmpsweep.data.transforms import KEYS, WEIGHTS
 from rmpsweep.models.external import is_external
 from rmpsweep.models.recipe import Recipe
 from rmpsweep.models.registry import NAMES, is_known
@@ -149,9 +162,15 @@ class Network(_Model):
         return str(self.weights) if named else None
 
 
+def _kind(value: Any) -> str:
+    return WEIGHTS if isinstance(value, str) else "mapping"
+
+
 class Data(_Model):
     """The images evaluated, and the split whose images calibrate; a shard is `shard_size` images.
 
+    transform: a preset's name or the source's own becomes the fields it stands for; `weights` waits for
+    `trained.with_transform`.
     labels: a file that says the labels of the images of a folder; on_bad_image: what to do about images that cannot be
     decoded: nothing is computed, or they are left out, counted and listed.
     """
@@ -160,16 +179,36 @@ class Data(_Model):
     path: str | None = None
     labels: str | None = None
     split: str = "test"
-    transform: str | None = None
+    transform: (
+        Annotated[
+            Annotated[Transform, Tag("mapping")] | Annotated[Literal["weights"], Tag(WEIGHTS)], Discriminator(_kind)
+        ]
+        | None
+    ) = None
     on_bad_image: OnBadImage = "fail"
     shard_size: Annotated[int, Field(ge=1)] = 128
     calibration_split: str = "train"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named_transform(cls, value: Any) -> Any:
+        """Equal transforms are equal, however they are named."""
+        if not isinstance(value, dict):
+            return value
+        name = value.get("transform")
+        name = DEFAULT_TRANSFORMS.get(str(value.get("source"))) if name is None else name
+        if not isinstance(name, str) or name == WEIGHTS:
+            return value
+        if name not in TRANSFORMS:
+            raise ValueError(
+                f"transform: got {name!r}, expected one of {', '.join(TRANSFORMS)}, {WEIGHTS}, or a mapping of {KEYS}"
+            )
+        return {**value, "transform": TRANSFORMS[name]}
+
     @model_validator(mode="after")
     def _known(self) -> "Data":
-        for key, value, known in (("source", self.source, SOURCES), ("transform", self.transform, TRANSFORMS)):
-            if value is not None and value not in known:
-                raise ValueError(f"{key}: got {value!r}, expected one of {', '.join(known)}")
+        if self.source not in SOURCES:
+            raise ValueError(f"source: got {self.source!r}, expected one of {', '.join(SOURCES)}")
         return self
 
     def open(

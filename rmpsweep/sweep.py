@@ -9,6 +9,7 @@ from typing import Any, cast
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from rmpsweep.data import Transform
 from rmpsweep.errors import SweepError
 from rmpsweep.models.recipe import Recipe
 from rmpsweep.schema import Calibration, Data, Grid, Mlflow, Network, Run, Sweep
@@ -37,7 +38,7 @@ def load_sweep(sweep: str, changes: Sequence[str] = ()) -> Sweep:
     _apply_presets(content, path)
     content = _expanded(content, path)
     _find_beside(content, path)
-    return cast(Sweep, _validated(Sweep, content, path))
+    return cast(Sweep, validated(Sweep, content, path))
 
 
 def load_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
@@ -50,7 +51,7 @@ def load_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
     content = _read(path)
     for change in changes:
         _change(content, change)
-    return cast(Recipe, _validated(Recipe, _expanded(content, path), path))
+    return cast(Recipe, validated(Recipe, _expanded(content, path), path))
 
 
 def parse_sweep(text: str, where: str) -> Sweep:
@@ -59,7 +60,7 @@ def parse_sweep(text: str, where: str) -> Sweep:
         content = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise SweepError(f"{where}: not valid YAML: {_reason(error)}") from error
-    return cast(Sweep, _validated(Sweep, content, Path(where)))
+    return cast(Sweep, validated(Sweep, content, Path(where)))
 
 
 def dump_sweep(sweep: Sweep) -> str:
@@ -198,7 +199,12 @@ def _change(content: dict[str, Any], change: str) -> None:
         target[parts[-1]] = value
 
 
-def _validated(model: type, content: Any, path: Path) -> Any:
+def validated(model: type, content: Any, path: Path) -> Any:
+    """Content as one of the models of `schema`; path: of the file, or the command, it comes from.
+
+    Raises:
+        SweepError: key, value received and what is allowed, for every mistake found.
+    """
     try:
         return TypeAdapter(model).validate_python(content)
     except ValidationError as error:
@@ -212,34 +218,37 @@ def _follows(detail: Any) -> bool:
 
 
 def _line(model: type, path: Path, detail: Any) -> str:
-    where = ".".join(str(part) for part in detail["loc"] if part not in _UNION_TAGS)
+    parts = [str(part) for part in detail["loc"] if part not in _UNION_TAGS]
+    where = ": ".join([str(path), ".".join(parts)] if parts else [str(path)])
     got = detail["input"]
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{path}: {where}: unknown key; expected one of {', '.join(_known_keys(model, detail['loc']))}"
+        return f"{where}: unknown key; expected one of {', '.join(_known_keys(model, detail['loc']))}"
     if detail["type"] == "missing":
-        return f"{path}: {where}: missing"
+        return f"{where}: missing"
     if detail["type"] == "too_short":
-        return f"{path}: {where}: got {got!r}, expected at least one value"
+        return f"{where}: got {got!r}, expected at least one value"
     message = detail["msg"].removeprefix("Value error, ")
     for pattern, words in _WORDING.items():
         message = re.sub(pattern, words, message)
-    return f"{path}: {where}: {message}" if message.startswith(tuple(Recipe.__dataclass_fields__)) else (
-        f"{path}: {where}: got {got!r}, {message}")  # fmt: skip
+    names_a_field = message.startswith(tuple(Recipe.__dataclass_fields__))
+    return f"{where}: {message}" if names_a_field else f"{where}: got {got!r}, {message}"
 
 
-_UNION_TAGS = {"float", "literal['auto']", "constrained-float"}
+_UNION_TAGS = {"float", "literal['auto']", "constrained-float", "mapping"}
 _WORDING = {
     "^Input should be": "expected",
     "^Keys should be": "expected keys that are",
     "^String should match pattern": "expected text that matches",
     "a valid tuple": "a list",
-    r"a valid dictionary( or instance of \w+)?": "a mapping",
+    r"a (valid )?dictionary( or (an )?instance of \w+)?": "a mapping",
 }
 
 
 def _known_keys(model: type, location: Sequence[str | int]) -> Iterable[str]:
     if model is Recipe or "train" in location[:-1]:
         return Recipe.__dataclass_fields__
+    if "transform" in location[:-1]:
+        return Transform.__dataclass_fields__
     parts = {"network": Network, "data": Data, "calibration": Calibration, "grid": Grid, "run": Run, "mlflow": Mlflow}
     part = Sweep if len(location) == 1 else parts[str(location[0])]
     return [*part.model_fields, *(["preset"] if part is Grid else [])]

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rmpsweep.data import cache_dir, open_split
+from rmpsweep.data.transforms import WEIGHTS
 from rmpsweep.errors import NetworkError
 from rmpsweep.models.external import find_published, is_external
+from rmpsweep.models.published import published_transform
 from rmpsweep.models.recipe import Recipe, card_path, digest, read_card
 from rmpsweep.models.weights import file_sha256
 from rmpsweep.schema import Sweep
@@ -40,6 +42,19 @@ def find_weights(sweep: Sweep, download: bool = False) -> Weights:
             "train names a recipe that makes them")  # fmt: skip
         raise NetworkError(f"network.weights: {network.weights}: no such file; {remedy}")
     return trained_weights(network.train, network.weights, download)
+
+
+def with_transform(sweep: Sweep) -> Sweep:
+    """With `data.transform: weights` replaced by what the published weights say.
+
+    Raises:
+        NetworkError, DataError: they are unknown, or say nothing of it.
+    """
+    if sweep.data.transform != WEIGHTS:
+        return sweep
+    network = sweep.network
+    transform = published_transform(network.label, network.weights)
+    return sweep.model_copy(update={"data": sweep.data.model_copy(update={"transform": transform})})
 
 
 def trained_weights(recipe: Recipe, path: Path | None = None, download: bool = False) -> Weights:

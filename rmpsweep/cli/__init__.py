@@ -24,7 +24,7 @@ app = typer.Typer(
 
 for command in (
     launch.launch, run.plan, results.status, results.merge, results.log, results.report, results.claims, run.train,
-    run.calibrate, submit.cancel, lookup.list_, check.doctor, check.verify,
+    run.calibrate, submit.cancel, lookup.list_, check.check, check.doctor, check.verify,
 ):  # fmt: skip
     app.command(name=command.__name__.rstrip("_"))(command)
 

@@ -1,6 +1,8 @@
-"""The commands that check: doctor before a sweep runs, verify after."""
+"""The commands that check: a network before it is swept, doctor before a sweep runs, verify after."""
 
+import re
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,9 +20,83 @@ from rmpsweep.cli.options import (
 )
 from rmpsweep.cli.run import check_place
 from rmpsweep.display import Display
+from rmpsweep.errors import SweepError
 from rmpsweep.pipeline import results_of
+from rmpsweep.schema import Data, Setting
 from rmpsweep.storage import locate
-from rmpsweep.sweep import load_sweep
+from rmpsweep.sweep import load_sweep, validated
+
+DISAGREES = 3
+CHECK = Path("check")
+
+
+def check(
+    network: Annotated[str, typer.Argument(help="A sweep, or a network: its name, torchvision:NAME, timm:NAME or "
+                                                "package.module:factory.")],
+    weights: Annotated[str | None, typer.Option("--weights", help="A file, or the name of published weights; default "
+                                                                  "random ones.")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Of the images; default random ones.")] = None,
+    path: Annotated[str | None, typer.Option("--path", help="Of the images, as data.path.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Of the images, as data.split.")] = None,
+    transform: Annotated[str | None, typer.Option("--transform", help="A preset's name, or weights.")] = None,
+    image: Annotated[str | None, typer.Option("--image", metavar="CxHxW", help="Of random images.")] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="So many.")] = 8,
+    time_steps: Annotated[int, typer.Option("--time-steps", min=4, help="T; a multiple of 4.")] = 256,
+    threshold: Annotated[str | None, typer.Option("--threshold", help="Default the sweep's first, or "
+                                                                      "activation_max.")] = None,
+    max_pool: Annotated[str | None, typer.Option("--max-pool", help="count, spike or average; default the sweep's "
+                                                                    "first, or count.")] = None,
+    numerics: Annotated[str, typer.Option("--numerics", help="float64, float32, fixed16 or fixed8.")] = "float64",
+    json_: JsonOption = False,
+) -> None:  # fmt: skip
+    """Convert a network and compare the rates of its spiking layers with the ANN's activations, on a few images.
+
+    Usage: rmpsweep check torchvision:resnet18 --weights resnet18.pth --images 4
+
+    Under constant input every layer's error should fall as 1/T; the first one where it does not is named, with likely
+    causes. Exit codes: 0 all layers agree, 2 the network cannot be converted (the node is named), 3 a layer parts.
+    """
+    from rmpsweep.check import check_network, is_network, load_named_network, load_sweeps_network
+
+    display = Display(json_)
+    chosen = {"threshold": threshold, "max_pool": max_pool}
+    given = {key: value for key, value in chosen.items() if value is not None} | {"numerics": numerics}
+    own = {"source": source, "path": path, "split": split, "transform": transform}
+    data = {key: value for key, value in own.items() if value is not None}
+    if is_network(network):
+        setting = validated(Setting, {"threshold": "activation_max"} | given, CHECK)
+        if data and image is not None:
+            raise SweepError("check: --image is the size of random images: give it, or --source, not both")
+        found = validated(Data, data, CHECK) if data else None
+        subject = load_named_network(network, weights, found, _image_shape(image), images)
+    else:
+        if data or weights is not None or image is not None:
+            raise SweepError(
+                f"check: {network!r} is a sweep, which says itself what its weights and images are; give "
+                "--weights, --source, --path, --split, --transform and --image with a network"
+            )
+        sweep = load_sweep(network)
+        setting = validated(Setting, sweep.settings()[0].model_dump() | given, CHECK)
+        subject = load_sweeps_network(sweep, images)
+    result = check_network(subject, setting, time_steps)
+    display.agreement(result.agreement)
+    for warning in result.warnings:
+        display.line(f"warning: {warning}")
+    for cause in result.agreement.causes:
+        display.line(f"likely:  {cause}")
+    display.line(result.summary())
+    display.document(result.document())
+    if result.agreement.parting is not None:
+        raise typer.Exit(DISAGREES)
+
+
+def _image_shape(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
+        raise SweepError(f"check: --image: got {text!r}, expected channels, height and width, such as 3x224x224")
+    channels, height, width = (int(part) for part in text.split("x"))
+    return channels, height, width
 
 
 def doctor(

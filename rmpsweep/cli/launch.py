@@ -141,6 +141,9 @@ def _publish(prepared: Prepared, execution: Execution | None, uri: str | None, d
     if flagged:
         how_many = f"{len(flagged)} of {len(prepared.plan.trials)} trials"
         display.line(f"warning: saturated or silent layers in {how_many}, which status lists; first {flagged[0]}")
+    off = publish.baseline_warnings_of(prepared.layout)
+    for warning in off:
+        display.line(f"warning: {warning}")
     layout, logged = prepared.layout, without_password(uri or "none")
     for what, where in (("report", layout.report), ("mlflow", logged), ("results", layout.root)):
         display.line(f"{what:8} {where}")
@@ -153,6 +156,7 @@ def _publish(prepared: Prepared, execution: Execution | None, uri: str | None, d
             "units_run": len(execution.outcomes) if execution else 0,
             "units_left": len(progress.todo),
             "flagged_layers": [asdict(trial) for trial in flagged],
+            "baseline_warnings": off,
             "summary": summary.to_pylist(),
         }
     )

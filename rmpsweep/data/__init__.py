@@ -9,11 +9,12 @@ runs.
 
 from rmpsweep.data.cache import cache_dir
 from rmpsweep.data.files import absolute
-from rmpsweep.data.sources import SOURCES, open_split
+from rmpsweep.data.sources import DEFAULT_TRANSFORMS, SOURCES, open_split
 from rmpsweep.data.split import ImageSplit, OnBadImage, OnIndex, Skipped, image_order
 from rmpsweep.data.transforms import TRANSFORMS, Transform
 
 __all__ = [
-    "SOURCES", "TRANSFORMS", "ImageSplit", "OnBadImage", "OnIndex", "Skipped", "Transform", "absolute", "cache_dir",
+    "DEFAULT_TRANSFORMS", "SOURCES", "TRANSFORMS", "ImageSplit", "OnBadImage", "OnIndex", "Skipped", "Transform",
+    "absolute", "cache_dir",
     "image_order", "open_split",
 ]  # fmt: skip

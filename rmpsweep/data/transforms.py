@@ -1,10 +1,11 @@
-"""Images to network input: the pixel transforms a sweep can name.
+"""Images to network input: the pixel transforms a sweep can name or spell out.
 
 N = images, C = channels, H, W = height and width in pixels.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
@@ -31,16 +32,35 @@ class Transform:
 
     Args:
         resize: length of the shorter side after resizing (antialiased); None keeps the size.
-        interpolation: of that resizing.
+        interpolation: of that resizing; bilinear where there is none, so that equal transforms are equal.
         crop: side of the square cut out after resizing; None keeps everything.
         mean, std: per channel, in units of the [0, 1] scale; empty for no normalisation.
+    Raises:
+        ValueError: a field out of its range.
     """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (read by pydantic where transforms come from files)
 
     resize: int | None = None
     interpolation: Interpolation = "bilinear"
     crop: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("resize", "crop"):
+            if (side := getattr(self, name)) is not None and side < 1:
+                raise ValueError(f"{name}: got {side}, expected 1 pixel or more, or none")
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean, std: got {len(self.mean)} and {len(self.std)} values, expected one per channel each"
+            )
+        if not all(math.isfinite(value) for value in self.mean):
+            raise ValueError(f"mean: got {list(self.mean)}, expected finite numbers")
+        if not all(0 < value < math.inf for value in self.std):
+            raise ValueError(f"std: got {list(self.std)}, expected finite numbers > 0")
+        if self.resize is None:
+            object.__setattr__(self, "interpolation", "bilinear")
 
     def __str__(self) -> str:
         steps = []
@@ -118,6 +138,12 @@ TRANSFORMS: dict[str, Transform] = {
     ),
     "imagenet-norm": Transform(mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
 }
+
+
+WEIGHTS = "weights"
+"""In a sweep file: the transform that the published weights were made with."""
+
+KEYS = ", ".join(Transform.__dataclass_fields__)
 
 
 def find_transform(name: str) -> Transform:

@@ -19,7 +19,7 @@ from rmpsweep.schema import Sweep
 from rmpsweep.storage import Location, ObjectPath
 from rmpsweep.tracking import check_uri, without_password
 from rmpsweep.tracking.connection import connected
-from rmpsweep.trained import find_weights
+from rmpsweep.trained import find_weights, with_transform
 
 FREE_BYTES = 1 << 30
 CONNECT_S = 10.0
@@ -93,7 +93,7 @@ def _writable(directory: Location) -> str:
 
 
 def _data(sweep: Sweep) -> str:
-    data = sweep.data
+    data = with_transform(sweep).data
     splits = dict.fromkeys((data.split, data.calibration_split))
     found = [data.open(split) for split in splits]
     return ", ".join(f"{split.name}: {split.num_images:,} images" for split in found)

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import re
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,15 +74,29 @@ def find_published(name: str, weights: str, download: bool) -> tuple[Path, str |
     return path, file_sha256(path) if path.is_file() else None
 
 
-def _find_torchvision(name: str, weights: str, download: bool) -> tuple[Path, str | None]:
-    import torch
+def torchvision_weights(name: str, weights: str) -> Any:
+    """A member of the weights enum of "torchvision:NAME", with url, meta and transforms. Raises NetworkError."""
     from torchvision import models
 
     _check_torchvision_name(name)
     known = models.get_model_weights(name.partition(":")[2]).__members__
     if weights not in known:
         raise _unknown_weights(name, weights, known)
-    url = known[weights].url
+    return known[weights]
+
+
+def torchvision_file(name: str) -> Any:
+    """The same of a classifier's weights published as a file of this name; None if there are none."""
+    from torchvision import models
+
+    every = (weights for model in models.list_models(module=models) for weights in models.get_model_weights(model))
+    return next((weights for weights in every if weights.url.rpartition("/")[2] == name), None)
+
+
+def _find_torchvision(name: str, weights: str, download: bool) -> tuple[Path, str | None]:
+    import torch
+
+    url = torchvision_weights(name, weights).url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
         if not download:
@@ -109,17 +123,32 @@ def _check_hash(sha256: str, where: str, remedy: str) -> None:
         raise NetworkError(f"{where}: damaged: its SHA-256 starts with {sha256[:8]}, expected {expected[1]}; {remedy}")
 
 
-def _find_timm(name: str, weights: str, download: bool) -> Path:
-    timm = _import_timm(name)
-    from huggingface_hub import hf_hub_download
+def timm_data_config(name: str) -> Mapping[str, Any]:
+    """How timm prepares images for the weights it publishes for "timm:NAME": input_size, crop_pct, crop_mode,
+    interpolation, mean, std. Raises NetworkError: no timm, or no such network."""
+    published = _timm_published(name)
+    from timm.data import resolve_data_config
 
+    config: Mapping[str, Any] = resolve_data_config(pretrained_cfg=published.to_dict())
+    return config
+
+
+def _timm_published(name: str) -> Any:
+    timm = _import_timm(name)
     model = name.partition(":")[2]
-    if weights != TIMM_WEIGHTS:
-        raise _unknown_weights(name, weights, [TIMM_WEIGHTS])
     try:
-        published = timm.get_pretrained_cfg(model, allow_unregistered=False)
+        return timm.get_pretrained_cfg(model, allow_unregistered=False)
     except RuntimeError as error:
         raise NetworkError(f"network {name}: {error}{_close(model, timm.list_models())}") from error
+
+
+def _find_timm(name: str, weights: str, download: bool) -> Path:
+    _import_timm(name)
+    from huggingface_hub import hf_hub_download
+
+    if weights != TIMM_WEIGHTS:
+        raise _unknown_weights(name, weights, [TIMM_WEIGHTS])
+    published = _timm_published(name)
     if not published.hf_hub_id:
         raise NetworkError(f"network {name}: timm publishes no weights of it on the Hugging Face hub; name a file")
     try:

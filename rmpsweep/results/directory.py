@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from rmpsweep.data.transforms import WEIGHTS
 from rmpsweep.errors import ResultsError, StorageError
 from rmpsweep.plan import Plan, Unit
 from rmpsweep.results.layout import Layout
@@ -43,7 +44,7 @@ def check_directory(layout: Layout, sweep: Sweep) -> None:
     other = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))
     for key in ("name", "network.label", "data.source", "data.split", "data.transform"):
         ours, theirs = (functools.reduce(getattr, key.split("."), each) for each in (sweep, other))
-        if ours != theirs:
+        if ours != theirs and ours != WEIGHTS:  # which transform that is, only the resolved sweep says
             raise ResultsError(
                 f"{root}: holds the results of another sweep ({key.removesuffix('.label')} {theirs!r}, here {ours!r}); "
                 "name another with --results"
