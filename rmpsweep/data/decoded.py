@@ -51,9 +51,7 @@ class DecodedCache:
         found = sorted(_files(self._root))
         total = sum(size for _, size, _ in found)
         for _, size, path in found:
-            if total + wanted <= self._bound:
-                break
-            if path not in own:
+            if total + (0 if path in own else wanted) > self._bound:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
                     total -= size

@@ -37,11 +37,12 @@ class InputFigures:
         return self.wait_s / total if total else None
 
     def document(self) -> dict[str, Any]:
-        """As JSON values, with what follows from them."""
-        values = asdict(self) | {
-            "decoded_images_per_s": self.decoded_images_per_s, "wait_fraction": self.wait_fraction,
+        """As JSON values, with what follows from them; of what `read` gives, the same again."""
+        kept = {name: round(value, 4) for name, value in asdict(self).items()}
+        rounded = InputFigures(**kept)
+        return kept | {
+            "decoded_images_per_s": rounded.decoded_images_per_s, "wait_fraction": rounded.wait_fraction,
         }  # fmt: skip
-        return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
 
     @classmethod
     def read(cls, document: Mapping[str, Any] | None) -> Self:
