@@ -47,6 +47,11 @@ class CountingSplit(ImageSplit):
         return ids.astype(np.uint8).reshape(-1, 1, 1, 1), ids
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(prefetch, "BLOCK", 16)
+
+
 def decoding_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
@@ -71,10 +76,10 @@ def test_every_position_comes_once_and_in_order(unit, size):
     assert (figures.images_decoded, figures.images_cached) == (len(unit), 0)
 
 
-@pytest.mark.parametrize(("threads", "size"), [(1, 1), (1, 32), (3, 16)])
-def test_no_more_is_decoded_ahead_than_one_chunk_or_a_block_for_every_thread(threads, size):
+@pytest.mark.parametrize(("threads", "size"), [(1, 1), (1, 64), (2, 16)])
+def test_no_more_is_decoded_ahead_than_one_chunk_or_two_blocks_for_every_thread(threads, size):
     split, taken = CountingSplit(), 0
-    most = max(threads, size // prefetch.BLOCK) * prefetch.BLOCK
+    most = max(2 * threads, size // prefetch.BLOCK) * prefetch.BLOCK
     with contextlib.closing(Prefetch(split, threads).chunks(0, 100, size, InputFigures())) as chunks:
         for chunk in chunks:
             taken += len(chunk.ids)

@@ -22,7 +22,7 @@ from rmpsweep.data.split import ImageSplit, image_order
 if TYPE_CHECKING:
     import torch
 
-BLOCK = 16
+BLOCK = 32
 """Positions decoded at once by one thread."""
 
 
@@ -47,7 +47,7 @@ class Prefetch:
     def chunks(self, start: int, stop: int, size: int, figures: InputFigures) -> Generator[Chunk]:
         """The images at positions [start, stop), about `size` at a time; close it, then no thread of it is left.
 
-        Beyond the chunk that was handed on, no more than another one (or a block for every thread) is decoded. What
+        Beyond the chunk that was handed on, no more than another one (or two blocks for every thread) is decoded. What
         the taker does between two chunks counts as the engine's work in `figures`.
 
         Raises:
@@ -58,7 +58,7 @@ class Prefetch:
         if self.cache is not None:
             self.cache.make_room(blocks)
         per_chunk = -(-size // BLOCK)
-        most, left = max(self.threads, per_chunk), iter(blocks)
+        most, left = max(2 * self.threads, per_chunk), iter(blocks)
         ahead: deque[Future[_Block]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode")
 
