@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import actors, measure, rates, scaling, sweep
+from benchmarks import actors, decode, measure, rates, scaling, sweep
 from benchmarks.contenders import OURS, available
 from benchmarks.networks import CASES
 from benchmarks.table import MIB, time_case
@@ -65,6 +65,9 @@ def main() -> None:
     if options.actors:
         figures["actors"] = actors.run(options.rounds)
         print_actors(figures["actors"])
+    if options.decode:
+        figures["decode"] = decode.run(options.rounds)
+        print_decode(figures["decode"])
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
@@ -112,6 +115,19 @@ def print_actors(done: dict[str, Any]) -> None:
     print(f"two to one: {done['ratio']:.2f}")
 
 
+def print_decode(done: dict[str, Any]) -> None:
+    """Images per second against the peer, and the engine's waiting."""
+    print(f"\ndecode: {done['images']} to 224 pixels, {decode.IMAGES} a run; each on as many cores as it has workers")
+    for workers, compared in done["workers"].items():
+        rates = ", ".join(f"{label} {rate:,.0f}" for label, rate in compared["images_per_s"].items())
+        print(f"{workers} workers: images/s {rates}; ratio {compared['ratio']:.2f}")
+    launch = done["launch"]
+    print(
+        f"launch of {decode.CASE.network}, {done['simulated']} images, T = {done['steps']}: the engine waited for input"
+    )
+    print(f"{launch['wait_s']:.2f} of {launch['wait_s'] + launch['busy_s']:.1f} s, {launch['wait_fraction']:.2%}")
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -123,6 +139,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scaling", action="store_true", help="time against T and trials")
     parser.add_argument("--rates", action="store_true", help="speed against firing rate")
     parser.add_argument("--actors", action="store_true", help="whole launches: two actors against one on one core")
+    parser.add_argument("--decode", action="store_true", help="images decoded, against torchvision's DataLoader")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument(
         "--memory", nargs=3, metavar=("CASE", "CONTENDER", "WORK"),

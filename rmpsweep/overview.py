@@ -5,11 +5,12 @@ from collections import Counter
 from typing import Any
 
 from rmpsweep import results as files
+from rmpsweep.data.figures import InputFigures
 from rmpsweep.errors import StorageError
 from rmpsweep.firing import flag_layers, shortened
 from rmpsweep.pipeline import Prepared, Progress
 from rmpsweep.plan import Plan
-from rmpsweep.publish import measured_rate, read_run
+from rmpsweep.publish import launch_inputs, measured_rate, read_run
 from rmpsweep.watching import read_progress
 
 
@@ -52,7 +53,8 @@ def skipped_note(plan: Plan) -> list[str]:
 
 def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
     """Cells done, in flight, failed and planned of every trial, the ANN first; what the launch that runs says of itself
-    (None where none runs); unit files that do not count; quarantined units."""
+    (None where none runs); how images came in, in that launch or else the last one that computed something; unit files
+    that do not count; quarantined units."""
     missing = {trial: 0 for trial, _ in prepared.plan.work}
     for unit in progress.todo:
         for trial, steps in unit.work:
@@ -63,9 +65,11 @@ def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
         if not flight["copy"]:
             in_flight.update(flight["cells"])
     given_up: Counter[str] = Counter()
-    quarantined = read_run(prepared.layout).get("quarantined", []) if progress.todo else []
+    run = read_run(prepared.layout)
+    quarantined = run.get("quarantined", []) if progress.todo else []
     for bad in quarantined:
         given_up.update(bad["cells"])
+    images = InputFigures.read(running.get("input")) if running else [InputFigures(), *launch_inputs(run)][-1]
     settings = {row["trial_id"]: row for row in trial_rows(prepared)}
     trials = []
     for trial, steps in prepared.plan.work:
@@ -83,6 +87,7 @@ def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
         "image_steps_left": image_steps_left(progress),
         "eta_s": running["eta_s"] if running else _eta_s(prepared, image_steps_left(progress), None),
         "running": running,
+        "input": images.document(),
         "flagged_layers": _flagged(prepared),
         "rejected": dict(progress.journal.rejected),
         "quarantined": quarantined,

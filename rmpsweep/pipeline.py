@@ -183,7 +183,7 @@ def check_network(prepared: Prepared) -> None:
     Raises:
         NetworkError, DataError, CalibrationError: what a worker would find.
     """
-    from rmpsweep.worker import given_thresholds, load_network, open_evaluated
+    from rmpsweep.loading import given_thresholds, load_network, open_evaluated
 
     _, net = load_network(prepared.sweep, prepared.weights.path, open_evaluated(prepared.sweep))
     for setting in prepared.sweep.settings():
@@ -199,7 +199,11 @@ def open_pool(
     from rmpsweep.pools import InlinePool, RayPool
 
     make_worker = functools.partial(
-        _make_worker, prepared.sweep, prepared.weights.path.absolute(), prepared.layout.root.absolute()
+        _make_worker,
+        prepared.sweep,
+        prepared.weights.path.absolute(),
+        prepared.layout.root.absolute(),
+        prepared.plan.facts,
     )
     if inline:
         return InlinePool(make_worker)
@@ -296,10 +300,12 @@ def evaluate(
     return driver.execute(jobs, listener, stop)
 
 
-def _make_worker(sweep: Sweep, weights: Path, results: Location, threads: int | None, device: str | None) -> Any:
+def _make_worker(
+    sweep: Sweep, weights: Path, results: Location, facts: Facts, threads: int | None, device: str | None
+) -> Any:
     from rmpsweep.worker import Worker, WorkerSpec
 
-    return Worker(WorkerSpec(sweep, weights, results, threads, device))
+    return Worker(WorkerSpec(sweep, weights, results, facts.data, facts.calibration_data, threads, device))
 
 
 def _provenance(plan: Plan, thresholds: Thresholds) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from rmpsweep import baseline, environment
 from rmpsweep import results as files
+from rmpsweep.data.figures import InputFigures
 from rmpsweep.errors import ResultsError
 from rmpsweep.merge import Tables, merge
 from rmpsweep.pipeline import (
@@ -51,10 +52,16 @@ def record(prepared: Prepared, execution: Execution, devices: Sequence[str], wor
             "units": len(units),
             "image_steps": sum(unit.image_steps for unit in units),
             "worker_s": round(seconds, 3),
+            "input": input_figures(execution).document(),
             "interrupted": execution.interrupted,
         }
     )
     files.write_json(prepared.layout.run, run)
+
+
+def input_figures(execution: Execution) -> InputFigures:
+    """How the images of a launch came in."""
+    return sum((outcome.report.input for outcome in execution.outcomes), InputFigures())
 
 
 def publish(
@@ -185,6 +192,7 @@ def write_report(prepared: Prepared, tables: Tables) -> None:
         quarantined=[(bad["unit"], bad["message"]) for bad in run.get("quarantined", [])],
         warnings=run.get("warnings", []),
         calibration=calibration_rows(prepared, read_calibrations(prepared)),
+        input=str(sum(launch_inputs(run), InputFigures())),
     )
     page = render(tables.summary, tables.activity, tables.predictions, info)
     files.write_text(prepared.layout.report, page)
@@ -259,6 +267,11 @@ def _quarantined_json(bad: Quarantined) -> dict[str, Any]:
 def read_run(layout: Layout) -> dict[str, Any]:
     """What run.json holds; empty before the first launch has written it."""
     return files.read_json(layout.run) or {}
+
+
+def launch_inputs(run: Mapping[str, Any]) -> list[InputFigures]:
+    """How images came in, in each launch of run.json that computed something."""
+    return [InputFigures.read(each.get("input")) for each in run.get("launches", []) if each["units"]]
 
 
 def measured_rate(layout: Layout) -> tuple[float, int] | None:

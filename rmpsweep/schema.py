@@ -233,14 +233,16 @@ class Calibration(_Model):
 class Run(_Model):
     """How it runs; changes no result. actors: default one per GPU, or two on a machine without.
 
-    batch_size: rows (image x trial) simulated together, default from the free memory; retries: per unit, after its
-    first attempt. Deadlines in seconds: until any worker runs, for one to load, for a unit without progress.
+    batch_size: rows (image x trial) simulated together, default from the free memory; decoded_cache_gb: decoded images
+    kept on every node, 0 for none; retries: per unit, after its first attempt. Deadlines in seconds: until any worker
+    runs, for one to load, for a unit without progress.
     """
 
     actors: Annotated[int, Field(ge=1)] | None = None
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
     retries: Annotated[int, Field(ge=0)] = 2
     batch_size: Annotated[int, Field(ge=1)] | None = None
+    decoded_cache_gb: Annotated[float, Field(ge=0)] = 0.0
     schedule_deadline_s: Annotated[float, Field(gt=0)] = 900.0
     setup_deadline_s: Annotated[float, Field(gt=0)] = 600.0
     stall_deadline_s: Annotated[float, Field(gt=0)] = 600.0

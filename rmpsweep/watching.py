@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from rmpsweep.data.figures import InputFigures
 from rmpsweep.errors import StorageError
 from rmpsweep.results import Layout, read_json
 from rmpsweep.storage import write_atomic
@@ -39,6 +40,7 @@ class Watch:
         self.stage, self.total = stage, total
         self.began, self.done = time.time(), 0.0
         self.counts: Counter[str] = Counter()
+        self.input = InputFigures()
         self.tell("stage", stage=stage, image_steps=total)
         self._write(Standing((), (), 0, 0.0, 0.0))
 
@@ -50,6 +52,7 @@ class Watch:
         self.counts[kind] += 1
         if kind == "done":
             self.done += value.job.cost
+            self.input += value.report.input
             self.tell(kind, stage=self.stage, job=value.job.job_id, worker=value.worker, cost=value.job.cost,
                       seconds=value.report.seconds)  # fmt: skip
         elif kind == "worker":
@@ -82,6 +85,7 @@ class Watch:
             "jobs_retried": self.counts["retry"],
             "jobs_quarantined": self.counts["quarantined"],
             "workers_lost": self.counts["lost"],
+            "input": self.input.document(),
             "workers": dict(sorted(Counter(worker.state for worker in standing.workers).items())),
             "in_flight": [
                 {

@@ -3,26 +3,31 @@
 A plain class: where it runs (this process, a Ray actor) is decided in `pools`.
 """
 
+import contextlib
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rmpsweep.data import ImageSplit, image_order
-from rmpsweep.engine import SpikingNetwork, calibrate, convert, simulate_many, thresholds_from_scales
+from rmpsweep.data.decoded import DecodedCache
+from rmpsweep.data.figures import InputFigures
+from rmpsweep.data.prefetch import Chunk, Prefetch
+from rmpsweep.engine import calibrate, simulate_many
 from rmpsweep.engine.encode import saturated_fraction
-from rmpsweep.errors import CalibrationError, NetworkError
-from rmpsweep.models.registry import build_any, build_from_module
-from rmpsweep.models.weights import count_classes, put_weights, read_weights
+from rmpsweep.engine.memory import MOST_ROWS, MOST_ROWS_ON_GPU
+from rmpsweep.errors import CalibrationError
+from rmpsweep.gather import Counts, Part, gather
+from rmpsweep.loading import given_thresholds, load_network, open_planned
 from rmpsweep.plan import ANN, Unit
-from rmpsweep.results import UNIT_SCHEMA, LayerActivity, Layout, UnitResult, commit_unit, thresholds_digest
+from rmpsweep.results import LayerActivity, Layout, UnitResult, commit_unit, thresholds_digest
 from rmpsweep.schema import Setting, Sweep
 from rmpsweep.storage import Location
 from rmpsweep.terms import INPUT
@@ -31,15 +36,23 @@ from rmpsweep.thresholds import GivenThresholds
 Thresholds = Mapping[str, Sequence[float]]
 ANN_ROWS, ANN_ELEMENTS = 32, 2**20
 """The ANN's batch: so many images, fewer where they are large. Fixed, since floating point depends on it."""
+CHUNK_BATCHES, CHUNK_BYTES = 4, (2**24, 2**28)
+"""What is simulated at a time: so many of the engine's batches for every thread, within these bytes of input."""
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker needs to start. threads: of the CPU, None for torch's default; device: None for a GPU if any."""
+    """What a worker needs to start.
+
+    data, calibration_data: fingerprints that the splits were planned with; threads: of the CPU, None for torch's
+    default; device: None for a GPU if any.
+    """
 
     sweep: Sweep
     weights: Path
     results: Location
+    data: str
+    calibration_data: str
     threads: int | None = None
     device: str | None = None
 
@@ -85,12 +98,14 @@ class EvaluationJob:
 
 @dataclass(frozen=True)
 class Report:
-    """What a finished job tells the driver; thresholds: of a calibration; value: of a job that does itself."""
+    """What a finished job tells the driver; thresholds: of a calibration; value: of a job that does itself; input: of
+    the images that were evaluated."""
 
     seconds: float
     thresholds: Thresholds | None = None
     warnings: tuple[str, ...] = ()
     value: Any = None
+    input: InputFigures = field(default_factory=InputFigures)
 
 
 class Worker:
@@ -99,24 +114,31 @@ class Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
         self._ticks, self._done = 0, 0
+        self._input = InputFigures()
 
     def beat(self) -> tuple[int, float]:
         """How often anything was computed so far, and the image-steps of the present job."""
         return self._ticks, float(self._done)
 
     def _advance(self, steps: int) -> None:
-        self._ticks += 1
+        self._tick()
         self._done += steps
 
+    def _tick(self) -> None:
+        self._ticks += 1
+
     def setup(self) -> str:
-        """Load everything; returns the device's name. Raises NetworkError, DataError."""
+        """Load everything; the device's name. Raises NetworkError, DataError: also for other data than was planned."""
         if self.spec.threads is not None:
             torch.set_num_threads(self.spec.threads)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
         self.device = torch.device(self.spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.split = open_evaluated(self.spec.sweep)
-        self.ann, self.net = load_network(self.spec.sweep, self.spec.weights, self.split)
+        sweep = self.spec.sweep
+        split = open_planned(sweep.data, sweep.data.split, self.spec.data)
+        cache = DecodedCache(split, int(sweep.run.decoded_cache_gb * 1e9)) if sweep.run.decoded_cache_gb else None
+        self.images = Prefetch(split, torch.get_num_threads(), cache, self._tick)
+        self.ann, self.net = load_network(sweep, self.spec.weights, split)
         self.ann, self.net = self.ann.to(self.device), self.net.to(self.device)
         if self.device.type == "cpu":
             return "CPU"
@@ -125,7 +147,7 @@ class Worker:
     def run(self, job: Any) -> Report:
         """Do one job; one of a kind that is not known here does itself, by its `run(worker)`."""
         began = time.perf_counter()
-        self._done = 0
+        self._done, self._input = 0, InputFigures()
         thresholds = value = None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
@@ -135,14 +157,15 @@ class Worker:
                 commit_unit(Layout(self.spec.results), self.evaluate(job))
             else:
                 value = job.run(self)
-        return Report(time.perf_counter() - began, thresholds, tuple(str(each.message) for each in caught), value)
+        messages = tuple(str(each.message) for each in caught)
+        return Report(time.perf_counter() - began, thresholds, messages, value, self._input)
 
     def calibrate(self, job: CalibrationJob) -> dict[str, list[float]]:
-        """Thresholds by layer, one value or one per channel. Raises CalibrationError."""
+        """Thresholds by layer, one value or one per channel. Raises CalibrationError, DataError."""
         if job.given is not None:
             return _lists(given_thresholds(self.net, job.given, job.setting))
         data, calibration = self.spec.sweep.data, self.spec.sweep.calibration
-        split = data.open(data.calibration_split)
+        split = open_planned(data, data.calibration_split, self.spec.calibration_data)
         images, _ = split.load(job.image_ids)
         found = calibrate(
             self.net,
@@ -166,30 +189,47 @@ class Worker:
         return _lists(found)
 
     def evaluate(self, job: EvaluationJob) -> UnitResult:
-        """Compute every cell of a unit; the ANN sees the very tensors its conversions see."""
-        ids = image_order(self.split.num_images)[job.unit.start : job.unit.stop]
-        images, labels = self.split.load(ids)
-        self._advance(0)
+        """Compute every cell of a unit; the ANN sees the very tensors its conversions see.
+
+        Images are decoded while those before them are simulated, each once for all trials.
+        """
+        unit, groups = job.unit, _together(job)
+        parts: list[list[Part]] = [[] for _ in groups]
+        size = self._chunk_size(job, max(len(members) for _, members in groups))
+        with contextlib.closing(self.images.chunks(unit.start, unit.stop, size, self._input)) as chunks:
+            for chunk in chunks:
+                for (time_steps, members), found in zip(groups, parts, strict=True):
+                    found.append(self._compute(chunk, time_steps, members, job))
         rows: list[pa.Table] = []
         activity: list[LayerActivity] = []
-        for time_steps, members in _together(job):
-            if members == [ANN]:
-                logits = torch.stack([self._ann_logits(images)])[None]
-            else:
-                logits, counts = self._simulate(images, ids, time_steps, [job.trials[m] for m in members], job)
-                activity += [
-                    LayerActivity(member, layer, neurons, time_steps, *map(tuple, counted.tolist()))
-                    for k, member in enumerate(members)
-                    for (layer, neurons), counted in counts[k].items()
-                ]
-            for k, member in enumerate(members):
-                if not bool(torch.isfinite(logits[k]).all()):
-                    raise CalibrationError(
-                        f"trial {member}: its output is not finite; thresholds and weights overflow its numerics"
-                    )
-            rows += [_prediction_rows(m, ids, labels, time_steps, logits[k]) for k, m in enumerate(members)]
+        for (time_steps, members), found in zip(groups, parts, strict=True):
+            tables, counted = gather(members, time_steps, found)
+            rows += tables
+            activity += counted
         provenance = {trial: thresholds_digest(thresholds) for trial, (_, thresholds) in job.trials.items()}
-        return UnitResult(job.unit, job.context, provenance, pa.concat_tables(rows).combine_chunks(), tuple(activity))
+        return UnitResult(unit, job.context, provenance, pa.concat_tables(rows).combine_chunks(), tuple(activity))
+
+    def _chunk_size(self, job: EvaluationJob, trials: int) -> int:
+        """Images simulated at a time: the engine's batches are full, and the first images are soon there."""
+        on_gpu = self.device.type == "cuda"
+        batch = job.batch_size or self.spec.sweep.run.batch_size or (MOST_ROWS_ON_GPU if on_gpu else MOST_ROWS)
+        rows = CHUNK_BATCHES * batch * (1 if on_gpu else torch.get_num_threads())
+        least, most = (max(1, limit // (4 * math.prod(self.images.split.image_shape))) for limit in CHUNK_BYTES)
+        return min(most, max(least, -(-rows // trials)))
+
+    def _compute(self, chunk: Chunk, time_steps: tuple[int, ...], members: Sequence[str], job: EvaluationJob) -> Part:
+        """The cells of some images. Raises CalibrationError: an output is not finite."""
+        counts: list[Counts] = []
+        if members == [ANN]:
+            logits = self._ann_logits(chunk.images)[None, None]
+        else:
+            logits, counts = self._simulate(chunk, time_steps, [job.trials[m] for m in members], job)
+        for k, member in enumerate(members):
+            if not bool(torch.isfinite(logits[k]).all()):
+                raise CalibrationError(
+                    f"trial {member}: its output is not finite; thresholds and weights overflow its numerics"
+                )
+        return Part(chunk.ids, chunk.labels, logits, counts)
 
     @torch.no_grad()
     def _ann_logits(self, images: Tensor) -> Tensor:
@@ -203,18 +243,18 @@ class Worker:
         return torch.cat(parts)
 
     def _simulate(
-        self, images: Tensor, ids: np.ndarray, time_steps: tuple[int, ...],
-        trials: Sequence[tuple[Setting, Thresholds]], job: EvaluationJob,
-    ) -> tuple[Tensor, list[dict[tuple[str, int], Tensor]]]:  # fmt: skip
-        """Logits [K, T, N, classes]; for each trial (layer, neurons) -> spikes, synops, saturated neurons [3, T]."""
+        self, chunk: Chunk, time_steps: tuple[int, ...], trials: Sequence[tuple[Setting, Thresholds]],
+        job: EvaluationJob,
+    ) -> tuple[Tensor, list[Counts]]:  # fmt: skip
+        """Logits [K, T, N, classes], and what each trial counted."""
         settings = [_engine_setting(setting, thresholds) for setting, thresholds in trials]
         rows = job.batch_size or self.spec.sweep.run.batch_size
         sims = simulate_many(
-            self.net, images, settings, time_steps, image_ids=torch.from_numpy(ids), batch_size=rows, keep_state=False,
-            on_steps=self._advance,
+            self.net, chunk.images, settings, time_steps, image_ids=torch.from_numpy(chunk.ids), batch_size=rows,
+            keep_state=False, on_steps=self._advance,
         )  # fmt: skip
         neurons = {node.name: int(np.prod(node.shape)) for node in self.net.nodes if node.op in ("input", "spike")}
-        counts: list[dict[tuple[str, int], Tensor]] = []
+        counts: list[Counts] = []
         for sim in sims:
             spikes = {INPUT: sim.input_spikes, **sim.spike_counts}
             saturated = {INPUT: torch.zeros_like(sim.input_spikes), **sim.saturated}
@@ -223,68 +263,6 @@ class Worker:
                 for layer in (INPUT, *self.net.layers)
             })  # fmt: skip
         return torch.stack([sim.logits.double() for sim in sims]), counts
-
-
-def open_evaluated(sweep: Sweep) -> ImageSplit:
-    """The split a sweep evaluates. Raises DataError."""
-    return sweep.data.open(sweep.data.split)
-
-
-def load_network(sweep: Sweep, weights: Path, split: ImageSplit) -> tuple[nn.Module, SpikingNetwork]:
-    """The trained ANN, in eval mode, and its conversion.
-
-    Raises:
-        NetworkError: it cannot be built or converted, its weights do not fit, or it has another number of classes than
-            the labels. DataError: the first image cannot be decoded.
-    """
-    image, _ = split.load([0])
-    num_classes = split.num_classes or split.max_label + 1
-    network = sweep.network
-    state = read_weights(weights)
-    if network.module is not None:
-        ann = build_from_module(network.module)
-    else:
-        shape = image.shape[1], (image.shape[2], image.shape[3])
-        if split.num_classes is None:  # its labels are a lower bound, the weights say
-            with torch.device("meta"):
-                num_classes = max(num_classes, count_classes(build_any(network.label, num_classes, *shape), state))
-        ann = build_any(network.label, num_classes, *shape)
-    put_weights(ann, state, weights)
-    del state
-    ann.eval()
-    net = convert(ann, image)
-    outputs = net.node(net.output).shape
-    if len(outputs) != 1 or outputs[0] < num_classes or (split.num_classes and outputs[0] != num_classes):
-        raise NetworkError(f"{network.label}: its output has shape {list(outputs)}, but {split.name} has "
-                           f"{num_classes} classes")  # fmt: skip
-    return ann, net
-
-
-def given_thresholds(net: SpikingNetwork, given: GivenThresholds, setting: Setting) -> dict[str, Tensor]:
-    """The thresholds of a file for this network, as `calibrate` returns them.
-
-    Raises:
-        CalibrationError: layers are missing or unknown, or do not have the setting's granularity or their channels.
-    """
-    missing = [layer for layer in net.layers if layer not in given.values]
-    unknown = [layer for layer in given.values if layer not in (INPUT, *net.layers)]
-    if missing or unknown:
-        raise CalibrationError(
-            f"{given.path}: missing {', '.join(missing) or 'none'}; unknown {', '.join(unknown) or 'none'}; "
-            f"the layers are {', '.join(net.layers)}"
-        )
-    values = {layer: torch.tensor(value, dtype=torch.float64) for layer, value in given.values.items()}
-    if setting.granularity == "layer" and any(value.numel() > 1 for value in values.values()):
-        raise CalibrationError(f"{given.path}: has thresholds per channel, the trial has granularity: layer")
-    if INPUT not in values and setting.input_scale == "auto":
-        raise CalibrationError(f"{given.path}: has no {INPUT!r}, and input_scale is auto; give one of them as a number")
-    scalars = {layer: value[0] if value.numel() == 1 else value for layer, value in values.items()}
-    complete = {INPUT: torch.as_tensor(setting.input_scale, dtype=torch.float64), **scalars}
-    try:
-        as_scales = thresholds_from_scales(net, complete)
-    except ValueError as error:
-        raise CalibrationError(f"{given.path}: {error}") from error
-    return as_scales if given.scales else complete
 
 
 def _lists(thresholds: Mapping[str, Tensor]) -> dict[str, list[float]]:
@@ -307,23 +285,3 @@ def _together(job: EvaluationJob) -> list[tuple[tuple[int, ...], list[str]]]:
     for trial, steps in job.unit.work:
         groups.setdefault((trial == ANN, steps), (steps, []))[1].append(trial)
     return list(groups.values())
-
-
-def _prediction_rows(
-    trial: str, ids: np.ndarray, labels: Tensor, time_steps: Sequence[int], logits: Tensor
-) -> pa.Table:
-    """UNIT_SCHEMA rows of one trial. logits: [T, N, classes]; ties go to the lowest class."""
-    own = logits.gather(2, labels.expand(len(logits), -1)[..., None])
-    classes = torch.arange(logits.shape[2])
-    ahead = (logits > own) | ((logits == own) & (classes < labels[:, None]))
-    num = len(ids)
-    columns = [
-        pa.array([trial] * (num * len(time_steps))),
-        np.tile(ids, len(time_steps)),
-        np.tile(labels.numpy(), len(time_steps)),
-        np.repeat(np.array(time_steps), num),
-        logits.argmax(2).flatten().numpy(),
-        ahead.sum(2).flatten().numpy(),
-    ]
-    arrays = [pa.array(column).cast(field.type) for column, field in zip(columns, UNIT_SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=UNIT_SCHEMA)

@@ -137,6 +137,9 @@ def _publish(prepared: Prepared, execution: Execution | None, uri: str | None, d
     display.summary(summary)
     for line in overview.skipped_note(prepared.plan):
         display.line(f"warning: {line}")
+    images = publish.input_figures(execution) if execution is not None else None
+    if images is not None and (advice := images.advice()):
+        display.line(f"warning: {advice}")
     flagged = flag_layers(summary, tables.activity)
     if flagged:
         how_many = f"{len(flagged)} of {len(prepared.plan.trials)} trials"
@@ -155,6 +158,7 @@ def _publish(prepared: Prepared, execution: Execution | None, uri: str | None, d
             "mlflow": logged,
             "units_run": len(execution.outcomes) if execution else 0,
             "units_left": len(progress.todo),
+            "input": images.document() if images is not None else None,
             "flagged_layers": [asdict(trial) for trial in flagged],
             "baseline_warnings": off,
             "summary": summary.to_pylist(),

@@ -17,6 +17,7 @@ from rmpsweep.cli.options import (
     TargetArgument,
     results_directory,
 )
+from rmpsweep.data.figures import InputFigures
 from rmpsweep.display import Display, duration, quantity
 from rmpsweep.errors import SweepError
 from rmpsweep.results import Layout
@@ -45,6 +46,11 @@ def status(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
         display.line(f"warning: {line}")
     if running:
         _show_running(display, running)
+    images = InputFigures.read(standing["input"])
+    if str(images):
+        display.line(f"{'input' if running else 'input of the last launch'}: {images}")
+    if advice := images.advice():
+        display.line(f"warning: {advice}")
     rate = "its rate" if running else "the last launch's rate"
     eta = "" if not standing["eta_s"] else f", about {duration(standing['eta_s'])} at {rate}"
     steps = quantity(standing["image_steps_left"])

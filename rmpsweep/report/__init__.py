@@ -54,6 +54,8 @@ class ReportInfo:
     warnings: Sequence[str] = ()
     calibration: Sequence[Mapping[str, Any]] = ()
     """Rows with rule, layer, channel and threshold."""
+    input: str = ""
+    """How images came in, where any did."""
 
     @property
     def ann_accuracy(self) -> float:

@@ -1,0 +1,140 @@
+"""Real JPEGs in: images decoded per second against a torchvision DataLoader, and how long the engine waits for them.
+
+Everything of a contender, its main thread too, runs on as many cores as it has workers, the same for both. The images
+are those of $RMPSWEEP_TEST_DATA/imagenet (val20-fullsize.parquet, samples-originals.parquet), else made here.
+"""
+
+import contextlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
+
+from benchmarks import measure
+from benchmarks.networks import CASES, prepare, smooth_images
+from rmpsweep.data import TRANSFORMS, open_split
+from rmpsweep.data.figures import InputFigures
+from rmpsweep.data.prefetch import Prefetch
+from rmpsweep.models.weights import save_weights
+
+CASE = CASES["resnet34"]
+IMAGES, BATCH = 260, 16
+"""Images of one timed run, and the DataLoader's batch."""
+SIMULATED, STEPS = 64, 32
+OURS, PEER = "rmpsweep", "torchvision DataLoader"
+REAL = Path(os.environ.get("RMPSWEEP_TEST_DATA", "test-data")) / "imagenet"
+SWEEP = """
+name: decode
+network: {{name: {network}, weights: {weights}}}
+data: {{source: parquet, path: {images}, transform: imagenet-224}}
+calibration: {{images: 16}}
+grid: {{threshold: [activation_p99.9]}}
+time_steps: [{steps}]
+"""
+
+
+def run(rounds: int) -> dict[str, Any]:
+    """Images per second of both with 1 and 2 workers, their ratio, and the engine's waiting in a launch."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        encoded, what = _originals()
+        _write(folder, [encoded[i % len(encoded)] for i in range(IMAGES)])
+        workers = {}
+        for cores in (1, 2):
+            command = [sys.executable, "-m", "benchmarks.decode", str(cores), str(rounds), temporary]
+            done = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, text=True,
+                preexec_fn=lambda cores=cores: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores]),
+            )  # fmt: skip
+            workers[cores] = json.loads(done.stdout.splitlines()[-1])
+        return {"images": what, "workers": workers, "simulated": SIMULATED, "steps": STEPS, "launch": _launch(folder)}
+
+
+def compare(workers: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """In a process that has as many cores: images per second of both, medians of the rounds, and of their ratio."""
+    torch.set_num_threads(1)
+    split = open_split("parquet", str(folder / "test.parquet"), "test", "imagenet-224")
+    chosen = TRANSFORMS["imagenet-224"]
+    transform = Compose(
+        [Resize(chosen.resize), CenterCrop(chosen.crop), ToTensor(), Normalize(chosen.mean, chosen.std)]
+    )
+    loader = DataLoader(
+        ImageFolder(folder / "folder", transform), BATCH, num_workers=workers, persistent_workers=True, shuffle=False
+    )
+
+    def ours() -> None:
+        with contextlib.closing(Prefetch(split, workers).chunks(0, IMAGES, BATCH, InputFigures())) as chunks:
+            assert sum(len(chunk.images) for chunk in chunks) == IMAGES
+
+    def theirs() -> None:
+        assert sum(len(images) for images, _ in loader) == IMAGES
+
+    ours()
+    theirs()  # its processes live on
+    times = measure.alternate({OURS: ours, PEER: theirs}, rounds)
+    rates = {label: IMAGES / statistics.median(spent) for label, spent in times.items()}
+    return {"images_per_s": rates, "ratio": measure.median_ratio(times[PEER], times[OURS])}
+
+
+def _launch(folder: Path) -> dict[str, Any]:
+    """The input figures of a launch in one process; of fixed16, one trial."""
+    prepared = prepare(CASE, 1)
+    save_weights(prepared.ann, folder / "weights.safetensors")
+    sweep = folder / "sweep.yaml"
+    sweep.write_text(
+        SWEEP.format(network=CASE.network, weights=folder / "weights.safetensors", images=folder, steps=STEPS)
+    )
+    command = [
+        sys.executable, "-m", "rmpsweep", "launch", sweep, "--results", folder / "results", "--limit", SIMULATED,
+        "--inline", "--mlflow", "none", "--json",
+    ]  # fmt: skip
+    began = time.perf_counter()
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+    figures: dict[str, Any] = json.loads(done.stdout)["input"]
+    return figures | {"wall_s": time.perf_counter() - began}
+
+
+def _originals() -> tuple[list[bytes], str]:
+    """Encoded images, and what they are."""
+    files = [REAL / name for name in ("val20-fullsize.parquet", "samples-originals.parquet")]
+    if all(file.is_file() for file in files):
+        rows = [row["bytes"] for file in files for row in pq.read_table(file)["image"].to_pylist()]
+        return rows, f"{len(rows)} ImageNet originals"
+    made = []
+    for number, smooth in enumerate(smooth_images(32, 500)):
+        grain = np.random.RandomState(number).normal(0, 6, (375, 500, 3))
+        pixels = (smooth[:, :375] * 60 + 128).permute(1, 2, 0).numpy() + grain
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=92)
+        made.append(buffer.getvalue())
+    return made, f"{len(made)} generated JPEGs of 500x375"
+
+
+def _write(folder: Path, encoded: list[bytes]) -> None:
+    """The same images as Parquet (row groups of 100) and as a folder of files."""
+    (folder / "folder" / "class").mkdir(parents=True)
+    for number, content in enumerate(encoded):
+        (folder / "folder" / "class" / f"{number:05d}.jpg").write_bytes(content)
+    records = [{"bytes": content, "path": f"{number:05d}.jpg"} for number, content in enumerate(encoded)]
+    labels = [number % CASE.classes for number in range(len(encoded))]
+    for split in ("train", "test"):
+        pq.write_table(pa.table({"image": records, "label": labels}), folder / f"{split}.parquet", row_group_size=100)
+
+
+if __name__ == "__main__":
+    print(json.dumps(compare(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))))
