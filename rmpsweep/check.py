@@ -85,7 +85,7 @@ def load_sweeps_network(sweep: Sweep, num_images: int) -> Subject:
     Raises:
         NetworkError, DataError: what a worker would find; weights that are still to be trained.
     """
-    from rmpsweep.worker import load_network, open_evaluated
+    from rmpsweep.loading import load_network, open_evaluated
 
     sweep = with_transform(sweep)
     weights = find_weights(sweep, download=True)

@@ -12,18 +12,19 @@ from rmpsweep.errors import CalibrationError, DataError, NetworkError
 from rmpsweep.models.registry import build_any, build_from_module
 from rmpsweep.models.weights import count_classes, put_weights, read_weights
 from rmpsweep.schema import Data, Setting, Sweep
+from rmpsweep.storage import Location
 from rmpsweep.terms import INPUT
 from rmpsweep.thresholds import GivenThresholds
 
 
-def open_evaluated(sweep: Sweep) -> ImageSplit:
-    """The split a sweep evaluates. Raises DataError."""
-    return sweep.data.open(sweep.data.split)
+def open_evaluated(sweep: Sweep, index: Location | None = None) -> ImageSplit:
+    """The split a sweep evaluates; index: as of `rmpsweep.data.open_split`. Raises DataError."""
+    return sweep.data.open(sweep.data.split, index=index)
 
 
-def open_planned(data: Data, split: str, fingerprint: str) -> ImageSplit:
+def open_planned(data: Data, split: str, index: Location, fingerprint: str) -> ImageSplit:
     """A split, which has to be the one that was planned. Raises DataError."""
-    found = data.open(split)
+    found = data.open(split, index=index)
     if found.fingerprint != fingerprint:
         raise DataError(
             f"{data.path or data.source} on {platform.node()}: split {split!r} has the fingerprint "

@@ -185,7 +185,8 @@ def check_network(prepared: Prepared) -> None:
     """
     from rmpsweep.loading import given_thresholds, load_network, open_evaluated
 
-    _, net = load_network(prepared.sweep, prepared.weights.path, open_evaluated(prepared.sweep))
+    split = open_evaluated(prepared.sweep, prepared.layout.index)
+    _, net = load_network(prepared.sweep, prepared.weights.path, split)
     for setting in prepared.sweep.settings():
         if setting.threshold_file:
             given_thresholds(net, prepared.given[str(setting.threshold_file)], setting)

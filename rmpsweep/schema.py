@@ -17,7 +17,14 @@ from pydantic import (
 )
 
 from rmpsweep.data import (
-    DEFAULT_TRANSFORMS, SOURCES, TRANSFORMS, ImageSplit, OnBadImage, OnIndex, Transform, open_split,
+    DEFAULT_TRANSFORMS,
+    SOURCES,
+    TRANSFORMS,
+    ImageSplit,
+    OnBadImage,
+    OnIndex,
+    Transform,
+    open_split,
 )  # fmt: skip
 from rmpsweep.data.transforms import KEYS, WEIGHTS
 from rmpsweep.models.external import is_external

@@ -206,7 +206,7 @@ def verify_units(
 def _with_inputs(prepared: Prepared) -> Prepared:
     """With the weights found, where they and the images are those of the results."""
     sweep, facts, data = prepared.sweep, prepared.plan.facts, prepared.sweep.data
-    split = data.open(data.split)
+    split = data.open(data.split, index=prepared.layout.index)
     if split.fingerprint != facts.data:
         raise DataError(
             f"{data.path or data.source}: split {data.split!r} has the fingerprint {split.fingerprint[:16]}, but the "

@@ -135,7 +135,7 @@ class Worker:
         torch.backends.cudnn.deterministic = True
         self.device = torch.device(self.spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         sweep = self.spec.sweep
-        split = open_planned(sweep.data, sweep.data.split, self.spec.data)
+        split = open_planned(sweep.data, sweep.data.split, Layout(self.spec.results).index, self.spec.data)
         cache = DecodedCache(split, int(sweep.run.decoded_cache_gb * 1e9)) if sweep.run.decoded_cache_gb else None
         self.images = Prefetch(split, torch.get_num_threads(), cache, self._tick)
         self.ann, self.net = load_network(sweep, self.spec.weights, split)
@@ -165,7 +165,8 @@ class Worker:
         if job.given is not None:
             return _lists(given_thresholds(self.net, job.given, job.setting))
         data, calibration = self.spec.sweep.data, self.spec.sweep.calibration
-        split = open_planned(data, data.calibration_split, self.spec.calibration_data)
+        index = Layout(self.spec.results).index
+        split = open_planned(data, data.calibration_split, index, self.spec.calibration_data)
         images, _ = split.load(job.image_ids)
         found = calibrate(
             self.net,
