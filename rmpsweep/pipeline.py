@@ -14,7 +14,7 @@ from typing import Any
 from rmpsweep import results as files
 from rmpsweep.data import OnIndex, Skipped, absolute
 from rmpsweep.driver import Driver
-from rmpsweep.errors import CalibrationError, InputError, ResultsError, StorageError
+from rmpsweep.errors import CalibrationError, DataError, InputError, ResultsError, StorageError
 from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_plan, pending
 from rmpsweep.results import Journal, Layout, check_directory, discard_index, make_units, remove_orphans, scan
 from rmpsweep.schema import Setting, Sweep
@@ -108,8 +108,12 @@ def prepare(
         data = data.model_copy(update={"path": absolute(data.path), "labels": labels})
         sweep = sweep.model_copy(update={"data": data})
     check_directory(layout, sweep)
-    splits = [data.open(each, download, layout.index, on_index) for each in (data.split, data.calibration_split)]
-    split, calibration = splits
+    split = data.open(data.split, download, layout.index, on_index)
+    try:
+        calibration = data.open(data.calibration_split, download, layout.index, on_index)
+    except DataError as error:
+        own = f"data.split={data.split}[512:] --set data.calibration_split={data.split}[:512]"
+        raise DataError(f"calibration_split: {error}; or calibrate on images of your own split: --set {own}") from error
     weights = find_weights(sweep, download)
     paths = {path for setting in sweep.settings() if (path := setting.threshold_file)}
     given = {str(path): read_threshold_file(path) for path in sorted(paths)}
@@ -119,7 +123,7 @@ def prepare(
     )  # fmt: skip
     plan = make_plan(sweep, facts, limit)
     if download:
-        for each in splits:
+        for each in (split, calibration):
             each.keep_index(layout.index)
     for text in dict.fromkeys(split.notes + calibration.notes):
         note(text)

@@ -3,6 +3,7 @@
 import re
 from typing import TYPE_CHECKING
 
+from rmpsweep.data.detect import detect
 from rmpsweep.data.split import ImageSlice, ImageSplit, OnBadImage, OnIndex
 from rmpsweep.data.transforms import Transform, find_transform
 from rmpsweep.errors import DataError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rmpsweep.storage import Location
 
 SOURCES: dict[str, str] = {
+    "auto": "imagefolder, parquet, webdataset or csv, whichever lies under path",
     "digits": "1,797 real handwritten digits, 8x8 pixels, shipped with scikit-learn; splits train (1,297), test (500)",
     "cifar10": "CIFAR-10 in its original batch files (cifar-10-batches-py under path); splits train, test",
     "cifar100": "CIFAR-100 in its original files (cifar-100-python under path); splits train, test",
@@ -58,17 +60,20 @@ def open_split(
         raise DataError(f"{source}: split: got {split!r}, expected a name, or a slice such as 'train[:49000]'")
     if source not in SOURCES:
         raise DataError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}")
+    name = found[1]
+    if source == "auto":
+        source, path, name = detect(path, name)
     if labels is not None and source != "imagefolder":
         raise DataError(f"{source}: labels: got {labels!r}, but only imagefolder takes labels from a file")
     chosen = transform or DEFAULT_TRANSFORMS.get(source)
     if chosen is None:
         raise DataError(f"transform: source {source!r} has no default; name one, e.g. 'cifar10' or 'imagenet-224'")
     chosen = find_transform(chosen) if isinstance(chosen, str) else chosen
-    whole = _open_fixed(source, path, found[1], chosen, download)
+    whole = _open_fixed(source, path, name, chosen, download)
     if whole is None:
         from rmpsweep.data.stored import StoredSplit
 
-        whole = StoredSplit(_open_store(source, path, found[1], labels), chosen, on_bad_image, index, on_index)
+        whole = StoredSplit(_open_store(source, path, name, labels), chosen, on_bad_image, index, on_index)
     if found[2] is None:
         return whole
     start, stop = int(found[2] or 0), int(found[3] or whole.num_images)
