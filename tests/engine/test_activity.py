@@ -70,6 +70,20 @@ def test_a_residual_branch_adds_one_operation_for_the_identity():
     assert torch.equal(fan_out(net)["act1"], (4 * borders).expand(4, 6, 6))
 
 
+def test_parts_of_a_concatenation_count_each_its_own_channels():
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 4, 1), nn.Conv2d(3, 5, 1)
+
+        def forward(self, x):
+            return self.c(torch.cat([self.a(x).relu(), self.b(x).relu()], 1)[:, 1:4])
+
+    fans = fan_out(convert(Joined(), torch.rand(1, 1, 4, 4)))
+    assert fans["relu"][:, 0, 0].tolist() == [0, 5]
+    assert fans["relu_1"][:, 0, 0].tolist() == [5, 5, 0, 0]
+
+
 def test_a_part_of_a_concatenation_counts_what_becomes_of_its_own_channels():
     """Pooled, then 3x3 (6 channels) beside 1x1 (18) and the identity; and averaged into a read-out of 3 classes."""
     net = convert(make_dyadic(Concatenated()), dyadic_images())

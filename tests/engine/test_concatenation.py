@@ -15,22 +15,24 @@ IMAGES = dyadic_images(4)
 
 
 class Fire(nn.Module):
-    """SqueezeNet's module. The second part is concatenated first: the unit is still what comes last in forward."""
+    """SqueezeNet's module. The unit is the part whose ReLU comes last in forward, wherever it is concatenated."""
 
-    def __init__(self) -> None:
+    def __init__(self, right_first: bool = True) -> None:
         super().__init__()
+        self.right_first = right_first
         self.squeeze, self.left, self.right = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 3, padding=1)
         self.head, self.act, self.fc = nn.Conv2d(9, 6, 3, padding=1), nn.ReLU(), nn.Linear(216, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.squeeze(x))
         left, right = F.relu(self.left(x)), F.relu(self.right(x))
-        return self.fc(self.act(self.head(torch.cat([right, left], 1))).flatten(1))
+        parts = [right, left] if self.right_first else [left, right]
+        return self.fc(self.act(self.head(torch.cat(parts, 1))).flatten(1))
 
 
-def fire() -> tuple[nn.Module, object, dict[str, Tensor]]:
+def fire(right_first: bool = True) -> tuple[nn.Module, object, dict[str, Tensor]]:
     """θ of squeeze, left, right and act: 1, 1/2, 2, 1/4; so a spike of left is worth a quarter of one of right."""
-    ann = make_dyadic(Fire())
+    ann = make_dyadic(Fire(right_first))
     net = convert(ann, IMAGES)
     assert net.layers == ["relu", "relu_1", "relu_2", "act"]
     return ann, net, powers_of_two(net, (0, -1, 1, -2))
@@ -51,16 +53,17 @@ def spikes_by_hand(ann: Fire, thresholds: dict[str, Tensor], steps: int, reset: 
         s = fire("relu", wide.squeeze(IMAGES.double()))
         left, right = fire("relu_1", wide.left(s)), fire("relu_2", wide.right(s))
         w = wide.head.weight
-        z = F.conv2d(right, w[:, :5], padding=1) + F.conv2d(left, w[:, 5:], padding=1) / 4
+        of_right, of_left = (w[:, :5], w[:, 5:]) if ann.right_first else (w[:, 4:], w[:, :4])
+        z = F.conv2d(right, of_right, padding=1) + F.conv2d(left, of_left, padding=1) / 4
         trains.append(fire("act", z + wide.head.bias.view(-1, 1, 1) / 2))
     ann.float()
     return torch.stack(trains)
 
 
-@pytest.mark.parametrize("reset", ["soft", "hard"])
+@pytest.mark.parametrize(("reset", "right_first"), [("soft", True), ("soft", False), ("hard", True)])
 @pytest.mark.parametrize(("kernels", "numerics"), [("reference", "float64"), ("auto", "float64"), ("auto", "float32")])
-def test_the_current_is_the_sum_of_the_parts_each_at_its_own_scale(kernels, numerics, reset):
-    ann, net, thresholds = fire()
+def test_the_current_is_the_sum_of_the_parts_each_at_its_own_scale(kernels, numerics, reset, right_first):
+    ann, net, thresholds = fire(right_first)
     options = {"numerics": numerics, "reset": reset, "kernels": kernels, "record_spikes": True}
     sim = simulate(net, IMAGES, thresholds, [24], **options)
     expected = spikes_by_hand(ann, thresholds, 24, reset)
