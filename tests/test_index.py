@@ -190,12 +190,13 @@ def test_a_launch_keeps_the_index_in_its_results_and_a_plan_does_not(tmp_path, r
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.RandomState(number).randint(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-    save_weights(build("vgg-small", 4, 3, 8), tmp_path / "w.safetensors")
+    for name, classes in (("w", 4), ("wrong", 7)):
+        save_weights(build("vgg-small", classes, 3, 8), tmp_path / f"{name}.safetensors")
     monkeypatch.chdir(tmp_path)
     Path("s.yaml").write_text(SWEEP)
     assert run_here(["plan", "s.yaml"])[0] == 0
     assert not Path("results").exists()
-    assert run_here(["launch", "s.yaml", "--inline", "--set", "network.weights=none.safetensors"])[0] == 2
+    assert run_here(["launch", "s.yaml", "--inline", "--set", "network.weights=wrong.safetensors"])[0] == 2
     assert not Path("results").exists()
     code, _, errors = run_here(["launch", "s.yaml", "--inline", "--mlflow", "none"])
     assert code == 0, errors
