@@ -208,7 +208,7 @@ def test_a_launch_keeps_the_index_in_its_results_and_a_plan_does_not(tmp_path, r
 
 
 def measured(*arguments: object) -> tuple[int, str, float, float, float, int, float]:
-    """1.3 million as a list and in tar files, 100,001 real files in folders; the second time they are only read."""
+    """Images, fingerprint, seconds, those of a processor, peak GiB, reports, GiB before; in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *map(str, arguments)], capture_output=True, text=True, check=True, timeout=900
     )
