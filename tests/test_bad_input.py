@@ -17,7 +17,7 @@ INLINE = "--inline --mlflow none --limit 4"
 SETTINGS = {
     # what is wrong: (launch options, parts of the message)
     "an unknown key": ("--set seed=1", "sweep.yaml: seed: unknown key", "name, network, data"),
-    "an unknown key of a part": ("--set data.sorce=digits", "data.sorce: unknown key", "source, path, split"),
+    "an unknown key of a part": ("--set data.sorce=digits", "data.sorce: unknown key", "source, path, labels, split"),
     "an unknown axis": ("--set grid.alfa=[1.0]", "alfa: unknown key", "threshold, granularity"),
     "alpha 0": ("--set grid.alpha=[1.0,0]", "grid.0.alpha.1: got 0, expected greater than 0"),
     "alpha negative": ("--set grid.alpha=-0.5", "alpha", "got -0.5", "greater than 0"),

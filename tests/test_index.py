@@ -9,8 +9,10 @@ import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
 import packings
 import pytest
+from conftest import run_here
 from packings import SYNSETS
 from PIL import Image
 
@@ -21,9 +23,20 @@ from rmpsweep.data.parquet import ParquetStore
 from rmpsweep.data.split import ImageSplit
 from rmpsweep.data.tars import TarStore
 from rmpsweep.errors import DataError
+from rmpsweep.models.registry import build
+from rmpsweep.models.weights import save_weights
 
 PACKINGS = ["imagefolder", "flat", "parquet", "webdataset", "csv"]
 STORES = (CsvStore, FolderStore, ParquetStore, TarStore)
+SWEEP = """
+name: folders
+network: {name: vgg-small, weights: w.safetensors}
+data: {source: imagefolder, path: data, split: test, calibration_split: test, transform: unit}
+calibration: {images: 4, time_steps: 2}
+grid: {threshold: activation_max}
+time_steps: [2]
+run: {batch_size: 8}
+"""
 MEASURED = """
 import resource, sys, time
 from rmpsweep.data import open_split
@@ -170,8 +183,32 @@ def test_a_large_split_names_what_cannot_be_decoded_when_it_is_read(tmp_path, mo
         split.pixels([unread])
 
 
+def test_a_launch_keeps_the_index_in_its_results_and_a_plan_does_not(tmp_path, reads, own_cache, monkeypatch):
+    """A launch that comes to nothing leaves nothing."""
+    for number in range(8):
+        path = tmp_path / "data" / "test" / f"class{number % 4}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.RandomState(number).randint(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    for name, classes in (("w", 4), ("wrong", 7)):
+        save_weights(build("vgg-small", classes, 3, 8), tmp_path / f"{name}.safetensors")
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text(SWEEP)
+    assert run_here(["plan", "s.yaml"])[0] == 0
+    assert not Path("results").exists()
+    assert run_here(["launch", "s.yaml", "--inline", "--set", "network.weights=wrong.safetensors"])[0] == 2
+    assert not Path("results").exists()
+    code, _, errors = run_here(["launch", "s.yaml", "--inline", "--mlflow", "none"])
+    assert code == 0, errors
+    assert len(list(Path("results/folders/index").iterdir())) == 1
+    shutil.rmtree(own_cache)
+    reads.clear()
+    assert run_here(["plan", "s.yaml"])[0] == 0
+    assert (reads, own_cache.exists()) == ([], False)
+
+
 def measured(*arguments: object) -> tuple[int, str, float, float, float, int, float]:
-    """Images, fingerprint, seconds, those of a processor, peak GiB, progress reports, GiB before; in another process."""
+    """Images, fingerprint, seconds, those of a processor, peak GiB, reports, GiB before; in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, *map(str, arguments)], capture_output=True, text=True, check=True, timeout=900
     )
@@ -183,7 +220,7 @@ def measured(*arguments: object) -> tuple[int, str, float, float, float, int, fl
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("packing", ["csv", "imagefolder", "webdataset"])
 def test_an_index_of_a_training_set_takes_less_than_a_minute_and_a_gibibyte(packing, tmp_path):
-    """1.3 million as a list and in tar files, 100,001 real files in folders; the second time the index is only read."""
+    """1.3 million as a list and in tar files, 100,001 real files in folders; the second time it is only read."""
     image = packings.generated(1)[0].encoded
     count = 100_001 if packing == "imagefolder" else 1_300_000
     root = tmp_path / "data"
