@@ -11,9 +11,9 @@ explains it (three standard errors).
 
 The start-up lag. A neuron that waits L steps for the layers before it has missed L·a/Λ spikes: one with fewer than half
 of its spikes still lags by more than T/2, and is left out of the rule. A layer is "starting", and more time steps will
-tell, where such neurons should emit the larger part of its spikes; and where the rule is not met, but the error falls
-by at least T^(-1/4) and ever faster. While a lag ends, an error falls faster and faster; one that comes to rest on a
-bias falls more and more slowly.
+tell, where such neurons should emit the larger part of its spikes (or a rate is less than half of what it should be,
+which looks the same); and where the rule is not met, but the error falls by at least T^(-1/4) and ever faster, by 5 %
+and more. While a lag ends, an error falls faster and faster; one that comes to rest on a bias more and more slowly.
 """
 
 import math
@@ -34,6 +34,7 @@ Verdict = Literal["ok", "starting", "silent", "saturated", "parts here", "follow
 DISAGREE: tuple[Verdict, ...] = ("silent", "saturated", "parts here")
 LARGEST_GROWTH = 2 ** (1 / 4)
 FALLING = 2 ** (-1 / 4)
+FASTER = 0.95
 STANDARD_ERRORS = 3.0
 FRACTIONS = (4, 2, 1)
 """Rates are compared at T/4, T/2 and T."""
@@ -109,7 +110,7 @@ def compare_layers(
         weight = scales[layer].channel_weight
         channels = torch.ones(1, dtype=torch.float64) if weight is None else weight
         worth[layer] = per_channel(scales[layer].unit * channels, len(net.node(layer).shape) + 1)
-    sums = {layer: _Sums() for layer in net.layers}
+    sums = {layer: LayerSums() for layer in net.layers}
     output = [0.0] * (len(steps) + 1)
     wide = net.to(dtype=torch.float64)
     neurons = sum(math.prod(net.node(layer).shape) for layer in net.layers)
@@ -135,8 +136,8 @@ def compare_layers(
 
 
 @dataclass
-class _Sums:
-    """Of one layer, over neurons and images. a: activations; errors, off: at each T, in activation and in spikes."""
+class LayerSums:
+    """What the verdict on one layer needs, summed over neurons and images."""
 
     activation: float = 0.0
     spikes: float = 0.0
@@ -183,7 +184,7 @@ class _Sums:
             verdict = "starting"
         elif self._grows():
             first, second, last = self.errors
-            falls_ever_faster = last < FALLING * second and last / second < second / first
+            falls_ever_faster = last < FALLING * second and last / second < FASTER * second / first
             verdict = "starting" if falls_ever_faster else "parts here"
         return LayerAgreement(layer, scale, errors, growth, begun, clipped, verdict)
 
@@ -194,12 +195,15 @@ class _Sums:
 
 
 def _first_parts(layers: Sequence[LayerAgreement]) -> tuple[LayerAgreement, ...]:
-    """Layers after the first that disagrees take its error over: what they do themselves cannot be said."""
-    marked, parted = [], False
+    """What a layer does itself cannot be said after one that disagrees, nor why it is silent after one that starts."""
+    marked: list[LayerAgreement] = []
     for layer in layers:
-        follows = parted and layer.verdict == "parts here"
-        marked.append(replace(layer, verdict="follows") if follows else layer)
-        parted = parted or layer.verdict in DISAGREE
+        before = {each.verdict for each in marked}
+        if layer.verdict == "parts here" and before & set(DISAGREE):
+            layer = replace(layer, verdict="follows")
+        if layer.verdict == "silent" and "starting" in before:
+            layer = replace(layer, verdict="starting")
+        marked.append(layer)
     return tuple(marked)
 
 

@@ -9,7 +9,7 @@ from conftest import rmpsweep, run_here
 from nets import Chain, GlobalPooled, MaxPooled, Pooled, Residual
 from torch import Tensor, nn
 
-from rmpsweep.agreement import LARGEST_GROWTH, Agreement, compare_layers
+from rmpsweep.agreement import LARGEST_GROWTH, Agreement, LayerSums, compare_layers
 from rmpsweep.engine import SpikingNetwork, calibrate, convert, simulate, thresholds_from_scales
 from rmpsweep.engine.network import activations
 from rmpsweep.engine.scales import scaled
@@ -38,6 +38,65 @@ def test_every_layer_of_a_healthy_network_agrees(build, granularity):
     assert found.causes == ()
     for layer in found.layers:
         assert layer.errors[2] < layer.errors[1] < layer.errors[0]
+
+
+T = 256
+STEPS = (T // 4, T // 2, T)
+ACTIVATION = torch.rand(1, 4000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+TIME = torch.arange(1, T + 1, dtype=torch.float64)[:, None, None]
+
+
+def floor(counts: Tensor) -> Tensor:
+    return counts.floor().clamp(min=0)
+
+
+def random_spikes(rate: Tensor) -> Tensor:
+    drawn = torch.rand(T, *rate.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return (drawn < rate).double().cumsum(0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        (floor(TIME * ACTIVATION), "ok"),  # law 2
+        (floor((TIME - 60) * ACTIVATION), "ok"),  # a lag that ended before T/4
+        (floor((TIME - 0.45 * T) * ACTIVATION), "ok"),  # a little before T/2
+        (floor((TIME - 2 * T / 3) * ACTIVATION), "starting"),
+        (floor((TIME + T / 3 * (-3 * TIME / T).expm1()) * ACTIVATION), "starting"),  # a current that rises as 1 - e^-t
+        (random_spikes(ACTIVATION), "parts here"),  # off by the square root of T
+        (floor(TIME * ACTIVATION * 1.1), "parts here"),  # a rate that is wrong
+        (floor(TIME * ACTIVATION * 0.9), "parts here"),
+        (floor(TIME * ACTIVATION.clamp(max=0.6)), "parts here"),  # rates clipped though Λ is not to blame
+        (TIME * 0 * ACTIVATION, "silent"),
+    ],
+    ids=[
+        "law",
+        "lag",
+        "longer lag",
+        "too long a lag",
+        "slow rise",
+        "random",
+        "more",
+        "less",
+        "clipped",
+        "none",
+    ],
+)
+def test_the_rule_on_neurons_whose_spikes_are_known(counts: Tensor, verdict: str):
+    sums = LayerSums()
+    sums.add(ACTIVATION, [counts[t - 1] for t in STEPS], torch.ones(1, dtype=torch.float64), STEPS)
+    found = sums.agreement("layer", 1.0)
+    assert found.verdict == verdict, found
+
+
+def test_activations_above_what_a_spike_is_worth_saturate():
+    worth = torch.tensor([0.5], dtype=torch.float64)
+    sums = LayerSums()
+    rate = (ACTIVATION / worth).clamp(max=1.0)
+    sums.add(ACTIVATION, [floor(t * rate) for t in STEPS], worth, STEPS)
+    found = sums.agreement("layer", 0.5)
+    assert found.verdict == "saturated"
+    assert found.clipped == pytest.approx(float((ACTIVATION - worth).relu().mean() / ACTIVATION.mean()))
 
 
 def test_errors_are_those_of_the_recorded_spikes():
@@ -105,6 +164,15 @@ def test_a_layer_that_has_hardly_begun_is_not_blamed():
     slow = {**thresholds, "act2": thresholds["act2"] * 20}
     assert verdicts(compare_layers(net, images, slow, 32)) == {"act1": "ok", "act2": "starting"}
     assert verdicts(compare_layers(net, images, slow, 4096)) == {"act1": "ok", "act2": "ok"}
+
+
+def test_layers_behind_one_that_starts_are_not_silent_but_starting():
+    net, images, thresholds = converted(Residual)
+    slow = {name: value * (1 if name == "input" else 2) for name, value in thresholds.items()}
+    found = verdicts(compare_layers(net, images, slow, 16))
+    assert list(found.values()) == sorted(found.values(), key=["ok", "starting"].index)
+    assert found["act4"] == "starting"
+    assert set(verdicts(compare_layers(net, images, slow, 2048)).values()) == {"ok"}
 
 
 @pytest.mark.parametrize("time_steps", [0, 2, 63])
