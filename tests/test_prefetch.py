@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,17 @@ def test_a_unit_is_the_same_bytes_however_its_images_come_in(
     content, figures = run(worker, replace(job, batch_size=rows))
     assert content == whole
     assert figures.images_decoded == len(UNIT)
+
+
+def test_a_network_that_runs_node_by_node_gives_the_same_bytes_too(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(import_module("rmpsweep.engine.simulate"), "find_program", lambda *_: None)
+    worker, job = make_worker(folder, tmp_path / "results")
+    found = []
+    for size in (7, 1000):
+        monkeypatch.setattr(prefetch, "BLOCK", size)
+        monkeypatch.setattr(Worker, "_chunk_size", lambda *_, size=size: size)
+        found.append(run(worker, job)[0])
+    assert found[0] == found[1]
 
 
 def test_a_unit_is_the_same_bytes_from_the_cache_whole_damaged_or_too_small(folder, tmp_path, whole):
