@@ -2,7 +2,9 @@
 
 Where they convert, the logits approach the ANN's as 1/T; test_torchvision.py says by which slope that is told. Random
 networks have activations of one size in all layers where batch norm has the statistics of the images; those without
-batch norm (VGG, SqueezeNet) keep them by torchvision's own initialisation, which is He's.
+batch norm (VGG, SqueezeNet) keep them by torchvision's own initialisation, which is He's. The deeper a random network,
+the more it amplifies errors and the later the slope is reached; where there are shortcuts, the branches beside them are
+given a fifth of their weight, nearer to what training does.
 """
 
 from collections.abc import Callable
@@ -13,6 +15,8 @@ import torch
 from cifar_resnet import with_statistics_of
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2, get_model, vgg
+from torchvision.models.mobilenetv2 import InvertedResidual
+from torchvision.models.resnet import Bottleneck
 
 from rmpsweep.engine import SpikingNetwork, calibrate, convert, simulate
 from rmpsweep.engine.constants import make_constants
@@ -25,8 +29,13 @@ SHORT, LONG, LONGER = [128, 256, 512], [128, 256, 512, 1024], [512, 1024, 2048, 
 
 
 def named(name: str) -> nn.Module:
-    options = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    return get_model(name, weights=None, num_classes=10, **options)
+    options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+    net = get_model(name, weights=None, num_classes=10, **options)
+    for block in net.modules():
+        if isinstance(block, Bottleneck) or (isinstance(block, InvertedResidual) and block.use_res_connect):
+            norm = block.bn3 if isinstance(block, Bottleneck) else block.conv[-1]
+            nn.init.constant_(norm.weight, 0.2)
+    return net
 
 
 def narrow_vgg16(batch_norm: bool) -> nn.Module:
@@ -94,15 +103,24 @@ def test_torchvisions_networks_that_are_refused(name, message):
         (lambda: narrow_vgg16(True), 32, LONGER, "float32", "layer", True),
         (lambda: named("squeezenet1_1"), 64, SHORT, "fixed16", "layer", True),
         (lambda: named("squeezenet1_1"), 64, LONG, "float32", "channel", True),
+        (lambda: named("resnet50"), 32, LONG, "float32", "layer", True),
         (short_mobilenet_v2, 32, SHORT, "fixed16", "layer", False),
         (short_mobilenet_v2, 32, LONG, "float32", "channel", False),
     ],
-    ids=["vgg16", "vgg16-bn", "squeezenet1_1", "squeezenet1_1-channel", "mobilenet_v2", "mobilenet_v2-channel"],
+    ids=[
+        "vgg16",
+        "vgg16-bn",
+        "squeezenet1_1",
+        "squeezenet1_1-channel",
+        "resnet50",
+        "mobilenet_v2",
+        "mobilenet_v2-channel",
+    ],
 )
 def test_law_3_the_output_approaches_the_anns_as_one_over_T(build, size, steps, numerics, granularity, program):
     ann, images = prepared(build, size)
     net = convert(ann, images)
-    thresholds = calibrate(net, images, "activation_max", granularity)
+    thresholds = calibrate(net, images, "activation_max", granularity, batch_size=2)
     assert has_program(net, thresholds) == program
     assert abs(slope(ann, net, thresholds, images, steps, numerics) + 1) < 1 / 4
 
@@ -112,19 +130,17 @@ def test_law_3_the_output_approaches_the_anns_as_one_over_T(build, size, steps, 
 @pytest.mark.parametrize(
     ("name", "size", "steps", "granularity"),
     [
-        ("resnet50", 64, [256, 512, 1024, 2048], "layer"),
+        ("resnet50", 64, [256, 512, 1024], "layer"),
         ("vgg16", 224, [32, 64, 128, 256], "layer"),
         ("vgg16_bn", 224, [128, 256, 512], "layer"),
-        ("googlenet", 64, [512, 1024, 2048], "layer"),
-        ("inception_v3", 96, [512, 1024, 2048], "layer"),
-        ("mobilenet_v2", 32, [2048, 4096, 8192], "channel"),
+        ("googlenet", 64, [2048, 4096, 8192], "layer"),
+        ("mobilenet_v2", 32, [1024, 2048, 4096], "channel"),
     ],
 )
 def test_law_3_of_whole_networks(name, size, steps, granularity):
-    """Deeper ones reach the slope later: each layer waits for those before it."""
     ann, images = prepared(lambda: named(name), size)
     net = convert(ann, images)
-    thresholds = calibrate(net, images, "activation_max", granularity)
+    thresholds = calibrate(net, images, "activation_max", granularity, batch_size=2)
     assert abs(slope(ann, net, thresholds, images, steps, "float32") + 1) < 1 / 4
 
 
