@@ -61,7 +61,7 @@ class Checked:
             where = f"layer {layers.index(parting.layer) + 1} of {len(layers)}"
             return f"{what}: ANN and spiking network part at {parting.layer} ({where}): {said}"
         if starting:
-            return f"{what}: no layer parts, but {starting} of {len(layers)} are still starting; give a larger --time-steps"
+            return f"{what}: no layer parts, {starting} of {len(layers)} are still starting; give more --time-steps"
         return f"{what}: all {len(layers)} spiking layers agree with the ANN"
 
     def document(self) -> dict[str, Any]:
