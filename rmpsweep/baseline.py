@@ -74,6 +74,6 @@ def baseline_warnings(predictions: pa.Table, stated: Stated | None) -> list[str]
     if classes > 1 and low <= chance and high < (1 + chance) / 2:
         warnings.append(
             f"{measured}, which is no better than chance among {classes} classes or more; usual causes: labels in "
-            "another order than the network's outputs, another normalisation than in training, weights that were never trained"
+            "another order than the network's outputs, another normalisation than in training, weights never trained"
         )
     return warnings

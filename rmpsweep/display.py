@@ -81,6 +81,13 @@ class Display:
         for finding in claim.findings:
             self.line(finding)
 
+    def epoch(self, report: Any) -> None:
+        """A training epoch."""
+        self.line(
+            f"epoch {report.epoch}/{report.epochs}  loss {report.loss:.3f}  train {report.train_accuracy:.2%}  "
+            f"test {report.test_accuracy:.2%}  {report.seconds:.1f} s  ETA {duration(report.eta_s)}"
+        )
+
     def agreement(self, found: "Agreement") -> None:
         """The spiking layers against the ANN's, and the rule they are held to."""
         t = [f"T = {steps}" for steps in found.time_steps]
@@ -93,13 +100,6 @@ class Display:
         self.table("Error of the rates, relative to the ANN's activations",
                    ("layer", "Λ", "above Λ", *t, "growth", "verdict"), rows)  # fmt: skip
         self.line(found.rule)
-
-    def epoch(self, report: Any) -> None:
-        """A training epoch."""
-        self.line(
-            f"epoch {report.epoch}/{report.epochs}  loss {report.loss:.3f}  train {report.train_accuracy:.2%}  "
-            f"test {report.test_accuracy:.2%}  {report.seconds:.1f} s  ETA {duration(report.eta_s)}"
-        )
 
     def units(self) -> "UnitProgress":
         """Progress over units."""

@@ -16,8 +16,9 @@ from pydantic import (
     model_validator,
 )
 
-from rmpsweep.data import DEFAULT_TRANSFORMS, SOURCES, TRANSFORMS, ImageSplit, OnBadImage, Transform, open_split
-from rmpsweep.data.transforms import KEYS, WEIGHTS
+from rmpsweep.data import SOURCES, TRANSFORMS, ImageSplit, OnBadImage, open_split
+from rmpsweep.data.sources import DEFAULT_TRANSFORMS
+from rmpsweep.data.transforms import KEYS, WEIGHTS, Transform
 from rmpsweep.models.external import is_external
 from rmpsweep.models.recipe import Recipe
 from rmpsweep.models.registry import NAMES, is_known

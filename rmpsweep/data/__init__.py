@@ -5,11 +5,11 @@
 """
 
 from rmpsweep.data.cache import cache_dir
-from rmpsweep.data.sources import DEFAULT_TRANSFORMS, SOURCES, OnBadImage, open_split
+from rmpsweep.data.sources import SOURCES, OnBadImage, open_split
 from rmpsweep.data.split import ImageSplit, Skipped, image_order
 from rmpsweep.data.transforms import TRANSFORMS, Transform
 
 __all__ = [
-    "DEFAULT_TRANSFORMS", "SOURCES", "TRANSFORMS", "ImageSplit", "OnBadImage", "Skipped", "Transform", "cache_dir",
-    "image_order", "open_split",
+    "SOURCES", "TRANSFORMS", "ImageSplit", "OnBadImage", "Skipped", "Transform", "cache_dir", "image_order",
+    "open_split",
 ]  # fmt: skip
