@@ -225,8 +225,8 @@ def _causes(net: SpikingNetwork, found: Agreement, setting: Mapping[str, Any]) -
         most = sorted((layer for layer in upto if layer.clipped), key=lambda layer: -layer.clipped)[:3]
         shares = ", ".join(f"{layer.clipped:.2%} ({layer.layer})" for layer in most)
         causes.append(
-            f"activations exceed what a rate can say, one spike (worth Λ) a step, by {shares}: thresholds, or α, are too "
-            "low; calibrate with activation_max or a higher percentile"
+            f"activations exceed what a rate can say, one spike (worth Λ) a step, by {shares}: thresholds, or α, are "
+            "too low; calibrate with activation_max or a higher percentile"
         )
     above = set(_between(net, first.layer))
     pools = [pool for pool in biased_pools(net, setting["max_pool"]) if pool in above]

@@ -73,7 +73,7 @@ def baseline_warnings(predictions: pa.Table, stated: Stated | None) -> list[str]
     chance = 1 / classes
     if classes > 1 and low <= chance and high < (1 + chance) / 2:
         warnings.append(
-            f"{measured}, which is no better than chance among {classes} classes or more; usual causes: labels in another "
-            "order than the network's outputs, another normalisation than in training, weights that were never trained"
+            f"{measured}, which is no better than chance among {classes} classes or more; usual causes: labels in "
+            "another order than the network's outputs, another normalisation than in training, weights never trained"
         )
     return warnings

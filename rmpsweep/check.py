@@ -61,7 +61,7 @@ class Checked:
             where = f"layer {layers.index(parting.layer) + 1} of {len(layers)}"
             return f"{what}: ANN and spiking network part at {parting.layer} ({where}): {said}"
         if starting:
-            return f"{what}: no layer parts, but {starting} of {len(layers)} are still starting; give a larger --time-steps"
+            return f"{what}: no layer parts, {starting} of {len(layers)} are still starting; give more --time-steps"
         return f"{what}: all {len(layers)} spiking layers agree with the ANN"
 
     def document(self) -> dict[str, Any]:
@@ -85,13 +85,13 @@ def load_sweeps_network(sweep: Sweep, num_images: int) -> Subject:
     Raises:
         NetworkError, DataError: what a worker would find; weights that are still to be trained.
     """
-    from rmpsweep.loading import load_network, open_evaluated
+    from rmpsweep.loading import load_network
 
     sweep = with_transform(sweep)
     weights = find_weights(sweep, download=True)
     if weights.recipe is not None:
         raise NetworkError(f"{weights.path}: the weights are still to be trained; launch trains them")
-    split = open_evaluated(sweep)
+    split = sweep.data.open(sweep.data.split)
     with _noting() as notes:
         _, net = load_network(sweep, weights.path, split)
     images, _ = split.load(image_order(split.num_images)[:num_images])

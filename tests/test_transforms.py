@@ -94,7 +94,7 @@ def test_images_equal_those_of_timms_own_transform(name: str) -> None:
     ("network", "weights", "error", "message"),
     [
         ("vgg-small", "mine.safetensors", DataError, "mine.safetensors of vgg-small do not say it: .*unit, cifar"),
-        ("torchvision:resnet34", "mine.pth", DataError, "do not say it: .*imagenet-224.* or give resize, interpolation"),
+        ("torchvision:resnet34", "mine.pth", DataError, "do not say it: .*imagenet-224.* or give resize, inter"),
         ("vgg-small", None, DataError, "do not say it"),
         ("torchvision:resnet34", "IMAGENET1K_V9", NetworkError, "got 'IMAGENET1K_V9', expected .*IMAGENET1K_V1"),
         ("torchvision:resnet35", "IMAGENET1K_V1", NetworkError, "no such classifier; did you mean .*resnet34"),
@@ -181,7 +181,7 @@ def test_results_are_found_again_under_any_name_and_not_under_another_transform(
         sweep = load_sweep(write(transform))
         with pipeline.working_on(results, print, sweep):
             pipeline.prepare(sweep, results)
-    with pytest.raises(ResultsError, match="another sweep .data.transform Transform.*'bilinear'.*here .*'bicubic'"):
+    with pytest.raises(ResultsError, match=r"another sweep .data.transform Transform.*'bilinear'.*here .*'bicubic'"):
         pipeline.prepare(load_sweep(write("imagenet-224-bicubic")), results)
 
 
