@@ -35,6 +35,7 @@ DISAGREE: tuple[Verdict, ...] = ("silent", "saturated", "parts here")
 LARGEST_GROWTH = 2 ** (1 / 4)
 FALLING = 2 ** (-1 / 4)
 FASTER = 0.95
+ROUNDING = 1e-9
 STANDARD_ERRORS = 3.0
 FRACTIONS = (4, 2, 1)
 """Rates are compared at T/4, T/2 and T."""
@@ -153,7 +154,7 @@ class LayerSums:
         """ann, counts (at each of the steps): [N, ...]; worth: Λ of each channel."""
         self.activation += float(ann.sum())
         self.spikes += float(counts[-1].sum())
-        self.clipped += float((ann - worth).relu().sum())
+        self.clipped += float((ann - worth * (1 + ROUNDING)).relu().sum())
         for k, (count, t) in enumerate(zip(counts, steps, strict=True)):
             self.errors[k] += float((count * worth / t - ann).abs().sum())
         rate = ann / worth

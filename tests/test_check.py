@@ -36,6 +36,7 @@ def test_every_layer_of_a_healthy_network_agrees(build, granularity):
     assert set(verdicts(found).values()) == {"ok"}, found
     assert found.parting is None
     assert found.causes == ()
+    assert {layer.clipped for layer in found.layers} == {0.0}
     for layer in found.layers:
         assert layer.errors[2] < layer.errors[1] < layer.errors[0]
 
@@ -96,7 +97,7 @@ def test_activations_above_what_a_spike_is_worth_saturate():
     sums.add(ACTIVATION, [floor(t * rate) for t in STEPS], worth, STEPS)
     found = sums.agreement("layer", 0.5)
     assert found.verdict == "saturated"
-    assert found.clipped == pytest.approx(float((ACTIVATION - worth).relu().mean() / ACTIVATION.mean()))
+    assert found.clipped == pytest.approx(float((ACTIVATION - worth).relu().mean() / ACTIVATION.mean()), rel=1e-6)
 
 
 def test_errors_are_those_of_the_recorded_spikes():
