@@ -8,13 +8,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torchvision.models import resnet18
-
-from rmpsweep.data import SOURCES
 
 DOCS = Path(__file__).parent.parent / "docs"
 SMALLER = {
@@ -40,14 +37,6 @@ def make_images(folder: Path) -> None:
             )
 
 
-def pack_as_parquet(folder: Path) -> None:
-    """The same images in one file."""
-    files = sorted((folder / "val").rglob("*.JPEG"))
-    records = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
-    table = pa.table({"image": records, "label": [SYNSETS.index(file.parent.name) for file in files]})
-    pq.write_table(table, folder / "val.parquet")
-
-
 def test_its_ten_lines_of_shell_end_in_a_report(tmp_path: Path) -> None:
     shell = re.search(r"```sh\n(.*?)```", (DOCS / "tutorial.md").read_text(encoding="utf-8"), re.DOTALL)
     assert shell is not None
@@ -57,9 +46,6 @@ def test_its_ten_lines_of_shell_end_in_a_report(tmp_path: Path) -> None:
         assert theirs in script
         script = script.replace(theirs, ours)
     make_images(tmp_path / "images")
-    if "imagefolder" not in SOURCES:
-        pack_as_parquet(tmp_path / "images")
-        script = script.replace("imagefolder", "parquet")
     torch.manual_seed(0)
     torch.save(resnet18().state_dict(), tmp_path / "resnet18-f37072fd.pth")
     command = tmp_path / "bin" / "rmpsweep"
