@@ -33,7 +33,7 @@ from rmpsweep.data.prefetch import Prefetch
 from rmpsweep.models.weights import save_weights
 
 CASE = CASES["resnet34"]
-IMAGES, BATCH = 260, 16
+IMAGES, BATCH = 512, 32
 """Images of one timed run, and the DataLoader's batch."""
 SIMULATED, STEPS = 64, 32
 OURS, PEER = "rmpsweep", "torchvision DataLoader"
