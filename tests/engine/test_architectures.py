@@ -103,9 +103,9 @@ def test_torchvisions_networks_that_are_refused(name, message):
         (lambda: narrow_vgg16(True), 32, LONGER, "float32", "layer", True),
         (lambda: named("squeezenet1_1"), 64, SHORT, "fixed16", "layer", True),
         (lambda: named("squeezenet1_1"), 64, LONG, "float32", "channel", True),
-        (lambda: named("resnet50"), 32, LONG, "float32", "layer", True),
+        (lambda: named("resnet50"), 32, SHORT, "float32", "layer", True),
         (short_mobilenet_v2, 32, SHORT, "fixed16", "layer", False),
-        (short_mobilenet_v2, 32, LONG, "float32", "channel", False),
+        (short_mobilenet_v2, 32, SHORT, "float32", "channel", False),
     ],
     ids=[
         "vgg16",
