@@ -184,7 +184,7 @@ BAD_SECTIONS = [
     ("network", TRAINED.replace("3", "x"), ["network.train.epochs: got 'x'", "valid integer"]),
     ("network", TRAINED.replace(", epochs: 3", ""), ["network.train.epochs: missing"]),
     ("network", TRAINED.replace("epochs", "epoch"), ["network.train.epoch: unknown key", "epochs, batch_size"]),
-    ("data", "{source: digit}", ["data: source: got 'digit'", "digits, cifar10, cifar100, parquet"]),
+    ("data", "{source: digit}", ["data: source: got 'digit'", "auto, digits, cifar10, cifar100, imagefolder"]),
     ("data", "{source: digits, transform: x}", ["data: transform: got 'x'", "unit, cifar10"]),
     ("data", "{source: digits, shards: 1}", ["data.shards: unknown key", "shard_size, calibration_split"]),
     ("data", "{source: digits, shard_size: 0}", ["data.shard_size: got 0", "greater than or equal to 1"]),

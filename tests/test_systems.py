@@ -20,7 +20,7 @@ from rmpsweep.plan import Facts, make_plan
 from rmpsweep.sweep import RECIPES, SWEEPS, load_recipe, load_sweep, names
 
 SYSTEMS = {(data, network) for data in ("cifar10", "cifar100") for network in ("vgg16", "resnet20")} | {
-    ("parquet", "torchvision:vgg16"), ("parquet", "torchvision:resnet34"), ("parquet", "resnet34"),
+    ("auto", "torchvision:vgg16"), ("auto", "torchvision:resnet34"), ("auto", "resnet34"),
 }  # fmt: skip
 
 
