@@ -243,7 +243,13 @@ def test_wrong_columns(columns: dict[str, pa.Array], message: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("source", "path", "split", "transform", "message"),
     [
-        ("mnist", None, "test", None, "source: got 'mnist', expected one of auto, digits, cifar10, cifar100, imagefolder"),
+        (
+            "mnist",
+            None,
+            "test",
+            None,
+            "source: got 'mnist', expected one of auto, digits, cifar10, cifar100, imagefolder",
+        ),
         ("digits", None, "test", "zoom", "transform: got 'zoom', expected one of unit, cifar10"),
         ("digits", None, "val", None, "split: got 'val', expected one of train, test"),
         ("digits", "x", "test", None, "path: got 'x', expected none"),
