@@ -120,7 +120,8 @@ def print_decode(done: dict[str, Any]) -> None:
     print(f"\ndecode: {done['images']} to 224 pixels, {decode.IMAGES} a run; each on as many cores as it has workers")
     for workers, compared in done["workers"].items():
         rates = ", ".join(f"{label} {rate:,.0f}" for label, rate in compared["images_per_s"].items())
-        print(f"{workers} workers: images/s {rates}; ratio {compared['ratio']:.2f}")
+        ratios = ", ".join(f"{label} {ratio:.2f}" for label, ratio in compared["ratio"].items())
+        print(f"{workers} workers: images/s {rates}; of the loader's {ratios}")
     launch = done["launch"]
     print(
         f"launch of {decode.CASE.network}, {done['simulated']} images, T = {done['steps']}: the engine waited for input"

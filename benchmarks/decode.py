@@ -27,7 +27,7 @@ from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTen
 
 from benchmarks import measure
 from benchmarks.networks import CASES, prepare, smooth_images
-from rmpsweep.data import TRANSFORMS, open_split
+from rmpsweep.data import TRANSFORMS, ImageSplit, open_split
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.data.prefetch import Prefetch
 from rmpsweep.models.weights import save_weights
@@ -36,7 +36,7 @@ CASE = CASES["resnet34"]
 IMAGES, BATCH = 512, 32
 """Images of one timed run, and the DataLoader's batch."""
 SIMULATED, STEPS = 64, 32
-OURS, PEER = "rmpsweep", "torchvision DataLoader"
+OURS, PARQUET, PEER = "rmpsweep, folder", "rmpsweep, Parquet", "torchvision DataLoader"
 REAL = Path(os.environ.get("RMPSWEEP_TEST_DATA", "test-data")) / "imagenet"
 SWEEP = """
 name: decode
@@ -68,7 +68,8 @@ def run(rounds: int) -> dict[str, Any]:
 def compare(workers: int, rounds: int, folder: Path) -> dict[str, Any]:
     """In a process that has as many cores: images per second of both, medians of the rounds, and of their ratio."""
     torch.set_num_threads(1)
-    split = open_split("parquet", str(folder / "test.parquet"), "test", "imagenet-224")
+    same_files = open_split("imagefolder", str(folder), "folder", "imagenet-224")
+    parquet = open_split("parquet", str(folder / "test.parquet"), "test", "imagenet-224")
     chosen = TRANSFORMS["imagenet-224"]
     transform = Compose(
         [Resize(chosen.resize), CenterCrop(chosen.crop), ToTensor(), Normalize(chosen.mean, chosen.std)]
@@ -77,18 +78,20 @@ def compare(workers: int, rounds: int, folder: Path) -> dict[str, Any]:
         ImageFolder(folder / "folder", transform), BATCH, num_workers=workers, persistent_workers=True, shuffle=False
     )
 
-    def ours() -> None:
+    def ours(split: ImageSplit) -> None:
         with contextlib.closing(Prefetch(split, workers).chunks(0, IMAGES, BATCH, InputFigures())) as chunks:
             assert sum(len(chunk.images) for chunk in chunks) == IMAGES
 
     def theirs() -> None:
         assert sum(len(images) for images, _ in loader) == IMAGES
 
-    ours()
-    theirs()  # its processes live on
-    times = measure.alternate({OURS: ours, PEER: theirs}, rounds)
+    contenders = {OURS: lambda: ours(same_files), PARQUET: lambda: ours(parquet), PEER: theirs}
+    for contender in contenders.values():  # the loader's processes live on
+        contender()
+    times = measure.alternate(contenders, rounds)
     rates = {label: IMAGES / statistics.median(spent) for label, spent in times.items()}
-    return {"images_per_s": rates, "ratio": measure.median_ratio(times[PEER], times[OURS])}
+    ratios = {label: measure.median_ratio(times[PEER], times[label]) for label in (OURS, PARQUET)}
+    return {"images_per_s": rates, "ratio": ratios}
 
 
 def _launch(folder: Path) -> dict[str, Any]:
@@ -126,7 +129,7 @@ def _originals() -> tuple[list[bytes], str]:
 
 
 def _write(folder: Path, encoded: list[bytes]) -> None:
-    """The same images as Parquet (row groups of 100) and as a folder of files."""
+    """The same images as a folder of files and as Parquet (row groups of 100)."""
     (folder / "folder" / "class").mkdir(parents=True)
     for number, content in enumerate(encoded):
         (folder / "folder" / "class" / f"{number:05d}.jpg").write_bytes(content)
