@@ -172,7 +172,7 @@ def test_a_unit_that_cannot_be_computed_is_quarantined_and_the_rest_completes(we
     assert {row["images"] for row in document["summary"]} == {20}
     assert {row["images_planned"] for row in document["summary"]} == {24}
     quarantined = json.loads((results / "run.json").read_text())["quarantined"]
-    assert "005.bmp" in quarantined[0]["message"]
+    assert "(key '005')" in quarantined[0]["message"]
     assert "quarantined" in (results / "report.html").read_text()
 
 

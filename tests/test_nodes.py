@@ -189,6 +189,7 @@ def ray_on(names):
         shutil.rmtree(folder)
 
 
+@pytest.mark.soak
 def test_a_link_that_is_cut_for_a_moment_and_then_for_good_costs_no_more_than_the_units_behind_it(
     sweep, faults, quiet, tmp_path
 ):

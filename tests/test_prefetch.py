@@ -236,7 +236,7 @@ def test_an_image_that_cannot_be_decoded_ends_its_unit_by_name_and_no_other(fold
     )  # a BMP's headers without its pixels
     photographs.pack(bad / "images" / "test.parquet", images)
     worker, job = make_worker(bad, tmp_path / "results")
-    with pytest.raises(DataError, match=rf"test\.parquet: row {number} \(key '{number:04d}\.jpg'\).*cannot be decoded"):
+    with pytest.raises(DataError, match=rf"test\.parquet: row {number} \(key '{number:04d}'\).*cannot be decoded"):
         worker.run(job)
     assert not decoding_threads()
     assert not list((tmp_path / "results" / "units").iterdir())

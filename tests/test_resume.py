@@ -58,7 +58,7 @@ def test_five_kills_of_the_driver_lose_no_committed_unit_and_change_no_byte(writ
     [
         pytest.param(signal.SIGINT, True, "--inline", id="Ctrl-C inline"),
         pytest.param(signal.SIGINT, True, "--actors=2", id="Ctrl-C with Ray: a terminal signals every process"),
-        pytest.param(signal.SIGTERM, False, "--actors=2", id="SIGTERM to the driver"),
+        pytest.param(signal.SIGTERM, False, "--actors=2", id="SIGTERM to the driver", marks=pytest.mark.soak),
     ],
 )
 def test_an_interrupt_finishes_units_in_flight_and_exits_130(write_sweep, tmp_path, signum, whole_group, where):

@@ -15,7 +15,7 @@ RATE = 2000.0
 CLUSTERS = [
     pytest.param(100, 0.0, 0.0, 0.0, id="100 equal workers"),
     pytest.param(1000, 0.3, 0.1, 0.05, id="1,000 workers"),
-    pytest.param(10_000, 0.3, 0.1, 0.05, id="10,000 workers"),
+    pytest.param(10_000, 0.3, 0.1, 0.05, id="10,000 workers", marks=pytest.mark.soak),
 ]
 
 

@@ -94,6 +94,7 @@ print(json.dumps([peak, int(sim.spike_counts[net.layers[-1]][0])]))
 """
 
 
+@pytest.mark.soak
 def test_vgg16_at_224_pixels_runs_64_steps_within_4_gib():
     done = subprocess.run(
         [sys.executable, "-c", VGG.replace("STEPS", "64")], capture_output=True, text=True, check=True

@@ -223,6 +223,7 @@ def compare_on(device: str) -> None:
         assert_same(simulate_many(net.to(device), images, settings, STEPS, record_spikes=True), expected)
 
 
+@pytest.mark.soak
 def test_kernels_compile_for_a_gpu(tmp_path):
     run_without_interpreter('compile_kernels("cuda", 90, 32)', tmp_path)
 
