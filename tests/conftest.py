@@ -17,8 +17,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 sys.path.insert(0, str(Path(__file__).parent / "engine"))
 
 LONGEST = (
-    "test_resume.py", "test_nodes.py", "test_hardship.py", "test_chaos.py", "test_crash_points.py", "test_pools.py",
-    "test_doctor.py", "test_launch.py", "test_verify.py",
+    "test_resume.py", "test_chaos.py", "test_hardship.py", "test_crash_points.py", "test_pools.py", "test_launch.py",
+    "test_triton.py", "test_doctor.py", "test_object_store.py", "test_tutorial.py", "test_watching.py", "test_nodes.py",
+    "test_exactness.py", "test_verify.py", "test_packings.py", "test_submit.py", "test_lease.py",
 )  # fmt: skip
 """Files that take longest are begun first, so that both processes of `make test` end together."""
 

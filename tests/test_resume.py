@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("environment")
 UNITS = 20
 
 
+@pytest.mark.soak
 def test_five_kills_of_the_driver_lose_no_committed_unit_and_change_no_byte(write_sweep, tmp_path):
     results = tmp_path / "killed"
     options = ("--limit", 160, "--mlflow", "none", "--set", "data.shard_size=8", "--set", "time_steps=[4, 12, 600]")
