@@ -10,7 +10,7 @@ from rmpsweep.errors import StorageError
 from rmpsweep.firing import flag_layers, shortened
 from rmpsweep.pipeline import Prepared, Progress
 from rmpsweep.plan import Plan
-from rmpsweep.publish import launch_inputs, measured_rate, read_run
+from rmpsweep.publish import launch_inputs, measured_pace, read_run
 from rmpsweep.watching import read_progress
 
 
@@ -108,9 +108,8 @@ def image_steps_left(progress: Progress) -> int:
 
 
 def _eta_s(prepared: Prepared, image_steps: int, workers: int | None) -> int | None:
-    """Seconds at the last launch's rate per worker, with as many workers or so many; None before there was one."""
-    measured = measured_rate(prepared.layout)
-    if measured is None:
+    """Seconds at the last launch's pace, with as many workers or so many; None before there was one."""
+    pace = measured_pace(prepared.layout)
+    if pace is None:
         return None
-    rate, measured_workers = measured
-    return round(image_steps / (rate * (workers or measured_workers)))
+    return round(pace.around_s + image_steps / (pace.rate * (workers or pace.workers))) if image_steps else 0

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -274,10 +274,20 @@ def launch_inputs(run: Mapping[str, Any]) -> list[InputFigures]:
     return [InputFigures.read(each.get("input")) for each in run.get("launches", []) if each["units"]]
 
 
-def measured_rate(layout: Layout) -> tuple[float, int] | None:
-    """Image-steps per second of one worker, and workers, of the last launch that computed something; None before."""
+@dataclass(frozen=True)
+class Pace:
+    """Of the last launch: image-steps per second of a worker at work, workers, seconds that went by beside that."""
+
+    rate: float
+    workers: int
+    around_s: float
+
+
+def measured_pace(layout: Layout) -> Pace | None:
+    """The pace of the last launch that computed something; None before."""
     launches = [each for each in read_run(layout).get("launches", []) if each["image_steps"]]
     if not launches:
         return None
     last = launches[-1]
-    return last["image_steps"] / (last["wall_s"] * last["workers"]), last["workers"]
+    workers, busy_s = last["workers"], last["worker_s"]
+    return Pace(last["image_steps"] / busy_s, workers, max(0.0, last["wall_s"] - busy_s / workers))

@@ -233,3 +233,15 @@ def test_inline_and_actors_exclude_each_other(write_sweep, tmp_path):
     for command in ("launch", "plan"):
         code, _, errors = run_here([command, str(write_sweep()), "--inline", "--actors", "2"])
         assert (code, "give it, or --actors" in errors) == (2, True)
+
+
+def test_plan_expects_what_the_last_launch_took(write_sweep, tmp_path):
+    sweep, results = write_sweep(), tmp_path / "results"
+    rmpsweep("launch", sweep, "--results", results, "--inline", "--mlflow", "none", "--limit", 8)
+    run = json.loads((results / "run.json").read_text())
+    run["launches"][-1] |= {"image_steps": 1000, "worker_s": 10.0, "wall_s": 12.0, "workers": 2}
+    (results / "run.json").write_text(json.dumps(run))
+    plan = rmpsweep("plan", sweep, "--results", results, "--limit", 40, "--actors", 4)
+    assert plan["image_steps_missing"] == 32 * 5 * 12
+    assert plan["eta_s"] == round(7 + 32 * 5 * 12 / (100 * 4))
+    assert rmpsweep("plan", sweep, "--results", results, "--limit", 8)["eta_s"] == 0
