@@ -49,8 +49,7 @@ def baseline_warnings(predictions: pa.Table, stated: Stated | None) -> list[str]
     It is off what is stated where it differs by more than TOLERANCE and the 95 % Wilson interval of what was measured
     does not hold the stated value: a few images do not cry wolf. It is no better than chance where the interval
     reaches down to 1 / classes and its upper end is nearer to that than to 100 %; labels in another order may put it
-    far below. At least as many classes are taken for
-    granted as the largest label or prediction says.
+    far below. At least as many classes are taken for granted as the largest label or prediction says.
 
     Args:
         predictions: of a sweep; the rows of the trial `ann` count.

@@ -85,13 +85,13 @@ def load_sweeps_network(sweep: Sweep, num_images: int) -> Subject:
     Raises:
         NetworkError, DataError: what a worker would find; weights that are still to be trained.
     """
-    from rmpsweep.loading import load_network
+    from rmpsweep.loading import load_network, open_evaluated
 
     sweep = with_transform(sweep)
     weights = find_weights(sweep, download=True)
     if weights.recipe is not None:
         raise NetworkError(f"{weights.path}: the weights are still to be trained; launch trains them")
-    split = sweep.data.open(sweep.data.split)
+    split = open_evaluated(sweep)
     with _noting() as notes:
         _, net = load_network(sweep, weights.path, split)
     images, _ = split.load(image_order(split.num_images)[:num_images])
@@ -141,7 +141,7 @@ def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checke
     """
     from rmpsweep.agreement import biased_pools, compare_layers
     from rmpsweep.engine import calibrate
-    from rmpsweep.worker import given_thresholds
+    from rmpsweep.loading import given_thresholds
 
     if time_steps < 4 or time_steps % 4:
         raise SweepError(

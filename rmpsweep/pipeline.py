@@ -281,6 +281,8 @@ def save(prepared: Prepared, thresholds: Thresholds, warnings: Sequence[str] = (
     files.write_json(layout.plan, plan_json(prepared))
     if prepared.skipped:
         files.write_csv(layout.skipped, [asdict(image) for image in prepared.skipped])
+    else:
+        layout.skipped.unlink(missing_ok=True)
     run = files.read_json(layout.run) or {"created_ms": int(time.time() * 1000), "launches": []}
     run["warnings"] = list(dict.fromkeys([*run.get("warnings", []), *warnings]))
     files.write_json(layout.run, run)

@@ -16,6 +16,7 @@ from conftest import run_here
 from torch import nn
 
 from rmpsweep.data import open_split
+from rmpsweep.data.detect import detect
 from rmpsweep.errors import DataError
 from rmpsweep.models.weights import save_weights
 
@@ -109,6 +110,18 @@ def test_auto_takes_a_file_by_its_extension(packed, tmp_path):
     file = next(Path(packed["parquet"]["path"]).glob("*.parquet"))
     shutil.copy(file, tmp_path / "mine.parquet")
     assert open_split("auto", str(tmp_path / "mine.parquet"), "any", "imagenet-224").num_images == 250
+
+
+def test_of_several_forms_auto_takes_the_splits_folder_and_else_the_first_by_name(tmp_path, monkeypatch):
+    packings.webdataset(packings.generated(4), tmp_path)
+    packings.parquet(packings.generated(3), tmp_path)
+    next(tmp_path.glob("*.parquet")).rename(tmp_path / "val.parquet")  # after val-000000.tar
+    listed = os.listdir
+    for order in (sorted, lambda names: sorted(names, reverse=True)):
+        monkeypatch.setattr(os, "listdir", lambda path, order=order: order(listed(path)))
+        assert detect(str(tmp_path), "val").source == "webdataset"
+    packings.image_folder(packings.generated(5), tmp_path)
+    assert open_split("auto", str(tmp_path), "val", "imagenet-224").num_images == 5
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,8 @@ def calibrate(
     display = Display(json_)
     loaded = load_sweep(sweep, set_ or ())
     with pipeline.working_on(results or pipeline.results_of(loaded), display.line, loaded):
-        prepared = trained(pipeline.prepare(loaded, results, download=True, on_index=display.indexing), display)
+        prepared = pipeline.prepare(loaded, results, download=True, on_index=display.indexing, note=display.line)
+        prepared = trained(prepared, display)
         known = pipeline.inspect(prepared).thresholds
         driver = Driver(pipeline.open_pool(prepared, inline=True), pipeline.limits(prepared.sweep))
         thresholds, notes = pipeline.calibrate(prepared, known, driver)

@@ -25,7 +25,8 @@ def detect(path: str | None, split: str) -> Found:
     """The source, its path and its own name of the split.
 
     Args:
-        path: a folder, or a file or pattern whose extension says what it is.
+        path: a folder, or a file or pattern whose extension says what it is; of several forms in one folder the split's
+            own folder counts, else the first by name.
         split: "val" finds "validation" too, and the other way round.
     Raises:
         DataError: nothing there is any of them.
@@ -33,13 +34,14 @@ def detect(path: str | None, split: str) -> Found:
     if path is None:
         raise DataError("auto: path: got none, expected the folder that holds the images")
     whole = absolute(path)
-    if (source := _BY_SUFFIX.get(Path(whole.partition("?")[0]).suffix)) is not None:
-        return Found(source, path, split)
     if not os.path.isdir(whole):
+        file = path.partition("?")[0] if "://" in path else path
+        if (source := _BY_SUFFIX.get(Path(file).suffix)) is not None:
+            return Found(source, path, split)
         raise DataError(f"auto: path: got {path!r}, which is no folder here; name the source ({_FORMS})")
     for inside in _INSIDE:
         folder = Path(whole, inside)
-        names = os.listdir(folder) if folder.is_dir() else []
+        names = sorted(os.listdir(folder)) if folder.is_dir() else []
         for name in (split, *filter(None, [_ALIASES.get(split)])):
             if (source := _source_of(folder, names, name)) is not None:
                 return Found(source, str(folder), name)

@@ -38,7 +38,7 @@ def open_split(
         path: where the files are: for cifar10 and cifar100 the folder that holds their own folder; for imagefolder the
             folder that holds the split's, or is it; for parquet and webdataset a folder (files `<split>.parquet` and
             `<split>-*.parquet`, or `.tar`), a file or a pattern, with or without `{split}`, ranges `{00..12}`, `*`; for
-            csv a file, or a folder of `<split>.csv`; None for digits.
+            csv a file, or a folder of `<split>.csv`; for auto any of these; None for digits.
         split: name of the split, e.g. "train" or "test"; "train[:49000]" and "train[49000:]" are the first 49,000
             images of its fixed permutation and the rest.
         transform: a Transform, or a name in TRANSFORMS; None for the source's own (digits: unit; cifar10, cifar100: of
