@@ -141,7 +141,8 @@ def test_images_left_out_show_wherever_images_are_counted(tmp_path):
     images = packings.generated(24)
     where = packings.image_folder(images, tmp_path / "images")
     bad = sorted(Path(where["path"]).rglob("*.JPEG"))[5]
-    bad.write_bytes(bad.read_bytes()[:200])
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:200])
     code, _, errors, _ = launch(where["path"], tmp_path)
     assert code == 2
     assert bad.name in errors
@@ -157,6 +158,11 @@ def test_images_left_out_show_wherever_images_are_counted(tmp_path):
     assert (code, again["units_run"]) == (0, 0)
     code, document, _, _ = launch(where["path"], tmp_path, "--set", "data.on_bad_image=skip", "--limit", "10")
     assert {(row["images"], row["images_planned"]) for row in document["summary"]} == {(10, 10)}
+    bad.write_bytes(whole)
+    os.utime(bad.parent)
+    code, document, _, _ = launch(where["path"], tmp_path, "--set", "data.on_bad_image=skip")
+    assert {(row["images"], row["images_planned"]) for row in document["summary"]} == {(24, 24)}
+    assert not (results / "skipped.csv").exists()
 
 
 def test_without_calibration_images_the_message_says_how_to_take_some_of_the_evaluated_split(packed, tmp_path):
