@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from rmpsweep.claims.claim import Claim
@@ -130,6 +130,7 @@ class UnitProgress:
     def __init__(self, display: Display) -> None:
         self.display = display
         self.num_units = self.failures = 0
+        self.task = TaskID(0)
         self.said = ""
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
@@ -139,6 +140,8 @@ class UnitProgress:
 
     def begin(self, num_units: int, image_steps: float) -> None:
         """Units are computed from now on."""
+        if self.num_units:
+            self.bar.remove_task(self.task)
         self.num_units, self.total = num_units, image_steps
         self.units, self.done = 0, 0.0
         self.began = self.shown = time.monotonic()

@@ -67,6 +67,7 @@ def _predictions(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
     of_plan = pc.and_(of_plan, pc.is_in(table["image_id"], pa.array(wanted)))
     steps = pa.array(sorted({t for work in planned.values() for t in work}), pa.int32())
     table = table.filter(pc.and_(of_plan, pc.is_in(table["time_steps"], steps)))
+    table = _up_to_stops(plan, table)
     keys = ("trial_id", "time_steps", "image_id")
     table = table.sort_by([(key, "ascending") for key in keys])
     if table.num_rows > 1:
@@ -75,6 +76,16 @@ def _predictions(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
         if pc.any(pc.and_(pc.and_(*repeated[:2]), repeated[2])).as_py():
             raise ResultsError("an image is counted twice in one trial; please report this")
     return table.append_column("correct", pc.equal(table["label_rank"], 0)).cast(PREDICTIONS_SCHEMA)
+
+
+def _up_to_stops(plan: Plan, table: pa.Table) -> pa.Table:
+    """Without what other launches have computed of trials beyond where a search has stopped them."""
+    if not plan.stopped:
+        return table
+    position = np.argsort(image_order(plan.facts.num_images))
+    trials = table["trial_id"].combine_chunks().dictionary_encode()
+    extent = np.array([plan.extent(trial) for trial in trials.dictionary.to_pylist()])
+    return table.filter(pa.array(position[table["image_id"].to_numpy()] < extent[trials.indices.to_numpy()]))
 
 
 def _activity(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
@@ -87,7 +98,7 @@ def _activity(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
         images = result.unit.stop - result.unit.start
         for row in result.activity:
             for t, *counts in zip(row.time_steps, row.spikes, row.synops, row.saturated, strict=True):
-                if (row.trial_id, t) in planned:
+                if (row.trial_id, t) in planned and result.unit.start < plan.extent(row.trial_id):
                     total = totals.setdefault((row.trial_id, t), {}).setdefault(row.layer, [row.neurons, 0, 0, 0, 0])
                     for i, count in enumerate((images, *counts), start=1):
                         total[i] += count
@@ -136,7 +147,7 @@ def _row(
         "trial_id": trial.trial_id,
         "time_steps": t,
         "images": images,
-        "images_planned": plan.images_planned,
+        "images_planned": plan.images_planned(trial.trial_id),
         "correct": correct,
         "accuracy": correct / images,
         "ci_low": float(low),

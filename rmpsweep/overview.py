@@ -11,6 +11,7 @@ from rmpsweep.firing import flag_layers, shortened
 from rmpsweep.pipeline import Prepared, Progress
 from rmpsweep.plan import Plan
 from rmpsweep.publish import launch_inputs, measured_pace, read_run
+from rmpsweep.search import Standing
 from rmpsweep.watching import read_progress
 
 
@@ -73,7 +74,7 @@ def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
     settings = {row["trial_id"]: row for row in trial_rows(prepared)}
     trials = []
     for trial, steps in prepared.plan.work:
-        cells = prepared.plan.limit * len(steps)
+        cells = prepared.plan.extent(trial) * len(steps)
         standing = {
             "done": cells - missing[trial], "in_flight": min(in_flight[trial], missing[trial]),
             "failed": given_up[trial], "cells": cells,
@@ -100,6 +101,14 @@ def _flagged(prepared: Prepared) -> list[str]:
         summary = files.read_table(prepared.layout.summary, files.SUMMARY_SCHEMA)
         return shortened(flag_layers(summary, files.read_table(prepared.layout.activity, files.ACTIVITY_SCHEMA)))
     return []
+
+
+def search_note(standing: Standing) -> str:
+    """What the last round of an adaptive search came to, in a sentence."""
+    stopped, running = len(standing.defeats), len(standing.plan.trials) - len(standing.defeats)
+    last = standing.rounds[-1].images if standing.rounds else 0
+    goes_on = "all images seen" if standing.within is None else f"next up to image {standing.within[1]:,}"
+    return f"search: {last:,} images, {stopped} trials stopped, {running} left; {goes_on}"
 
 
 def image_steps_left(progress: Progress) -> int:

@@ -18,6 +18,7 @@ from rmpsweep.errors import CalibrationError, DataError, InputError, ResultsErro
 from rmpsweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_plan, pending
 from rmpsweep.results import Journal, Layout, check_directory, discard_index, make_units, remove_orphans, scan
 from rmpsweep.schema import Setting, Sweep
+from rmpsweep.search import Standing, document, replay
 from rmpsweep.storage import Location, hold_lease, locate
 from rmpsweep.sweep import dump_sweep, parse_sweep
 from rmpsweep.thresholds import GivenThresholds, read_threshold_file
@@ -35,7 +36,8 @@ ORPHAN_S = 600.0
 class Prepared:
     """A sweep with everything it depends on found, and its plan.
 
-    given: threshold file -> what it says; skipped: images left out, known where the data were opened.
+    given: threshold file -> what it says; skipped: images left out, known where the data were opened; search: where an
+    adaptive search stands, None before the first look at its results.
     """
 
     sweep: Sweep
@@ -45,11 +47,13 @@ class Prepared:
     dataset: str
     given: Mapping[str, GivenThresholds] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    search: Standing | None = None
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a sweep stands on disk: thresholds known, unit files that count, units to do."""
+    """Where a sweep stands on disk: thresholds known, unit files that count, units to do (of an adaptive search: at
+    most)."""
 
     thresholds: Thresholds
     journal: Journal
@@ -141,7 +145,7 @@ def reopen(results: Location) -> Prepared:
         trials = tuple(Trial(t["trial_id"], t["calibration_id"], Setting(**t["setting"])) for t in saved["trials"])
         plan = Plan(
             saved["context"], Facts(**saved["facts"]), trials, tuple(saved["time_steps"]), saved["limit"],
-            saved["shard_size"],
+            saved["shard_size"], saved["stopped"],
         )  # fmt: skip
         return Prepared(sweep, layout, Weights(Path(), plan.facts.weights, None), plan, saved["dataset"])
     except (KeyError, TypeError, ValueError) as error:
@@ -167,9 +171,22 @@ def inspect(prepared: Prepared) -> Progress:
     return Progress(thresholds, journal, tuple(pending(prepared.plan, journal.done)))
 
 
+def advance(prepared: Prepared, progress: Progress) -> tuple[Prepared, Progress]:
+    """The same, with what an adaptive search concludes from the results; sweeps without one stay as they are."""
+    if prepared.sweep.search is None:
+        return prepared, progress
+    standing = replay(prepared.sweep, prepared.plan, progress.journal.results)
+    added = standing.plan.trials != prepared.plan.trials
+    prepared = replace(prepared, plan=standing.plan, search=standing)
+    if added:  # whose results are checked for the first time
+        return advance(prepared, inspect(prepared))
+    return prepared, replace(progress, todo=tuple(pending(prepared.plan, progress.journal.done)))
+
+
 def cut(prepared: Prepared, progress: Progress, workers: int) -> Progress:
-    """The same, what is left cut into units that so many workers can share."""
-    return replace(progress, todo=tuple(pending(prepared.plan, progress.journal.done, workers)))
+    """The same, what is left (of an adaptive search: of its round) cut into units that so many workers can share."""
+    within = prepared.search.within if prepared.search else None
+    return replace(progress, todo=tuple(pending(prepared.plan, progress.journal.done, workers, within)))
 
 
 def read_calibrations(prepared: Prepared) -> Thresholds:
@@ -279,6 +296,10 @@ def save(prepared: Prepared, thresholds: Thresholds, warnings: Sequence[str] = (
     files.write_text(layout.sweep, dump_sweep(without_secret(prepared.sweep)))
     make_units(layout)
     files.write_json(layout.plan, plan_json(prepared))
+    if prepared.search is not None:
+        files.write_json(layout.search, document(prepared.sweep, prepared.search))
+    else:
+        layout.search.unlink(missing_ok=True)
     if prepared.skipped:
         files.write_csv(layout.skipped, [asdict(image) for image in prepared.skipped])
     else:
@@ -337,6 +358,7 @@ def plan_json(prepared: Prepared) -> dict[str, Any]:
         "facts": asdict(plan.facts),
         "limit": plan.limit,
         "shard_size": plan.shard_size,
+        "stopped": dict(plan.stopped),
         "time_steps": list(plan.time_steps),
         "trials": [
             {"trial_id": t.trial_id, "calibration_id": t.calibration_id, "setting": t.setting.model_dump()}

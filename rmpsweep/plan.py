@@ -81,7 +81,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything to be computed. context: identity of network, data and engine; limit: positions evaluated."""
+    """Everything to be computed. context: identity of network, data and engine; limit: positions evaluated.
+
+    stopped: trials that are evaluated at fewer positions, and at how many (see `search`).
+    """
 
     context: str
     facts: Facts
@@ -89,21 +92,26 @@ class Plan:
     time_steps: tuple[int, ...]
     limit: int
     shard_size: int
+    stopped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def work(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Every trial, and the ANN first, with its time steps."""
         return ((ANN, ANN_TIME_STEPS), *((trial.trial_id, self.time_steps) for trial in self.trials))
 
-    @property
-    def images_planned(self) -> int:
-        """Images evaluated, and of a whole split those that are left out too."""
-        return self.limit + (self.facts.num_skipped if self.limit == self.facts.num_images else 0)
+    def extent(self, trial_id: str) -> int:
+        """Positions at which a trial, or the ANN, is evaluated: the first so many."""
+        return self.stopped.get(trial_id, self.limit)
+
+    def images_planned(self, trial_id: str) -> int:
+        """Images at which a trial is evaluated, and of a whole split those that are left out too."""
+        extent = self.extent(trial_id)
+        return extent + (self.facts.num_skipped if extent == self.facts.num_images else 0)
 
     @property
     def num_cells(self) -> int:
         """(trial, image, time step) combinations of the whole plan, the ANN's included."""
-        return Unit(0, self.limit, self.work).num_cells
+        return sum(self.extent(trial) * len(steps) for trial, steps in self.work)
 
 
 def calibration_ids(num_images: int, images: int, seed: int) -> np.ndarray:
@@ -115,15 +123,18 @@ def make_plan(sweep: Sweep, facts: Facts, limit: int | None = None) -> Plan:
     """The plan of a sweep; limit: at most so many images."""
     identity: dict[str, Any] = {"network": sweep.network.label, "weights": facts.weights, "data": facts.data}
     context = _digest({**identity, "engine": ENGINE_VERSION})
-    trials = []
-    for setting in sweep.settings():
-        calibration_id = _digest(calibration_recipe(sweep, setting, facts))
-        identity = {**setting.model_dump(), "calibration": calibration_id, "context": context}
-        if setting.threshold_file:
-            del identity["threshold"]  # the calibration knows what is in it
-        trials.append(Trial(_digest(identity), calibration_id, setting))
+    trials = tuple(make_trial(sweep, setting, facts, context) for setting in sweep.settings())
     num_images = facts.num_images if limit is None else min(limit, facts.num_images)
-    return Plan(context, facts, tuple(trials), sweep.time_steps, num_images, sweep.data.shard_size)
+    return Plan(context, facts, trials, sweep.time_steps, num_images, sweep.data.shard_size)
+
+
+def make_trial(sweep: Sweep, setting: Setting, facts: Facts, context: str) -> Trial:
+    """The trial of a setting in the context of a plan."""
+    calibration_id = _digest(calibration_recipe(sweep, setting, facts))
+    identity = {**setting.model_dump(), "calibration": calibration_id, "context": context}
+    if setting.threshold_file:
+        del identity["threshold"]  # the calibration knows what is in it
+    return Trial(_digest(identity), calibration_id, setting)
 
 
 def calibration_recipe(sweep: Sweep, setting: Setting, facts: Facts) -> dict[str, Any]:
@@ -143,22 +154,27 @@ def calibration_recipe(sweep: Sweep, setting: Setting, facts: Facts) -> dict[str
     return recipe
 
 
-def pending(plan: Plan, done: Iterable[Unit], workers: int = 1) -> list[Unit]:
+def pending(plan: Plan, done: Iterable[Unit], workers: int = 1, within: tuple[int, int] | None = None) -> list[Unit]:
     """The units that hold every missing cell once and no finished one, in order of position.
 
     Cells of trials or time steps that are no longer planned do not matter. How units are cut changes no result.
 
     Args:
         workers: how many share the work; for several of them units are small enough, and get smaller towards the end.
+        within: only the cells at positions [start, stop); None: all.
     """
+    first, end = within or (0, plan.limit)
     planned = Unit(0, plan.limit, plan.work)
     done = [unit for unit in done if unit.start < plan.limit]
-    cells = _Cells([planned, *done], _shards(plan, workers))
+    cells = _Cells([planned, *done], [*_shards(plan, first, end, workers), end, *plan.stopped.values()])
     finished = cells.none()
     for unit in done:
         finished[cells.index(unit)] = True
+    for trial, extent in plan.stopped.items():
+        for t in plan.time_steps:
+            finished[cells.row[trial, t], cells.column[extent] :] = True
     units = []
-    for start, stop in itertools.pairwise(cells.bounds[: cells.column[plan.limit] + 1]):
+    for start, stop in itertools.pairwise(cells.bounds[cells.column[first] : cells.column[end] + 1]):
         column = cells.column[start]
         missing = []
         for trial, steps in plan.work:
@@ -172,18 +188,19 @@ def pending(plan: Plan, done: Iterable[Unit], workers: int = 1) -> list[Unit]:
     return units
 
 
-def _shards(plan: Plan, workers: int) -> list[int]:
-    """Where shards begin."""
+def _shards(plan: Plan, first: int, end: int, workers: int) -> list[int]:
+    """Where the shards of positions [first, end) begin."""
     size = min(plan.shard_size, max(1, UNIT_IMAGE_STEPS // (TRIALS_PER_UNIT * plan.time_steps[-1])))
     if workers > 1:
-        groups = -(-len(plan.trials) // TRIALS_PER_UNIT)
-        enough = plan.limit * groups // (workers * UNITS_PER_WORKER)
+        trials = sum(plan.extent(trial.trial_id) > first for trial in plan.trials)
+        groups = -(-trials // TRIALS_PER_UNIT)
+        enough = (end - first) * groups // (workers * UNITS_PER_WORKER)
         size = min(size, max(SMALLEST_SHARD, enough))
-    edges, start, tail = [], 0, list(TAIL) if workers > 1 else []
+    edges, start, tail = [], first, list(TAIL) if workers > 1 else []
     length = size
-    while start < plan.limit:
+    while start < end:
         edges.append(start)
-        while tail and start >= tail[0][0] * plan.limit:
+        while tail and start - first >= tail[0][0] * (end - first):
             length = min(size, max(SMALLEST_SHARD, size // tail.pop(0)[1]))
         start += length
     return edges

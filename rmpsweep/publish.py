@@ -217,7 +217,7 @@ def log(prepared: Prepared, tables: Tables, mlflow_uri: str) -> Any:
         tags={"hardware": run.get("hardware", ""), **{f"version.{k}": v for k, v in run.get("versions", {}).items()}},
         artifacts=(),
         artifact_store=_artifact_store(layout.root),
-        images_skipped=plan.images_planned - plan.limit,
+        images_skipped=plan.images_planned(ANN) - plan.limit,
     )
     with local_copies([path for path in written if path.is_file()]) as artifacts:
         return log_sweep(mlflow_uri, replace(entry, artifacts=artifacts), tables.summary)

@@ -275,8 +275,21 @@ def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
+class Search(_Model):
+    """Trials of the grid that are worse than the best at all of `time_steps` are stopped early, as `search` tells.
+
+    time_steps: default all of the sweep's; error: probability at most that the best trial is stopped; first_images:
+    evaluated by all before any is stopped; refine: how often the spacing of α is halved between trials that were not.
+    """
+
+    time_steps: Annotated[tuple[TimeStep, ...], Field(min_length=1), AfterValidator(_ascending)] | None = None
+    error: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    first_images: Annotated[int, Field(ge=1)] = 100
+    refine: Annotated[int, Field(ge=0)] = 0
+
+
 class Sweep(_Model):
-    """A sweep file, resolved."""
+    """A sweep file, resolved; search: evaluate the grid adaptively, None for all of it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     network: Network
@@ -284,8 +297,16 @@ class Sweep(_Model):
     calibration: Calibration = Calibration()
     grid: Annotated[tuple[Grid, ...], BeforeValidator(_grids), Field(min_length=1)]
     time_steps: Annotated[tuple[TimeStep, ...], Field(min_length=1), AfterValidator(_ascending)]
+    search: Search | None = None
     run: Run = Run()
     mlflow: Mlflow = Mlflow()
+
+    @model_validator(mode="after")
+    def _searchable(self) -> "Sweep":
+        wanted = self.search.time_steps or () if self.search else ()
+        if unknown := [t for t in wanted if t not in self.time_steps]:
+            raise ValueError(f"search.time_steps: got {unknown}, expected some of time_steps {list(self.time_steps)}")
+        return self
 
     def settings(self) -> list[Setting]:
         """The setting of every trial, in grid order, without repeats."""

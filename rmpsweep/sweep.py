@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rmpsweep.data import Transform
 from rmpsweep.errors import SweepError
 from rmpsweep.models.recipe import Recipe
-from rmpsweep.schema import Calibration, Data, Grid, Mlflow, Network, Run, Sweep
+from rmpsweep.schema import Calibration, Data, Grid, Mlflow, Network, Run, Search, Sweep
 from rmpsweep.thresholds import PRESETS
 
 _HERE = Path(__file__).parent
@@ -249,6 +249,9 @@ def _known_keys(model: type, location: Sequence[str | int]) -> Iterable[str]:
         return Recipe.__dataclass_fields__
     if "transform" in location[:-1]:
         return Transform.__dataclass_fields__
-    parts = {"network": Network, "data": Data, "calibration": Calibration, "grid": Grid, "run": Run, "mlflow": Mlflow}
+    parts: dict[str, type[BaseModel]] = {
+        "network": Network, "data": Data, "calibration": Calibration, "grid": Grid, "search": Search, "run": Run,
+        "mlflow": Mlflow,
+    }  # fmt: skip
     part = Sweep if len(location) == 1 else parts[str(location[0])]
     return [*part.model_fields, *(["preset"] if part is Grid else [])]

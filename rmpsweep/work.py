@@ -126,6 +126,18 @@ class Execution:
     interrupted: bool = False
     gave_up: str = ""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every job was done."""
+        return not (self.quarantined or self.interrupted or self.gave_up)
+
+    def __add__(self, later: "Execution") -> "Execution":
+        """What came of two lists of jobs, one after the other."""
+        return Execution(
+            [*self.outcomes, *later.outcomes], [*self.quarantined, *later.quarantined],
+            self.failures + later.failures, self.interrupted or later.interrupted, self.gave_up or later.gave_up,
+        )  # fmt: skip
+
 
 Listener = Callable[[str, Any], None]
 """Called with "done", "retry", "lost", "copy" (an Outcome, or a Flight for a copy), "quarantined" (a Quarantined),

@@ -87,14 +87,14 @@ def _compute(
     prepared: Prepared, place: Place, limits: Limits, display: Display, began: float
 ) -> tuple[Prepared, Execution | None]:
     """What is missing, its weights included; what came of it, None where nothing was missing."""
-    progress = pipeline.inspect(prepared)
+    prepared, progress = pipeline.advance(prepared, pipeline.inspect(prepared))
     if not progress.todo:
         pipeline.save(prepared, progress.thresholds)
         return prepared, None
     check_space(prepared.layout.root, prepared.plan, progress.todo)
     if prepared.weights.recipe is not None:
         prepared = trained(prepared, display)
-        progress = pipeline.inspect(prepared)
+        prepared, progress = pipeline.advance(prepared, pipeline.inspect(prepared))
     if not place.inline:
         pipeline.check_network(prepared)
     with contextlib.ExitStack() as stack:
@@ -113,12 +113,19 @@ def _compute(
             display.line(f"warning: {note}")
         pipeline.save(prepared, thresholds, notes)
         if thresholds != progress.thresholds:
-            progress = pipeline.inspect(prepared)
-        progress = pipeline.cut(prepared, progress, pool.wanted())
-        total = sum(unit.image_steps for unit in progress.todo)
-        watch.begin("evaluating", total)
-        units.begin(len(progress.todo), total)
-        execution = pipeline.evaluate(prepared, progress, driver, watch, stop)
+            prepared, progress = pipeline.advance(prepared, pipeline.inspect(prepared))
+        execution = Execution()
+        while progress.todo and execution.is_whole:
+            progress = pipeline.cut(prepared, progress, pool.wanted())
+            total = sum(unit.image_steps for unit in progress.todo)
+            watch.begin("evaluating", total)
+            units.begin(len(progress.todo), total)
+            execution += pipeline.evaluate(prepared, progress, driver, watch, stop)
+            prepared, progress = pipeline.advance(prepared, pipeline.inspect(prepared))
+            if prepared.search is None:
+                break
+            pipeline.save(prepared, progress.thresholds)
+            display.line(overview.search_note(prepared.search))
         publish.record(prepared, execution, driver.devices, pool.wanted(), began)
     return prepared, execution
 

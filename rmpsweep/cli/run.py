@@ -45,7 +45,7 @@ def plan(
     uri = publish.mlflow_uri(prepared, mlflow)
     if uri is not None:
         check_uri(uri)
-    progress = pipeline.inspect(prepared)
+    prepared, progress = pipeline.advance(prepared, pipeline.inspect(prepared))
     workers = 1 if inline else actors or prepared.sweep.run.actors
     progress = pipeline.cut(prepared, progress, workers or 1)
     figures, trials = overview.plan_figures(prepared, progress, workers), overview.trial_rows(prepared)

@@ -22,6 +22,11 @@ class Layout:
         return self.root / "plan.json"
 
     @property
+    def search(self) -> Location:
+        """Of an adaptive search: its rounds, and which trials were stopped, when and why."""
+        return self.root / "search.json"
+
+    @property
     def units(self) -> Location:
         """The journal: one Parquet file for each committed unit."""
         return self.root / "units"
