@@ -74,6 +74,30 @@ class Display:
         self.table("Trials", columns, [[trial[k] for k in columns] for trial in trials])
         self.line("  in every trial: " + ", ".join(f"{k} {v}" for k, v in fixed.items()))
 
+    def clear(self) -> None:
+        """An empty screen, on a terminal."""
+        if not self.as_json:
+            self.console.clear()
+
+    def standing(self, standing: Mapping[str, Any], images: int, time_steps: int) -> None:
+        """Every trial of a status document: what is done of it, and its accuracy so far at the largest T."""
+        rows = standing["trials"]
+        shown = ["trial_id", "done", "cells", "threshold", "reset", "alpha"]
+        if standing["running"]:
+            shown.insert(2, "in_flight")
+        if any(row["failed"] for row in rows):
+            shown.insert(2, "failed")
+        body = []
+        for row in rows:
+            accuracy = interval = None
+            if row["images"]:
+                accuracy = f"{row['accuracy']:.2%}"
+                interval = f"{100 * row['ci_low']:.1f}–{100 * row['ci_high']:.1f}"
+            coverage = f"{row['images']:,}" + (" (stopped)" if row["trial_id"] in standing["stopped"] else "")
+            body.append([*(row.get(key) for key in shown), coverage, accuracy, interval])
+        columns = [*shown, f"images of {images:,}", f"accuracy at T = {time_steps}", "95 %"]
+        self.table(f"Sweep {standing['name']}", columns, body)
+
     def claim(self, claim: Claim) -> None:
         """A claim, its tables and what they say."""
         self.line(claim.statement)

@@ -4,14 +4,19 @@ import contextlib
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from rmpsweep import results as files
+from rmpsweep.data import image_order
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.errors import StorageError
 from rmpsweep.firing import flag_layers, shortened
 from rmpsweep.pipeline import Prepared, Progress
 from rmpsweep.plan import Plan
 from rmpsweep.publish import launch_inputs, measured_pace, read_run
+from rmpsweep.schema import Search
 from rmpsweep.search import Standing
+from rmpsweep.stats import wilson_interval
 from rmpsweep.watching import read_progress
 
 
@@ -27,10 +32,18 @@ def plan_figures(prepared: Prepared, progress: Progress, workers: int | None) ->
         "cells_missing": sum(unit.num_cells for unit in progress.todo),
         "units_missing": len(progress.todo),
         "image_steps_missing": left,
+        "search": _search(prepared.plan, prepared.sweep.search),
         "weights": _weights(prepared),
         "workers": workers,
         "eta_s": _eta_s(prepared, left, workers),
     }
+
+
+def _search(plan: Plan, search: Search | None) -> str | None:
+    if search is None:
+        return None
+    steps = ", ".join(map(str, search.time_steps or plan.time_steps))
+    return f"stops trials that are worse at T = {steps}: what is missing is at most so much"
 
 
 def _weights(prepared: Prepared) -> str:
@@ -53,9 +66,10 @@ def skipped_note(plan: Plan) -> list[str]:
 
 
 def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
-    """Cells done, in flight, failed and planned of every trial, the ANN first; what the launch that runs says of itself
-    (None where none runs); how images came in, in that launch or else the last one that computed something; unit files
-    that do not count; quarantined units."""
+    """Cells done, in flight, failed and planned of every trial, the ANN first, and its accuracy at its largest T over
+    the images done; what the launch that runs says of itself (None where none runs); how images came in, in that launch
+    or else the last one that computed something; unit files that do not count; quarantined units; trials that an
+    adaptive search has stopped, after how many images."""
     missing = {trial: 0 for trial, _ in prepared.plan.work}
     for unit in progress.todo:
         for trial, steps in unit.work:
@@ -72,6 +86,7 @@ def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
         given_up.update(bad["cells"])
     images = InputFigures.read(running.get("input")) if running else [InputFigures(), *launch_inputs(run)][-1]
     settings = {row["trial_id"]: row for row in trial_rows(prepared)}
+    accuracies = _accuracies(prepared.plan, progress)
     trials = []
     for trial, steps in prepared.plan.work:
         cells = prepared.plan.extent(trial) * len(steps)
@@ -79,7 +94,7 @@ def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
             "done": cells - missing[trial], "in_flight": min(in_flight[trial], missing[trial]),
             "failed": given_up[trial], "cells": cells,
         }  # fmt: skip
-        trials.append({"trial_id": trial, **standing, **settings.get(trial, {})})
+        trials.append({"trial_id": trial, **standing, **accuracies[trial], **settings.get(trial, {})})
     return {
         "name": prepared.sweep.name,
         "images_skipped": prepared.plan.facts.num_skipped,
@@ -92,7 +107,31 @@ def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
         "flagged_layers": _flagged(prepared),
         "rejected": dict(progress.journal.rejected),
         "quarantined": quarantined,
+        "stopped": dict(prepared.plan.stopped),
     }
+
+
+def _accuracies(plan: Plan, progress: Progress) -> dict[str, dict[str, Any]]:
+    """Of every trial, at its largest T: images done, accuracy, 95 % interval; None before there are any."""
+    position = np.argsort(image_order(plan.facts.num_images))
+    largest = {trial: steps[-1] for trial, steps in plan.work}
+    correct, images = dict.fromkeys(largest, 0), dict.fromkeys(largest, 0)
+    for result in progress.journal.results:
+        rows = result.predictions
+        at, steps = position[rows["image_id"].to_numpy()], rows["time_steps"].to_numpy()
+        right = rows["label_rank"].to_numpy() == 0
+        trials = rows["trial_id"].combine_chunks().dictionary_encode()
+        codes = trials.indices.to_numpy()
+        for code, trial in enumerate(trials.dictionary.to_pylist()):
+            if trial in largest:
+                counted = (codes == code) & (steps == largest[trial]) & (at < plan.extent(trial))
+                images[trial] += int(counted.sum())
+                correct[trial] += int(right[counted].sum())
+    found = {}
+    for trial, n in images.items():
+        low, high = map(float, wilson_interval(correct[trial], n)) if n else (None, None)
+        found[trial] = {"images": n, "accuracy": correct[trial] / n if n else None, "ci_low": low, "ci_high": high}
+    return found
 
 
 def _flagged(prepared: Prepared) -> list[str]:

@@ -79,7 +79,7 @@ def replay(sweep: Sweep, plan: Plan, results: Sequence[UnitResult]) -> Standing:
     trials = newcomers = plan.trials[: len(sweep.settings())]
     plan = replace(plan, trials=trials, stopped={})
     interest = sweep.search.time_steps or plan.time_steps
-    contest = _Contest(interest, sweep.search, plan.limit, _correct(plan, interest, results))
+    contest = Contest(interest, sweep.search, plan.limit, _correct(plan, interest, results))
     within = None
     for generation in range(sweep.search.refine + 1):
         if generation:
@@ -126,8 +126,11 @@ def _between(sweep: Sweep, plan: Plan) -> tuple[Trial, ...]:
     return tuple(found)
 
 
-class _Contest:
-    """Trials against one another, generation after generation, over the first `num_images` positions."""
+class Contest:
+    """Trials against one another, generation after generation, over the first `num_images` positions.
+
+    rounds, defeats (of trials stopped): so far; standing: trials that have been evaluated on all images.
+    """
 
     def __init__(self, interest: Sequence[int], search: Search, num_images: int, correct: Correct) -> None:
         self.interest, self.correct, self.num_images = interest, correct, num_images
@@ -146,7 +149,7 @@ class _Contest:
         for stop in self._ends():
             if not all(self._is_known(trial, start, stop) for trial in running):
                 return start, stop
-            if 0 < start and stop < self.num_images:
+            if start > 0 and stop < self.num_images:
                 for row in range(len(self.interest)):
                     self._bet(row, running, start, stop, wealth, beaten)
             stopped = [trial for trial in running if len(beaten[trial]) == len(self.interest)]

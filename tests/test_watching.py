@@ -1,5 +1,6 @@
 """A launch looked at, and stopped, from outside while it runs."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -39,6 +40,16 @@ def _runs(results):
     return progress["stage"] == "evaluating" and progress["in_flight"]
 
 
+def _next_document(stream):
+    """The next JSON document of a stream of them, None at its end."""
+    text = ""
+    for line in stream:
+        text += line
+        if line == "}\n":
+            return json.loads(text)
+    return None
+
+
 def test_status_tells_what_is_in_flight_and_cancel_stops_it(launched):
     driver, command, results = launched
     standing = rmpsweep("status", results)
@@ -58,6 +69,11 @@ def test_status_tells_what_is_in_flight_and_cancel_stops_it(launched):
     _, shown, _ = run_here(["status", str(results)])
     assert "evaluating for" in shown
     assert "workers: " in shown
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "rmpsweep", "status", str(results), "--watch", "--every", "0.5", "--json"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    first = _next_document(watching.stdout)
     assert rmpsweep("cancel", results) == {"cancelled": True}
     _, events = driver.communicate(timeout=90)
     assert driver.returncode == 130, events
@@ -68,8 +84,20 @@ def test_status_tells_what_is_in_flight_and_cancel_stops_it(launched):
     assert done == {path.stem for path in (results / "units").glob("*.parquet")}
     assert not (results / "progress.json").exists()
     assert not (results / "cancel").exists()
+    seen = [first]
+    while document := _next_document(watching.stdout):
+        seen.append(document)
+    assert watching.wait(timeout=30) == 0
+    assert [each["running"] is not None for each in seen] == [True] * (len(seen) - 1) + [False]
     left = rmpsweep("status", results)
     assert left["running"] is None
+    assert seen[-1] == left
+    for before, after in itertools.pairwise(seen):
+        assert all(b["images"] <= a["images"] for b, a in zip(before["trials"], after["trials"], strict=True))
+    covered = [row for row in left["trials"] if row["images"]]
+    assert len(covered) > 0
+    assert all(row["ci_low"] <= row["accuracy"] <= row["ci_high"] for row in covered)
+    assert all(row["done"] == row["images"] * 3 for row in covered if row["trial_id"] != "ann")
     assert left["units_left"] > 0
     assert rmpsweep("cancel", results) == {"cancelled": False}
     assert rmpsweep(*command)["units_left"] == 0

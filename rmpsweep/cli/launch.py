@@ -11,6 +11,7 @@ import typer
 
 from rmpsweep import overview, pipeline, publish
 from rmpsweep.cli.options import (
+    INTERRUPTED,
     ActorsOption,
     AddressOption,
     FailFastOption,
@@ -37,7 +38,6 @@ from rmpsweep.tracking import check_uri, without_password
 from rmpsweep.watching import Watch
 from rmpsweep.work import Execution, Limits
 
-INTERRUPTED = 130
 CANCEL_EVERY_S = 2.0
 
 

@@ -10,6 +10,9 @@ from rmpsweep.pipeline import results_of
 from rmpsweep.storage import Location, locate
 from rmpsweep.sweep import load_sweep
 
+INTERRUPTED = 130
+"""Exit code."""
+
 SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of one in sweeps/.")]
 TargetArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep, or a results directory.")]
 ResultsOption = Annotated[

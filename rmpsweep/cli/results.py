@@ -1,6 +1,7 @@
 """The commands that read a results directory: status, merge, log, report, claims."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from rmpsweep import overview, pipeline, publish
 from rmpsweep.claims import examine, write
 from rmpsweep.cli.options import (
+    INTERRUPTED,
     JsonOption,
     MlflowOption,
     ResultsOption,
@@ -21,23 +23,41 @@ from rmpsweep.data.figures import InputFigures
 from rmpsweep.display import Display, duration, quantity
 from rmpsweep.errors import SweepError
 from rmpsweep.results import Layout
+from rmpsweep.storage import Location
 from rmpsweep.tracking import check_uri
 
 
-def status(target: TargetArgument, results: ResultsOption = None, json_: JsonOption = False) -> None:
-    """Show what is done and what is left of a sweep, from its results directory alone.
+def status(
+    target: TargetArgument, results: ResultsOption = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, while a launch runs.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between, with --watch.")] = 10.0,
+    json_: JsonOption = False,
+) -> None:  # fmt: skip
+    """Show what is done and what is left of a sweep, and its accuracies so far, from its results directory alone.
 
-    Usage: rmpsweep status quickstart
+    Usage: rmpsweep status quickstart --watch
     """
     display = Display(json_)
-    prepared = pipeline.reopen(results_directory(target, results))
+    where = results_directory(target, results)
+    running = _show_status(display, where)
+    try:
+        while watch and running:
+            time.sleep(every)
+            display.clear()
+            running = _show_status(display, where)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if watch:
+        display.line("no launch runs")
+
+
+def _show_status(display: Display, where: Location) -> bool:
+    """Whether a launch runs."""
+    prepared = pipeline.reopen(where)
     progress = pipeline.inspect(prepared)
     standing = overview.status_document(prepared, progress)
     running = standing["running"]
-    shown = ["trial_id", "done", *(["in_flight"] if running else []), "cells", "threshold", "reset", "alpha"]
-    if any(row["failed"] for row in standing["trials"]):
-        shown.insert(2, "failed")
-    display.table(f"Sweep {standing['name']}", shown, [[row.get(key) for key in shown] for row in standing["trials"]])
+    display.standing(standing, prepared.plan.limit, prepared.plan.time_steps[-1])
     for name, why in standing["rejected"].items():
         display.line(f"unit file {name} does not count: {why}")
     for bad in standing["quarantined"]:
@@ -54,8 +74,10 @@ def status(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
     rate = "its rate" if running else "the last launch's rate"
     eta = "" if not standing["eta_s"] else f", about {duration(standing['eta_s'])} at {rate}"
     steps = quantity(standing["image_steps_left"])
-    display.line(f"{standing['units_left']} units left ({steps} image-steps){eta}")
+    at_most = ", at most" if prepared.sweep.search and progress.todo else ""
+    display.line(f"{standing['units_left']} units left ({steps} image-steps{at_most}){eta}")
     display.document(standing)
+    return running is not None
 
 
 def merge(
