@@ -107,7 +107,7 @@ def test_cells_hold_what_the_table_says_and_share_images():
     rng = np.random.default_rng(1)
     cells = {
         (trial, t): {int(i): bool(rng.random() < 0.5) for i in rng.permutation(40)[: 30 if trial == "b" else 40]}
-        for trial, steps in (("a", (4, 8)), ("ann", (0,)), ("b", (8, 16)))
+        for trial, steps in (("a", (4, 8)), ("b", (8, 16)), ("c", (0,)))
         for t in steps
     }
     found = correct_by_cell(predictions(cells))

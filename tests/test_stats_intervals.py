@@ -4,7 +4,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap, norm
+from scipy.stats import binom, bootstrap, norm
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -156,8 +156,22 @@ def test_time_steps_to_reach_is_the_first_t_and_says_where_it_is_open():
     assert (never.time_steps, never.low, never.high) == (None, None, None)
     perhaps = time_steps_to_reach(np.array(right[:2]), ann, (4, 8), fraction=0.9)
     assert (perhaps.time_steps, perhaps.low, perhaps.high) == (8, 8, None)
-    again = time_steps_to_reach(np.array(right), ann, (4, 8, 16, 32), fraction=0.9)
-    assert again == found
+    assert time_steps_to_reach(np.array([ann]), ann, (4,), fraction=1.01).time_steps is None
+    assert time_steps_to_reach(np.array(right), ann, (4, 8, 16, 32), fraction=0.9) == found
+
+
+def test_time_steps_to_reach_has_quantiles_of_the_exact_law_of_resamples():
+    """An ANN that is always right, images that stay right: resamples reach by T where a binomial count is enough."""
+    images, resamples, tail, time_steps = 60, 2_000, 0.05, np.arange(1, 31)
+    by = binom.sf(47, images, (30 + time_steps) / images)
+    error = 5 * np.sqrt(tail * (1 - tail) / resamples)
+    right = np.arange(images) < (30 + time_steps)[:, None]
+    found = time_steps_to_reach(right, np.ones(images, dtype=bool), time_steps.tolist(), 0.8, 1 - 2 * tail, resamples)
+    assert found.time_steps == 18
+    for bound, share in ((found.low, tail), (found.high, 1 - tail)):
+        assert bound is not None
+        assert by[bound - 1] >= share - error
+        assert by[bound - 2] <= share + error
 
 
 def test_time_steps_to_reach_draws_each_image_with_all_it_says():
