@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from rmpsweep.schema import Setting, Sweep
-from rmpsweep.terms import ENGINE_VERSION, parse_threshold_method
+from rmpsweep.terms import ANN, ENGINE_VERSION, parse_threshold_method
 
-ANN = "ann"
 ANN_TIME_STEPS = (0,)
 TRIALS_PER_UNIT = 8
 UNIT_IMAGE_STEPS = 2**18

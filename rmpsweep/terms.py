@@ -14,6 +14,9 @@ Numerics = Literal["float32", "float64", "fixed16", "fixed8"]
 INPUT = "input"
 """The name that stands for the network's input among its layers."""
 
+ANN = "ann"
+"""The trial id of the network before conversion; its time step is 0."""
+
 SATURATED_RATE = 0.95
 """Spikes per step from which a neuron counts as saturated: it cannot say more than one spike per step."""
 

@@ -1,10 +1,14 @@
-"""Two trials on the same images."""
+"""Trials on the same images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
+
+from rmpsweep.stats.intervals import paired_interval
 
 
 def mcnemar(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> float:
@@ -18,11 +22,21 @@ def mcnemar(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> float
         correct_b: [N], the same images in the same order.
     Source: McNemar 1947; exact form as in Fagerland, Lydersen and Laake 2013.
     """
-    from scipy.stats import binomtest
+    return float(_mcnemar(*_discordant(correct_a, correct_b)))
 
-    a_only = int(np.sum(correct_a & ~correct_b))
-    b_only = int(np.sum(correct_b & ~correct_a))
-    return float(binomtest(a_only, a_only + b_only).pvalue) if a_only + b_only else 1.0
+
+def _discordant(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Images that only a, and that only b classifies correctly; summed over the last axis."""
+    return np.sum(correct_a & ~correct_b, axis=-1), np.sum(correct_b & ~correct_a, axis=-1)
+
+
+def _mcnemar(a_only: ArrayLike, b_only: ArrayLike) -> NDArray[np.float64]:
+    """p of `mcnemar`, elementwise: both tails of a binomial distribution with probability 1/2."""
+    from scipy.special import bdtr
+
+    fewer, both = np.minimum(a_only, b_only), np.add(a_only, b_only)
+    tail: NDArray[np.float64] = bdtr(fewer, both, 0.5)
+    return np.minimum(1.0, 2 * tail)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -48,6 +62,9 @@ class PairedComparison:
     accuracy_b: float
     difference_points: float
     """Accuracy of a minus accuracy of b, in percentage points."""
+    ci_low_points: float
+    ci_high_points: float
+    """95 % interval of the difference (`paired_interval`), in percentage points, of this T alone."""
     p_value: float
     """Exact McNemar, two-sided."""
     p_holm: float
@@ -70,19 +87,74 @@ def compare_paired(a: pa.Table, b: pa.Table) -> list[PairedComparison]:
         common, at_a, at_b = np.intersect1d(ids_a, ids_b, assume_unique=True, return_indices=True)
         if len(common):
             pairs[time_steps] = (all_a[at_a], all_b[at_b])
-    p_values = [mcnemar(*pair) for pair in pairs.values()]
+    counts = np.array([_discordant(*pair) for pair in pairs.values()]).reshape(-1, 2)
+    images = np.array([len(in_a) for in_a, _ in pairs.values()])
+    compared = _compared(counts[:, 0], counts[:, 1], images)
     return [
         PairedComparison(
             time_steps=time_steps,
             images=len(in_a),
             accuracy_a=float(in_a.mean()),
             accuracy_b=float(in_b.mean()),
-            difference_points=100 * (int(in_a.sum()) - int(in_b.sum())) / len(in_a),
-            p_value=p_value,
-            p_holm=float(p_holm),
+            **values,
         )
-        for (time_steps, (in_a, in_b)), p_value, p_holm in zip(pairs.items(), p_values, holm(p_values), strict=True)
+        for (time_steps, (in_a, in_b)), values in zip(pairs.items(), compared, strict=True)
     ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparisonWithBest:
+    """A trial against the most accurate one at one T, over the same images."""
+
+    name: str
+    best: str
+    accuracy: float
+    difference_points: float
+    """Accuracy of the trial minus that of the best, in percentage points: never above 0."""
+    ci_low_points: float
+    ci_high_points: float
+    """95 % interval of the difference (`paired_interval`), in percentage points, of this trial alone."""
+    p_value: float
+    """Exact McNemar, two-sided."""
+    p_holm: float
+    """The same, Holm-adjusted over all trials compared."""
+
+
+def compare_with_best(correct: NDArray[np.bool_], names: Sequence[str]) -> list[ComparisonWithBest]:
+    """Compare every trial with the most accurate one on the same images.
+
+    The best is chosen from the very images it is then compared on. That favours it: its accuracy and its lead are
+    optimistic, the more so the more trials there are and the closer they lie, and p values are too small. They say
+    which trials these images cannot tell from the best; the lead itself needs images that had no part in the choice.
+
+    Args:
+        correct: [K, N], whether each trial classified image i correctly, N at least 1; see `on_common_images`.
+        names: of the trials, [K].
+    Returns:
+        One comparison for each trial but the best, in the order given. Of equally accurate ones the first is the best.
+    """
+    accuracy = correct.mean(axis=1)
+    best = int(accuracy.argmax())
+    others = [k for k in range(len(names)) if k != best]
+    compared = _compared(*_discordant(correct[others], correct[best]), correct.shape[1])
+    return [
+        ComparisonWithBest(name=names[k], best=names[best], accuracy=float(accuracy[k]), **values)
+        for k, values in zip(others, compared, strict=True)
+    ]
+
+
+def _compared(a_only: NDArray[Any], b_only: NDArray[Any], images: ArrayLike) -> list[dict[str, float]]:
+    """What the comparisons say of differences, from the discordant images of each, [K]; Holm's p is over all K."""
+    low, high = paired_interval(a_only, b_only, images)
+    p_values = _mcnemar(a_only, b_only)
+    columns = {
+        "difference_points": 100 * (a_only - b_only) / np.asarray(images),
+        "ci_low_points": 100 * low,
+        "ci_high_points": 100 * high,
+        "p_value": p_values,
+        "p_holm": holm(p_values),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in np.transpose(list(columns.values())).tolist()]
 
 
 def _correct_by_time_steps(rows: pa.Table) -> dict[int, tuple[NDArray[np.int64], NDArray[np.bool_]]]:
