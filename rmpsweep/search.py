@@ -3,7 +3,8 @@
 Images are evaluated in rounds. After a round every trial that still runs is tested, at each T of interest, against the
 most accurate trial before that round (`stats.sequential`); one that is beaten at every T of interest stops, the rest
 go on to all images. The best trial at a T of interest (of equals the first in the grid) is stopped with probability at
-most `error` over them all: to stop it, it would have to be beaten at that T too, whoever its rivals are.
+most `error` over them all: to stop it, it would have to be beaten at that T too, whoever its rivals are. Trials that
+refinement adds are tested alike, without that promise: which they are follows from the images they are tested on.
 
 Nothing of this is kept: the state is replayed from the cells on disk, so a search resumes like any sweep, and the same
 cells give the same decisions.
