@@ -209,6 +209,13 @@ def test_best_trials_reports_settings_and_results_of_each_reset():
     assert best_trials(table.slice(0, 0)) == {}
 
 
+def test_best_trials_passes_over_trials_with_fewer_images():
+    rows = summary({"few": ("soft", {8: 900, 16: 900}), "all": ("soft", {8: 700, 16: 880})}).to_pylist()
+    for row in rows:
+        row["images"] = 1_000 if row["trial_id"] == "all" else 999
+    assert best_trials(pa.Table.from_pylist(rows))["soft"].trial_id == "all"
+
+
 def test_pareto_front_of_a_hand_worked_example():
     points = [(0.5, 1.0), (0.4, 2.0), (0.9, 4.0), (0.7, 2.0), (0.7, 3.0), (0.7, 2.0), (0.6, 1.0)]
     assert pareto_front(points) == [6, 3, 5, 2]
