@@ -45,8 +45,8 @@ class BestTrial:
 def best_trials(summary: pa.Table) -> dict[str, BestTrial]:
     """The best trial of each reset, by reset, "soft" first; a reset without rows is left out.
 
-    Only trials that report the largest T of their reset take part, over the most images of those: a trial that was stopped
-    early, or has not come so far yet, may be better by chance.
+    Only trials that report the largest T of their reset take part, over the most images of those: a trial that was
+    stopped early, or has not come so far yet, may be better by chance.
 
     1. Trials that end (at the largest T) at most 1 percentage point below the ANN come before those that do not.
     2. Of these, the one that came within 1 point at the smallest T; ties by higher mean accuracy over the reported T,
