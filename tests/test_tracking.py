@@ -177,8 +177,8 @@ def test_run_names_say_what_varies_and_follow_it(sqlite_uri, record):
     log(sqlite_uri, record, [*rows, row("cc", 32, 50, numerics="float32", threshold="vin_p99.7", seed=3)])
     names = {trial_id: run.info.run_name for trial_id, run in runs_of(sqlite_uri, record).items() if trial_id}
     assert names == {
-        "aa": "soft α=0.8 threshold=vin_max seed=0", "bb": "hard α=1 threshold=vin_max seed=0",
-        "cc": "soft α=0.8 threshold=vin_p99.7 seed=3",
+        "aa": "soft α=0.8 vin_max seed=0", "bb": "hard α=1 vin_max seed=0",
+        "cc": "soft α=0.8 vin_p99.7 seed=3",
     }  # fmt: skip
 
 

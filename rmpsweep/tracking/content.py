@@ -130,8 +130,9 @@ def _trial_content(record: SweepRecord, name: str, tags: dict[str, str], rows: S
 
 
 def _trial_name(setting: dict[str, Any], varying: Sequence[str]) -> str:
-    """ "soft α=0.8", then whatever else varies in the sweep, to be short in legends."""
-    return " ".join([f"{setting['reset']} α={setting['alpha']:g}", *(f"{key}={setting[key]}" for key in varying)])
+    """ "soft α=0.8", then whatever else varies in the sweep: short enough for the legends of charts."""
+    others = [str(setting[key]) if key == "threshold" else f"{key}={setting[key]}" for key in varying]
+    return " ".join([f"{setting['reset']} α={setting['alpha']:g}", *others])
 
 
 def _pareto(rows: Sequence[dict[str, Any]], cost: str) -> set[str]:
