@@ -1,45 +1,32 @@
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+from servers import free_port, serving
+from tracked import (
+    ANN,
+    CREATED_MS,
+    HARD,
+    IMAGES,
+    SOFT,
+    STEP_METRICS,
+    client_of,
+    everything,
+    history,
+    log,
+    record_in,
+    row,
+    runs_of,
+)  # fmt: skip
 
 from rmpsweep.errors import InputError, TrackingError
 from rmpsweep.stats import SETTINGS
-from rmpsweep.tracking import SweepRecord, check_uri, log_sweep
-
-CREATED_MS = 1_700_000_000_000
-ANN = 0.92
-IMAGES = {"images": 100, "images_planned": 100, "ann_accuracy": ANN}
-STEP_METRICS = ("accuracy", "top5", "firing_rate", "spikes_per_image", "synops_per_image")
-
-
-def row(trial_id, time_steps, correct, images=100, **setting):
-    usual = ("vin_max", "layer", 0.8, "layer", "soft", "constant", 1.0, 0.0, "count", 0, "fixed16")
-    counts = {"time_steps": time_steps, "images": images, "images_planned": 100, "correct": correct}
-    rates = {"accuracy": correct / images, "ci_low": 0.0, "ci_high": 1.0, "top5": 0.99, "ann_accuracy": ANN}
-    costs = {"spikes_per_image": 1e4 * time_steps, "firing_rate": 0.05, "synops_per_image": 1e6 * time_steps}
-    names = {"trial_id": trial_id, "network": "resnet20", "dataset": "cifar10"}
-    return names | dict(zip(SETTINGS, usual, strict=True)) | counts | rates | costs | setting
-
-
-SOFT = [row("aa", 32, 70), row("aa", 64, 91), row("aa", 128, 92)]
-HARD = [row("bb", 32, 30, reset="hard"), row("bb", 64, 80, reset="hard"), row("bb", 128, 85, reset="hard")]
-
-
-def record_in(directory):
-    report = directory / "report.html"
-    report.write_text("first")
-    sweep_id, experiment, digest = os.urandom(8).hex(), f"cifar10 {directory.name}", "d" * 64
-    named = ("cifar10-resnet20", experiment, "resnet20", "cifar10", digest)
-    return SweepRecord(sweep_id, *named, CREATED_MS, {"calibration": "512 images"}, {"git": "abc"}, (report,))
+from rmpsweep.tracking import check_uri
 
 
 @pytest.fixture
@@ -54,71 +41,16 @@ def sqlite_uri(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server_uri(tmp_path_factory):
-    home = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    home, port = tmp_path_factory.mktemp("server"), free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{home}/server.db", "--artifacts-destination", str(home / "files")]
-    settings = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (home / "log").open("w") as file:
-        server = subprocess.Popen(command, cwd=home, env=settings, stdout=file, stderr=file, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not answers(port):
-            assert (server.poll(), time.monotonic() < deadline) == (None, True), (home / "log").read_text()
-            time.sleep(0.2)
+    with serving(command, f"http://127.0.0.1:{port}/health", home / "log", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def answers(port):
-    try:
-        return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).status == 200
-    except OSError:
-        return False
 
 
 @pytest.fixture(params=["sqlite", "server"])
 def uri(request):
     return request.getfixturevalue(f"{request.param}_uri")
-
-
-def client_of(uri):
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
-def log(uri, record, rows):
-    return log_sweep(uri, record, pa.Table.from_pylist(rows))
-
-
-def runs_of(uri, record):
-    """Trial id ("" for the sweep) -> run; fails on two runs of one trial."""
-    client = client_of(uri)
-    experiment = client.get_experiment_by_name(record.experiment)
-    runs = client.search_runs([experiment.experiment_id], f"tags.`rmpsweep.sweep_id` = '{record.sweep_id}'")
-    by_trial = {run.data.tags.get("rmpsweep.trial_id", ""): run for run in runs}
-    assert len(by_trial) == len(runs)
-    return by_trial
-
-
-def history(uri, run, key):
-    points = client_of(uri).get_metric_history(run.info.run_id, key)
-    return sorted((point.step, point.timestamp - CREATED_MS, point.value) for point in points)
-
-
-def everything(uri, record):
-    """All that is stored of a sweep, to compare before and after."""
-    state = {}
-    for trial_id, run in runs_of(uri, record).items():
-        histories = {key: history(uri, run, key) for key in run.data.metrics}
-        inputs = [(i.dataset.name, i.dataset.digest, len(i.tags)) for i in run.inputs.dataset_inputs]
-        state[trial_id] = (vars(run.info), run.data.tags, run.data.params, histories, inputs)
-    return state
 
 
 def test_a_sweep_is_a_run_and_its_trials_are_child_runs(uri, record):
@@ -143,7 +75,10 @@ def test_a_trial_has_its_settings_a_curve_over_time_steps_and_plain_summaries(ur
         assert history(uri, soft, key) == [(r["time_steps"], 100, r[key]) for r in SOFT]
     summaries = {key: value for key, value in soft.data.metrics.items() if key not in STEP_METRICS}
     by_time_steps = {"accuracy_T32": 0.7, "accuracy_T64": 0.91, "accuracy_T128": 0.92, "time_steps_within_1pt": 64}
-    assert summaries == IMAGES | by_time_steps
+    at_99pct = {"points_below_ann": 0.0, "T_at_99pct": 128, "synops_per_image_at_99pct": 128e6}  # 0.91 is 98.9 %
+    assert summaries == IMAGES | by_time_steps | at_99pct
+    assert hard.data.metrics["points_below_ann"] == pytest.approx(100 * (ANN - 0.85))
+    assert not {"T_at_99pct", "synops_per_image_at_99pct"} & hard.data.metrics.keys()
     assert "time_steps_within_1pt" not in hard.data.metrics
 
 
@@ -202,7 +137,8 @@ def test_more_images_win_even_where_the_accuracy_falls(uri, record):
     run = runs_of(uri, record)["aa"]
     shown = run.data.metrics
     assert (shown["accuracy"], shown["accuracy_T32"], shown["accuracy_T64"], shown["images"]) == (0.6, 0.5, 0.6, 100)
-    assert shown["time_steps_within_1pt"] != shown["time_steps_within_1pt"], "NaN: no longer reached"
+    for key in ("time_steps_within_1pt", "T_at_99pct", "synops_per_image_at_99pct"):
+        assert shown[key] != shown[key], "NaN: no longer reached"
     assert history(uri, run, "accuracy") == [(32, 10, 1.0), (32, 100, 0.5), (64, 10, 1.0), (64, 100, 0.6)]
     assert runs_of(uri, record)[""].data.tags["rmpsweep.complete"] == "true"
 
@@ -233,22 +169,63 @@ def test_changed_tags_replace_and_params_of_any_length_and_number_fit(sqlite_uri
     assert len(history(sqlite_uri, runs["aa"], "accuracy")) == 250
 
 
-def test_run_names_say_what_is_unusual(sqlite_uri, record):
-    settings = {
-        "soft α=1 vin_max": {"alpha": 1.0},
-        "soft α=0.8 vin_p99.7 granularity=channel": {"threshold": "vin_p99.7", "granularity": "channel"},
-        "hard α=0.8 vin_max encoding=poisson seed=3": {"encoding": "poisson", "seed": 3, "reset": "hard"},
-    }
-    log(sqlite_uri, record, [row(name, 32, 50, **setting) for name, setting in settings.items()])
+def test_run_names_say_what_varies_and_follow_it(sqlite_uri, record):
+    rows = [row("aa", 32, 50, numerics="float32"), row("bb", 32, 50, alpha=1.0, reset="hard", numerics="float32")]
+    log(sqlite_uri, record, rows)
     names = {trial_id: run.info.run_name for trial_id, run in runs_of(sqlite_uri, record).items() if trial_id}
-    assert names == {name: name for name in settings}
+    assert names == {"aa": "soft α=0.8", "bb": "hard α=1"}
+    log(sqlite_uri, record, [*rows, row("cc", 32, 50, numerics="float32", threshold="vin_p99.7", seed=3)])
+    names = {trial_id: run.info.run_name for trial_id, run in runs_of(sqlite_uri, record).items() if trial_id}
+    assert names == {
+        "aa": "soft α=0.8 vin_max seed=0", "bb": "hard α=1 vin_max seed=0",
+        "cc": "soft α=0.8 vin_p99.7 seed=3",
+    }  # fmt: skip
+
+
+def test_trials_on_a_pareto_front_are_tagged(sqlite_uri, record):
+    cheap = row("cheap", 64, 80, synops_per_image=1e6)
+    fast = row("fast", 32, 80, synops_per_image=9e6)
+    beaten = row("beaten", 64, 79, synops_per_image=9e6)
+    few = row("few", 8, 50, images=50)  # 100 %, but of other images
+    log(sqlite_uri, record, [cheap, fast, beaten, few])
+    tags = {key: run.data.tags for key, run in runs_of(sqlite_uri, record).items() if key}
+    assert {key for key in tags if tags[key]["rmpsweep.pareto_T"] == "true"} == {"fast"}
+    assert {key for key in tags if tags[key]["rmpsweep.pareto_synops"] == "true"} == {"cheap"}
+    assert {tag[key] for tag in tags.values() for key in tag if "pareto" in key} == {"true", "false"}
+
+
+def test_trials_stopped_early_can_be_filtered_out(sqlite_uri, record):
+    log(sqlite_uri, replace(record, stopped={"bb": 20}), SOFT + HARD)
+    experiment = client_of(sqlite_uri).get_experiment_by_name(record.experiment).experiment_id
+    stopped = "tags.`rmpsweep.stopped_after_images` LIKE '%'"
+    (run,) = client_of(sqlite_uri).search_runs([experiment], stopped)
+    assert (run.data.tags["rmpsweep.trial_id"], run.data.tags["rmpsweep.stopped_after_images"]) == ("bb", "20")
+    log(sqlite_uri, record, SOFT + HARD)
+    assert client_of(sqlite_uri).search_runs([experiment], stopped) == []
+
+
+def test_logging_again_leaves_every_byte_of_the_database(sqlite_uri, record):
+    database = Path(sqlite_uri.removeprefix("sqlite:///"))
+    first = log(sqlite_uri, record, SOFT + HARD)
+    before = database.read_bytes()
+    assert log(sqlite_uri, record, SOFT + HARD) == replace(first, runs_created=0)
+    assert database.read_bytes() == before
+    assert not list(database.parent.glob("mlflow.db-*")), "no journal that is still to be applied"
+
+
+@pytest.mark.soak
+def test_200_trials_of_10_time_steps_take_less_than_a_minute(record, tmp_path):
+    rows = [row(f"t{i:03}", 2**k, 20 + 8 * k, alpha=round(0.3 + i / 250, 3)) for i in range(200) for k in range(10)]
+    started = time.monotonic()
+    assert log(f"sqlite:///{tmp_path}/mlflow.db", record, rows).runs_total == 201
+    assert time.monotonic() - started < 60
 
 
 def test_the_current_directory_is_ignored_and_nothing_is_printed(tmp_path):
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("name: Default")
     (tmp_path / "results").mkdir()
-    code = "from test_tracking import *; log('sqlite:///results/mlflow.db', record_in(Path('results')), SOFT)"
+    code = "from tracked import *; log('sqlite:///results/mlflow.db', record_in(Path('results')), SOFT)"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

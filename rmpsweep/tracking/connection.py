@@ -64,11 +64,27 @@ def connected(
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        location = _reach_database(tracking_uri, artifacts, store) if re.fullmatch(_DATABASE, tracking_uri) else None
+        location = None if is_server(tracking_uri) else _reach_database(tracking_uri, artifacts, store)
         yield MlflowClient(tracking_uri=tracking_uri), location
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
-        reason = without_password(str(error).strip().partition("\n")[0])
-        raise TrackingError(f"MLflow at {without_password(tracking_uri)} cannot be used: {reason}. {remedy}") from error
+        reason = _refusal(tracking_uri, getattr(error, "error_code", "")) or str(error).strip().partition("\n")[0]
+        where = without_password(tracking_uri)
+        raise TrackingError(f"MLflow at {where} cannot be used: {without_password(reason)}. {remedy}") from error
+
+
+def _refusal(tracking_uri: str, error_code: str) -> str | None:
+    """What to set or whom to ask where a server with accounts refuses (401, 403); None for any other error."""
+    from mlflow.utils.credentials import read_mlflow_creds
+
+    names = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
+    user = read_mlflow_creds().username or (tracking_uri.partition("://")[2].rpartition("@")[0].partition(":")[0])
+    if error_code == "PERMISSION_DENIED":
+        return f"the server does not let user {user!r} do this: ask its administrator for the permission EDIT"
+    if error_code != "UNAUTHENTICATED":
+        return None
+    if user or os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return f"the server does not know user {user!r} with the password or token given: check {names}"
+    return f"the server asks who logs, and no user is given: set {names}"
 
 
 def experiment_id(client: "MlflowClient", name: str, location: str | None) -> str:
@@ -95,6 +111,11 @@ def _reach_database(tracking_uri: str, artifacts: Sequence[Path], store: str | N
     if store is not None and not is_file:
         return store
     return (artifacts[0].resolve().parent / "mlartifacts").as_uri() if artifacts else None
+
+
+def is_server(tracking_uri: str) -> bool:
+    """Whether requests go over HTTP, to something that takes several at a time."""
+    return not re.fullmatch(_DATABASE, tracking_uri)
 
 
 def without_password(text: str) -> str:
