@@ -204,7 +204,9 @@ def log(prepared: Prepared, tables: Tables, mlflow_uri: str) -> Any:
 
     run = read_run(prepared.layout)
     sweep, plan, layout = prepared.sweep, prepared.plan, prepared.layout
-    written = (layout.sweep, layout.plan, layout.summary, layout.activity, layout.predictions, layout.report)
+    written = (
+        layout.sweep, layout.plan, layout.search, layout.summary, layout.activity, layout.predictions, layout.report
+    )  # fmt: skip
     entry = SweepRecord(
         sweep_id=hashlib.sha256(f"{sweep.name} {plan.context}".encode()).hexdigest()[:16],
         name=sweep.name,
@@ -218,6 +220,7 @@ def log(prepared: Prepared, tables: Tables, mlflow_uri: str) -> Any:
         artifacts=(),
         artifact_store=_artifact_store(layout.root),
         images_skipped=plan.images_planned(ANN) - plan.limit,
+        stopped=plan.stopped,
     )
     with local_copies([path for path in written if path.is_file()]) as artifacts:
         return log_sweep(mlflow_uri, replace(entry, artifacts=artifacts), tables.summary)
