@@ -100,8 +100,10 @@ def _log(client: "MlflowClient", location: str | None, record: SweepRecord, summ
     if not _holds(parent, sweep):
         _write(client, parent, sweep)
     _upload(client, parent, record.artifacts)
-    counts = zip(*(summary[name].to_pylist() for name in ("images", "images_planned")), strict=True)
-    complete = all(images + record.images_skipped == planned for images, planned in counts)
+    rows = zip(*(summary[name].to_pylist() for name in ("trial_id", "images", "images_planned")), strict=True)
+    complete = all(
+        images + (0 if trial in record.stopped else record.images_skipped) == planned for trial, images, planned in rows
+    )
     _set_tag(client, parent, _COMPLETE, "true" if complete else "false")
     uri = without_password(client.tracking_uri)
     return LoggedSweep(uri, experiment, parent.info.run_id, runs_created=len(runs) - found, runs_total=len(runs))
