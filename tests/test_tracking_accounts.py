@@ -128,6 +128,7 @@ def test_a_sweep_logged_later_elsewhere_is_the_same_there_even_after_an_interrup
 
     logged = rmpsweep("log", results, "--mlflow", server.uri)
     assert (logged["runs_total"], logged["runs_created"]) == (6, 6 - len(begun))
+    assert {run.info.status for run in runs_at(server.uri)} == {"FINISHED"}
     here = f"sqlite:///{tmp_path}/mlflow.db"
     rmpsweep("log", results, "--mlflow", here)
     assert stored(server.uri) == stored(here)
@@ -176,6 +177,7 @@ def test_the_examples_of_the_docs_find_parent_and_children(server, results, user
     trials = pq.read_table(results / "summary.parquet")["trial_id"].unique().to_pylist()
     assert scope["sweep"].info.run_id == logged["parent_run_id"]
     assert sorted(run.data.tags["rmpsweep.trial_id"] for run in scope["trials"]) == sorted(trials)
+    assert scope["front"]
     assert {run.info.run_id for run in scope["front"]} < {run.info.run_id for run in scope["trials"]}
 
 
