@@ -35,9 +35,9 @@ class Synthetic:
     difficulties and labels it draws; layers: spiking ones."""
 
     name: str = "synthetic"
-    alphas: int = 2
+    alphas: int = 3
     rules: tuple[str, ...] = ("vin_max",)
-    time_steps: tuple[int, ...] = (4, 8, 16)
+    time_steps: tuple[int, ...] = (4, 8, 16, 32)
     images: int = 60
     limit: int | None = None
     shard_size: int = 16
@@ -81,7 +81,7 @@ class Synthetic:
             number = [each.trial_id for each in prepared.plan.trials].index(trial)
             setting = prepared.plan.trials[number].setting
             latency = 2 if setting.reset == "soft" else 4
-            skill = ANN_SKILL * (1 - abs(setting.alpha - 0.8)) * (1 - 2 ** (-t / latency)) - 0.01 * (self.seed % 7)
+            skill = ANN_SKILL * (1 - (setting.alpha - 0.8) ** 2) * (1 - 2 ** (-t / latency)) - 0.01 * (self.seed % 3)
             shake = (self._draw(10 + 7919 * number + t + 104_729 * self.seed, self.images, 1000) - 500) / 10_000
         wrong = (1 + (difficulty + shake - skill) * 20).astype(np.int16)
         return np.where(difficulty + shake < skill, 0, np.clip(wrong, 1, CLASSES - 1)).astype(np.int16)
