@@ -128,6 +128,8 @@ def test_each_trial_is_shown_by_itself_with_latency_operations_and_estimates(res
             activity = read_table(layout.activity, ACTIVITY_SCHEMA)
             estimate = energies(summary, activity, CONVENTIONS["flop_sop"])[trial, reached[0]]
             assert each["energy_estimates"]["flop_sop"]["snn_joule"] == estimate.snn_joule
+        else:
+            assert (each["synops_per_image"], each["energy_estimates"]) == (None, {})
     assert any(each["reach"]["time_steps"] for each in found["trials"])
     assert any("chosen on the images" in note for note in found["notes"])
     assert all("estimate" in label for label in found["conventions"].values())
