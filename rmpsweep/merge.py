@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from rmpsweep.data import image_order
 from rmpsweep.errors import ResultsError
-from rmpsweep.plan import ANN, Plan, Trial
-from rmpsweep.results import ACTIVITY_SCHEMA, PREDICTIONS_SCHEMA, SUMMARY_SCHEMA, UNIT_SCHEMA, UnitResult
+from rmpsweep.plan import ANN, ANN_TIME_STEPS, Plan, Trial
+from rmpsweep.results import ACTIVITY_SCHEMA, PREDICTIONS_SCHEMA, SUMMARY_SCHEMA, LayerActivity, UnitResult
 from rmpsweep.stats import wilson_interval
 from rmpsweep.terms import INPUT
 
@@ -42,91 +42,146 @@ def merge(
     Raises:
         ResultsError: cells are missing and allow_partial is not set, or an image is there twice.
     """
-    predictions = _predictions(plan, results)
-    missing = plan.num_cells - predictions.num_rows
+    cells = _collect(plan, results)
+    missing = cells.seen.size - np.count_nonzero(cells.seen)
     if missing and not allow_partial:
         raise ResultsError(
             f"{missing} of {plan.num_cells} results are missing; launch the sweep again to compute them, or merge with "
             "--allow-partial"
         )
     activity = _activity(plan, results)
-    summary = _summary(plan, predictions, activity)
+    summary = _summary(plan, cells, activity)
     named = [
         row | {"network": network, "dataset": dataset, "input_scale": input_scales[str(row["trial_id"])]}
         for row in summary
     ]
-    return Tables(predictions, pa.Table.from_pylist(named, schema=SUMMARY_SCHEMA), activity)
+    return Tables(_predictions(plan, cells), pa.Table.from_pylist(named, schema=SUMMARY_SCHEMA), activity)
 
 
-def _predictions(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
-    wanted = np.sort(image_order(plan.facts.num_images)[: plan.limit])
-    planned = dict(plan.work)
-    tables = [result.predictions for result in results]
-    table = pa.concat_tables([UNIT_SCHEMA.empty_table(), *tables]).combine_chunks()
-    of_plan = pc.is_in(table["trial_id"], pa.array(planned))
-    of_plan = pc.and_(of_plan, pc.is_in(table["image_id"], pa.array(wanted)))
-    steps = pa.array(sorted({t for work in planned.values() for t in work}), pa.int32())
-    table = table.filter(pc.and_(of_plan, pc.is_in(table["time_steps"], steps)))
-    keys = ("trial_id", "time_steps", "image_id")
-    table = table.sort_by([(key, "ascending") for key in keys])
-    if table.num_rows > 1:
-        columns = [table[key].combine_chunks() for key in keys]
-        repeated = [pc.equal(column[1:], column[:-1]) for column in columns]
-        if pc.any(pc.and_(pc.and_(*repeated[:2]), repeated[2])).as_py():
-            raise ResultsError("an image is counted twice in one trial; please report this")
-    return table.append_column("correct", pc.equal(table["label_rank"], 0)).cast(PREDICTIONS_SCHEMA)
+@dataclass(frozen=True)
+class _Cells:
+    """What the units say of every planned cell: [R, N], a row for each (trial, T), a column for each image.
+
+    rows: (trial, T) -> row, the T of a trial one after another; image_ids: int64 [N], ascending; seen: bool, whether a
+    unit holds the cell; the others mean nothing where none does.
+    """
+
+    rows: Mapping[tuple[str, int], int]
+    image_ids: NDArray[np.int64]
+    seen: NDArray[np.bool_]
+    label: NDArray[np.int32]
+    prediction: NDArray[np.int32]
+    label_rank: NDArray[np.int16]
+
+
+def _collect(plan: Plan, results: Sequence[UnitResult]) -> _Cells:
+    """Raises ResultsError where a cell is there twice."""
+    image_ids = np.sort(image_order(plan.facts.num_images)[: plan.limit])
+    column_of = np.full(plan.facts.num_images, -1)
+    column_of[image_ids] = np.arange(len(image_ids))
+    rows = {cell: row for row, cell in enumerate((trial, t) for trial, steps in plan.work for t in steps)}
+    time_steps = np.unique([t for _, t in rows])
+    shape = (len(rows), len(image_ids))
+    cells = _Cells(
+        rows, image_ids, np.zeros(shape, bool), np.empty(shape, np.int32), np.empty(shape, np.int32),
+        np.empty(shape, np.int16),
+    )  # fmt: skip
+    num_placed = 0
+    for result in results:
+        table = result.predictions.combine_chunks()
+        trials = table["trial_id"].combine_chunks().dictionary_encode()
+        names, t = trials.dictionary.to_pylist(), table["time_steps"].to_numpy()
+        row_of = np.array([[rows.get((trial, int(t)), -1) for t in time_steps] for trial in names])
+        at = np.searchsorted(time_steps[:-1], t)
+        row = np.where(time_steps[at] == t, row_of[trials.indices.to_numpy(), at], -1)
+        column = column_of[table["image_id"].to_numpy()]
+        planned = (row >= 0) & (column >= 0)
+        place = row[planned], column[planned]
+        num_placed += len(place[0])
+        cells.seen[place] = True
+        for name in ("label", "prediction", "label_rank"):
+            getattr(cells, name)[place] = table[name].to_numpy()[planned]
+    if num_placed > np.count_nonzero(cells.seen):
+        raise ResultsError("an image is counted twice in one trial; please report this")
+    return cells
+
+
+def _predictions(plan: Plan, cells: _Cells) -> pa.Table:
+    """Sorted by trial_id, time_steps, image_id; a chunk for each trial, which share what is the same in all of them."""
+    shared: dict[tuple[int, ...], tuple[pa.Array, pa.Array]] = {}
+    chunks = []
+    for trial, steps in sorted(plan.work):
+        first = cells.rows[trial, steps[0]]
+        block = slice(first, first + len(steps))
+        seen = cells.seen[block]
+        if steps not in shared:
+            ids, t = np.tile(cells.image_ids, len(steps)), np.repeat(np.array(steps, np.int32), len(cells.image_ids))
+            shared[steps] = pa.array(ids), pa.array(t)
+        whole, mask = bool(seen.all()), pa.array(seen.ravel())
+        label, prediction, rank = (each[block].ravel() for each in (cells.label, cells.prediction, cells.label_rank))
+        columns = [*shared[steps], *map(pa.array, (label, prediction, rank, rank == 0))]
+        image_id, time_steps, *others = columns if whole else [column.filter(mask) for column in columns]
+        arrays = [pa.repeat(trial, len(image_id)), image_id, others[0], time_steps, *others[1:]]
+        chunks.append(pa.Table.from_arrays(arrays, schema=PREDICTIONS_SCHEMA))
+    return pa.concat_tables(chunks)
 
 
 def _activity(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
     """Counts added over units; a unit that reaches past the limit counts whole, and `images` says how many."""
     planned = {(trial, t) for trial, steps in plan.work for t in steps}
-    totals: dict[tuple[str, int], dict[str, list[int]]] = {}
+    found: dict[tuple[str, tuple[int, ...]], dict[str, list[tuple[int, LayerActivity]]]] = {}
     for result in results:
-        if result.unit.start >= plan.limit:
-            continue
-        images = result.unit.stop - result.unit.start
-        for row in result.activity:
-            for t, *counts in zip(row.time_steps, row.spikes, row.synops, row.saturated, strict=True):
-                if (row.trial_id, t) in planned:
-                    total = totals.setdefault((row.trial_id, t), {}).setdefault(row.layer, [row.neurons, 0, 0, 0, 0])
-                    for i, count in enumerate((images, *counts), start=1):
-                        total[i] += count
+        if result.unit.start < plan.limit:
+            images = result.unit.stop - result.unit.start
+            for row in result.activity:
+                found.setdefault((row.trial_id, row.time_steps), {}).setdefault(row.layer, []).append((images, row))
+    totals: dict[tuple[str, int], dict[str, NDArray[np.int64]]] = {}
+    for (trial, steps), layers in found.items():
+        for layer, members in layers.items():
+            counts = np.array([(row.spikes, row.synops, row.saturated) for _, row in members], np.int64).sum(0)
+            images = sum(images for images, _ in members)
+            for t, of_layer in zip(steps, counts.T, strict=True):
+                if (trial, t) in planned:
+                    start = np.array([members[0][1].neurons, 0, 0, 0, 0])
+                    total = totals.setdefault((trial, t), {}).setdefault(layer, start)
+                    total[1:] += [images, *of_layer]
     rows = [
-        (trial, layer, t, *counts) for (trial, t), layers in sorted(totals.items()) for layer, counts in layers.items()
+        (trial, layer, t, *counts.tolist())
+        for (trial, t), layers in sorted(totals.items())
+        for layer, counts in layers.items()
     ]
     columns: Sequence[Sequence[object]] = list(zip(*rows, strict=True)) if rows else [()] * len(ACTIVITY_SCHEMA)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, ACTIVITY_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=ACTIVITY_SCHEMA)
 
 
-def _summary(plan: Plan, predictions: pa.Table, activity: pa.Table) -> list[dict[str, object]]:
-    ann = predictions.filter(pc.equal(predictions["trial_id"], ANN))
-    ann_correct = dict(zip(ann["image_id"].to_pylist(), ann["correct"].to_pylist(), strict=True))
+def _summary(plan: Plan, cells: _Cells, activity: pa.Table) -> list[dict[str, object]]:
     per_cell: dict[tuple[str, int], list[dict[str, int]]] = {}
     for row in activity.to_pylist():
         per_cell.setdefault((row["trial_id"], row["time_steps"]), []).append(row)
-    grouped = (
-        predictions.append_column("top5", pc.less(predictions["label_rank"], 5))
-        .group_by(["trial_id", "time_steps"])
-        .aggregate([("correct", "sum"), ("top5", "sum"), ("image_id", "count"), ("image_id", "list")])
-    )
-    counts = {(row["trial_id"], row["time_steps"]): row for row in grouped.to_pylist()}
+    ann = cells.rows[ANN, ANN_TIME_STEPS[0]]
+    ann_seen, ann_correct = cells.seen[ann], cells.seen[ann] & (cells.label_rank[ann] == 0)
     rows = []
     for trial in plan.trials:
         for t in plan.time_steps:
-            if (trial.trial_id, t) in counts:
-                cell = counts[trial.trial_id, t]
-                compared = [ann_correct[i] for i in cell["image_id_list"] if i in ann_correct]
-                accuracy = sum(compared) / len(compared) if compared else float("nan")
+            at = cells.rows[trial.trial_id, t]
+            seen, rank = cells.seen[at], cells.label_rank[at]
+            images, correct, top5, compared, ann_right = (
+                int(np.count_nonzero(each))
+                for each in (seen, seen & (rank == 0), seen & (rank < 5), seen & ann_seen, seen & ann_correct)
+            )
+            if images:
+                ann_accuracy = ann_right / compared if compared else float("nan")
                 layers = per_cell.get((trial.trial_id, t), [])
-                rows.append(_row(plan, trial, t, cell, accuracy, layers))
+                rows.append(_row(plan, trial, t, (images, correct, top5), ann_accuracy, layers))
     return rows
 
 
 def _row(
-    plan: Plan, trial: Trial, t: int, cell: dict[str, int], ann_accuracy: float, layers: list[dict[str, int]]
+    plan: Plan, trial: Trial, t: int, counts: tuple[int, int, int], ann_accuracy: float, layers: list[dict[str, int]]
 ) -> dict[str, object]:
-    images, correct = cell["image_id_count"], cell["correct_sum"]
+    """counts: images, and those of them that are correct and among the top five."""
+    images, correct, top5 = counts
     low, high = wilson_interval(correct, images)
     spiking = [row for row in layers if row["layer"] != INPUT]
     spikes, observed = sum(row["spikes"] for row in spiking), max(row["images"] for row in layers)
@@ -141,7 +196,7 @@ def _row(
         "accuracy": correct / images,
         "ci_low": float(low),
         "ci_high": float(high),
-        "top5": cell["top5_sum"] / images,
+        "top5": top5 / images,
         "ann_accuracy": ann_accuracy,
         "spikes_per_image": spikes / observed,
         "firing_rate": spikes / (neurons * observed * t),

@@ -1,7 +1,9 @@
+import itertools
 import random
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -332,3 +334,15 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path):
     ):
         with pytest.raises(StorageError, match=r"file/results/.*cannot be written"):
             write()
+
+
+def test_how_a_table_is_cut_into_chunks_does_not_show_in_its_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROW_GROUP", 300_000)
+    whole = pa.table({"x": np.random.RandomState(0).randint(0, 2**62, 500_000)})  # pages of 1 MB: several a row group
+    cuts = [0, 700, 701, 290_000, 420_011, 500_000]
+    pieces = pa.concat_tables([whole[start:stop] for start, stop in itertools.pairwise(cuts)])
+    write_table(tmp_path / "whole", whole, whole.schema)
+    write_table(tmp_path / "pieces", pieces, whole.schema)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "pieces").read_bytes()
+    file = pq.ParquetFile(tmp_path / "whole").metadata
+    assert [file.row_group(i).num_rows for i in range(file.num_row_groups)] == [300_000, 200_000]

@@ -14,6 +14,8 @@ from rmpsweep.errors import StorageError
 from rmpsweep.storage import Location, write_atomic
 
 SCHEMA_VERSION = "1"
+ROW_GROUP = 2**20
+"""Rows of a file that are encoded, and can be read, without the others."""
 
 UNIT_SCHEMA = pa.schema(
     [
@@ -127,12 +129,14 @@ def read_json(path: Location) -> Any:
 
 
 def encode_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
-    """A Parquet file with these entries and the schema version in its footer; equal tables give equal bytes."""
+    """A Parquet file with these entries and the schema version in its footer; equal tables give equal bytes, however
+    they are cut into chunks."""
     sink = io.BytesIO()
     with pq.ParquetWriter(
         sink, table.schema, compression="zstd", write_page_checksum=True, store_schema=False
     ) as writer:
-        writer.write_table(table)
+        for first in range(0, table.num_rows or 1, ROW_GROUP):
+            writer.write_table(table.slice(first, ROW_GROUP).combine_chunks())
         writer.add_key_value_metadata({"rmpsweep.schema_version": SCHEMA_VERSION, **metadata})
     return sink.getvalue()
 
