@@ -44,7 +44,7 @@ def count_classes(labels: dict[str, int]) -> int:
 
 
 def class_names(folders: Iterable[str]) -> tuple[str, ...]:
-    """What people call the classes of these folders, by the labels of `class_labels`; synsets in torchvision's words."""
+    """Of the classes of these folders, by the labels of `class_labels`; of synsets what torchvision calls them."""
     ordered = sorted(set(folders))
     if not set(ordered) <= synset_labels().keys():
         return tuple(ordered)

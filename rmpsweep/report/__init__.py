@@ -6,6 +6,7 @@ page holds it to that. Reading order: ``render`` below; what the page says is ch
 for each section, ``style.css``, and ``page.js``, which draws the charts and filters.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ from rmpsweep.report.formats import FILTERS
 from rmpsweep.report.info import Fetch, Pictures, ReportInfo, no_pictures
 from rmpsweep.report.layers import layer_rows, threshold_rows
 from rmpsweep.report.thumbnails import thumbnails
-from rmpsweep.report.trials import TrialData, by_trial, coverage, estimated_energies, trial_data
+from rmpsweep.report.trials import LABELS, TrialData, by_trial, coverage, estimated_energies, trial_data
 from rmpsweep.stats import (
     CONVENTIONS,
     SETTINGS,
@@ -49,7 +50,9 @@ CLASSES_SHOWN = 30
 def needed_predictions(summary: pa.Table) -> pc.Expression:
     """Which rows of the predictions `render` reads: the ANN's, the best trials', and of every trial two T or so."""
     best = best_trials(summary)
-    steps = {decisive_time_steps(trial) for trial in best.values()} | set(_largest(by_trial(summary.to_pylist())).values())
+    steps = {decisive_time_steps(trial) for trial in best.values()} | set(
+        _largest(by_trial(summary.to_pylist())).values()
+    )
     trials = [ANN, *(trial.trial_id for trial in best.values())]
     return pc.field("trial_id").isin(trials) | pc.field("time_steps").isin(pa.array(sorted(steps), pa.int32()))
 
@@ -66,7 +69,6 @@ def render(
         info: name, ANN, provenance and failures.
         fetch: called once, for the images shown and the names of the classes.
     """
-    import vl_convert
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     predictions = predictions.filter(needed_predictions(summary))
@@ -84,7 +86,9 @@ def render(
     paired = soft_against_hard(best, predictions)
     found = rivals(chosen, rows, cells) if chosen else None
     ann_joules = {
-        name: joule for name, of in energy.items() if (joule := next((e.ann_joule for e in of.values()), None)) is not None
+        name: joule
+        for name, of in energy.items()
+        if (joule := next((e.ann_joule for e in of.values()), None)) is not None
     }
 
     def class_name(label: int) -> str:
@@ -109,6 +113,7 @@ def render(
         conventions=CONVENTIONS,
         coverage=coverage(rows, info),
         fixed={name: rows[0][name] for name in SETTINGS if name not in varying} if rows else {},
+        labels=LABELS,
         columns=[name for name in varying if name not in ("alpha", "reset")],
         time_steps=sorted({row["time_steps"] for row in rows}),
         trials=trials,
@@ -129,8 +134,15 @@ def render(
         },
         config=charts.CONFIG,
         themes=charts.THEMES,
-        library=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # its stub lacks the default
+        library=_library(),
     )
+
+
+@functools.cache
+def _library() -> str:
+    import vl_convert
+
+    return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub lacks the default
 
 
 def _largest(trials: Mapping[str, Mapping[int, Row]]) -> dict[str, int]:

@@ -70,9 +70,15 @@ THEMES: dict[str, dict[str, Any]] = {
 }
 
 
-def accuracy_axis(alt: Any, field: str, title: str = "Accuracy (%)") -> Any:
-    """Percent, not from zero."""
-    return alt.Y(f"{field}:Q", title=title).scale(zero=False, nice=True)
+def accuracy_axis(alt: Any, field: str, from_lowest: bool = False) -> Any:
+    """Percent, not from zero; from_lowest: from the parameter `lowest` on, null for all."""
+    lowest = {"domainMin": alt.ExprRef("lowest")} if from_lowest else {}
+    return alt.Y(f"{field}:Q", title="Accuracy (%)").scale(zero=False, nice=True, **lowest)
+
+
+def lowest_shown(alt: Any) -> Any:
+    """The parameter that `accuracy_axis` starts from; the page sets it."""
+    return alt.param(name="lowest", value=0)
 
 
 def time_steps_axis(alt: Any, ticks: Sequence[int], field: str = "T") -> Any:
@@ -93,7 +99,7 @@ def alpha_colour(alt: Any, alphas: Sequence[float]) -> Any:
     return (
         alt.Color("alpha:Q", title="Threshold scale α")
         .scale(domain=[domain[0], domain[-1]])
-        .legend(gradientLength=180, gradientThickness=10, format="~g")
+        .legend(gradientLength=130, gradientThickness=10, format="~g", gradientOpacity=1)
     )
 
 
@@ -104,7 +110,13 @@ def reset_colour(alt: Any) -> Any:
 
 def reset_shape(alt: Any) -> Any:
     """A circle for soft, a triangle for hard."""
-    return alt.Shape("reset:N", title="Reset", sort=RESETS).scale(domain=RESETS, range=["circle", "triangle-up"])
+    shape = alt.Shape("reset:N", title="Reset", sort=RESETS).legend(symbolOpacity=1)
+    return shape.scale(domain=RESETS, range=["circle", "triangle-up"])
+
+
+def fitting(alt: Any, pixels: int) -> Any:
+    """Opacity of numbers in cells: they are left out where cells are narrower."""
+    return alt.when(f"bandwidth('x') >= {pixels}").then(alt.value(1)).otherwise(alt.value(0))
 
 
 def faceted(alt: Any, chart: Any, panels: Iterable[str], data: Any) -> Any:

@@ -35,5 +35,7 @@ def class_chart(classes: Sequence[ClassAccuracy], names: Sequence[str]) -> Row:
     points = base.mark_point(filled=True, size=70, opacity=0.9).encode(
         x=x, color=reset_colour(alt), shape=reset_shape(alt), tooltip=tooltip
     )
-    chart = alt.layer(lines, ann.properties(name="ann"), points.properties(name="points")).properties(height=alt.Step(20))
+    chart = alt.layer(lines, ann.properties(name="ann"), points.properties(name="points")).properties(
+        height=alt.Step(20)
+    )
     return specification(chart, "Accuracy in percent by class of the best trials and the ANN, largest loss first")

@@ -92,6 +92,8 @@ def hardest_images(
 ) -> list[HardImage]:
     """The images that the ANN classifies correctly and the largest share of trials does not.
 
+    Of partial results, only images that at least half as many trials have evaluated as any other image.
+
     Args:
         largest: trial_id -> the T at which it counts.
         predictions: rows of the ANN and of the best trials count.
@@ -107,7 +109,7 @@ def hardest_images(
             at = np.searchsorted(ids, images[known])
             seen[at] += 1
             wrong[at] += ~correct[known]
-    wrong[said[ANN].prediction != said[ANN].label] = 0
+    wrong[(said[ANN].prediction != said[ANN].label) | (2 * seen < seen.max(initial=0))] = 0
     order = np.lexsort((ids, -wrong, -wrong / np.maximum(seen, 1)))[:limit]
     return [
         HardImage(

@@ -51,14 +51,16 @@ def best_chart(
         base.mark_point(filled=True, size=70, opacity=1).encode(y=y, shape=reset_shape(alt)),
         base.mark_point(filled=True, size=400, opacity=0).encode(y=y, tooltip=tooltip).properties(name="targets"),
     ).properties(height=270)  # fmt: skip
-    return specification(chart, "Accuracy in percent of the best trial of each reset against time steps T, and the ANN's")
+    return specification(
+        chart, "Accuracy in percent of the best trial of each reset against time steps T, and the ANN's"
+    )
 
 
 def paired_chart(compared: Sequence[PairedComparison]) -> Row:
     """Soft minus hard at every T, in percentage points, with 95 % intervals."""
     import altair as alt
 
-    values = [
+    values: list[Row] = [
         {
             "T": each.time_steps,
             "difference": round(each.difference_points, 3),
@@ -70,14 +72,16 @@ def paired_chart(compared: Sequence[PairedComparison]) -> Row:
     ]
     x = time_steps_axis(alt, [row["T"] for row in values])
     chart = _intervals(alt, values, x, [alt.Tooltip("T:Q", title="T")], "Soft minus hard (percentage points)")
-    return specification(chart, "Accuracy of the best soft trial minus that of the best hard trial, against time steps T")
+    return specification(
+        chart, "Accuracy of the best soft trial minus that of the best hard trial, against time steps T"
+    )
 
 
 def rivals_chart(found: Rivals) -> Row:
     """Every α minus the most accurate one at one T, in percentage points, with 95 % intervals."""
     import altair as alt
 
-    values = [
+    values: list[Row] = [
         {
             "alpha": found.alphas[each.name],
             "difference": round(each.difference_points, 3),

@@ -29,7 +29,7 @@ def _three_digits(number: float) -> str:
 
 
 def _signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", "−")
+    return "0.00" if abs(points) < 0.005 else f"{points:+.2f}".replace("-", "−")
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
-from rmpsweep.report.charts import Row, faceted, reset_colour, reset_shape, specification
+from rmpsweep.report.charts import Row, faceted, fitting, reset_colour, reset_shape, specification
 from rmpsweep.stats import RESETS
+
+LAYER_HEIGHT = 21
+"""Pixels."""
 
 
 def rate_chart(activity: Sequence[Row]) -> Row:
@@ -18,7 +21,7 @@ def rate_chart(activity: Sequence[Row]) -> Row:
     layers = list(dict.fromkeys(row["layer"] for row in activity))
     largest = max(row["firing_rate"] for row in activity)
     base = alt.Chart().encode(
-        x=alt.X("time_steps:O", title="Time steps T").axis(labelAngle=0),
+        x=alt.X("time_steps:O", title="Time steps T").axis(labelAngle=0, labelOverlap="greedy"),
         y=alt.Y("layer:N", title="Layer", sort=layers),
         tooltip=[
             alt.Tooltip("layer:N", title="layer"),
@@ -29,15 +32,16 @@ def rate_chart(activity: Sequence[Row]) -> Row:
     cells = base.mark_rect().encode(
         color=alt.Color("firing_rate:Q", title="Firing rate (spikes per neuron per step)")
         .scale(domain=[0, largest])
-        .legend(gradientLength=180, gradientThickness=10, titleLimit=0)
+        .legend(gradientLength=130, gradientThickness=10, titleLimit=0)
     )
     numbers = base.mark_text(fontSize=10).encode(
         text=alt.Text("firing_rate:Q", format=".3f"),
         color=alt.when(alt.datum.firing_rate > largest / 2).then(alt.value("#ffffff")).otherwise(alt.value("#12303f")),
+        opacity=fitting(alt, 32),
     )
     chart = alt.layer(cells.properties(name="cells"), numbers.properties(name="numbers"))
     panels = [row["panel"] for row in activity]
-    chart = faceted(alt, chart.properties(height=alt.Step(20)), panels, alt.InlineData(values=list(activity)))
+    chart = faceted(alt, chart.properties(height=alt.Step(LAYER_HEIGHT)), panels, alt.InlineData(values=list(activity)))
     return specification(chart, "Firing rate by layer and time steps")
 
 
@@ -50,14 +54,17 @@ def profile_chart(activity: Sequence[Row]) -> Row:
     import altair as alt
 
     layers = list(dict.fromkeys(row["layer"] for row in activity))
-    base = alt.Chart(alt.InlineData(values=list(activity))).encode(
-        x=alt.X("layer:N", title="Layer, in forward order", sort=layers).axis(labelAngle=-45, labelOverlap="greedy"),
-        y=alt.Y("firing_rate:Q", title="Firing rate (spikes per neuron per step)"),
+    values = [row | {"depth": layers.index(row["layer"])} for row in activity]
+    base = alt.Chart(alt.InlineData(values=values)).encode(
+        x=alt.X("firing_rate:Q", title="Firing rate (spikes per neuron per step)").axis(tickCount=6),
+        y=alt.Y("layer:N", title="Layer", sort=layers),
         color=reset_colour(alt),
+        order="depth:Q",
         tooltip=["layer:N", "reset:N", alt.Tooltip("firing_rate:Q", title="firing rate", format=".4f")],
     )
     points = base.mark_point(filled=True, size=60, opacity=1).encode(shape=reset_shape(alt))
-    chart = alt.layer(base.mark_line(strokeWidth=2), points.properties(name="points")).properties(height=240)
+    chart = alt.layer(base.mark_line(strokeWidth=2), points.properties(name="points"))
+    chart = chart.properties(height=alt.Step(LAYER_HEIGHT))
     return specification(chart, "Firing rate of each layer of the best trials")
 
 
@@ -80,7 +87,7 @@ def synops_chart(activity: Sequence[Row]) -> Row:
             color=reset_colour(alt),
             tooltip=["layer:N", "reset:N", alt.Tooltip("synops_per_image:Q", title="synops per image", format=".4s")],
         )
-        .properties(height=alt.Step(11))
+        .properties(height=LAYER_HEIGHT * len(layers))
     )
     return specification(chart, "Synaptic operations per image by layer")
 
@@ -105,7 +112,7 @@ def threshold_chart(thresholds: Sequence[Row]) -> Row:
     bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(y=alt.Y("low:Q", title=title).scale(scale), y2="high:Q")
     points = base.mark_point(filled=True, size=50, opacity=1).encode(
         y=alt.Y("middle:Q", title=title).scale(scale),
-        shape=alt.Shape("rule:N", title="Rule", sort=rules),
+        shape=alt.Shape("rule:N", sort=rules, legend=None),
         tooltip=["rule:N", "layer:N", *(alt.Tooltip(f"{f}:Q", title=t, format=".4g") for f, t in _RANGE.items())],
     )
     chart = alt.layer(bars.properties(name="ranges"), points.properties(name="points")).properties(height=260)

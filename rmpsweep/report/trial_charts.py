@@ -13,6 +13,8 @@ from rmpsweep.report.charts import (
     accuracy_axis,
     alpha_colour,
     faceted,
+    fitting,
+    lowest_shown,
     reset_shape,
     specification,
     time_steps_axis,
@@ -21,17 +23,18 @@ from rmpsweep.report.trials import TrialData
 from rmpsweep.stats import CONVENTIONS
 
 MEASURES = {
-    "T": "Time steps T (log scale)",
-    "synops": "Synaptic operations per image (log scale)",
-    **{name: f"Energy per image (J, log scale), {each.label}" for name, each in CONVENTIONS.items()},
+    "T": ["Time steps T (log scale)"],
+    "synops": ["Synaptic operations per image (log scale)"],
+    **{name: ["Energy per image (J, log scale)", each.label] for name, each in CONVENTIONS.items()},
 }
-"""Columns of the points that cost something, and their axes."""
+"""Columns of the points that cost something, and the lines of their axes' titles."""
 
 
 def accuracy_chart(data: TrialData, ann_percent: float) -> Row:
     """Accuracy against T: one panel per reset and rule, one line per trial, the ANN as a dashed rule.
 
-    Pointing at a line shows its 95 % interval at every T; the parameter `intervals` shows those of all lines.
+    Pointing at a line shows its 95 % interval at every T; the parameter `intervals` shows those of all lines, and
+    `lowest` is where the axis begins.
     """
     import altair as alt
 
@@ -39,16 +42,16 @@ def accuracy_chart(data: TrialData, ann_percent: float) -> Row:
     intervals = alt.param(name="intervals", value=False)
     base = alt.Chart().encode(
         x=time_steps_axis(alt, sorted(set(data.points["T"]))),
-        y=accuracy_axis(alt, "accuracy"),
+        y=accuracy_axis(alt, "accuracy", from_lowest=True),
         color=alpha_colour(alt, data.trials["alpha"]),
         detail="trial:N",
     )
-    bands = base.mark_area().encode(
-        y=accuracy_axis(alt, "low"),
+    bands = base.mark_area(clip=True).encode(
+        y=accuracy_axis(alt, "low", from_lowest=True),
         y2="high:Q",
         opacity=alt.when(pointed).then(alt.value(0.25)).when("intervals").then(alt.value(0.12)).otherwise(alt.value(0)),
     )
-    lines = base.mark_line().encode(
+    lines = base.mark_line(clip=True).encode(
         strokeWidth=alt.when(pointed)
         .then(alt.value(3.5))
         .when(alt.datum.best)
@@ -56,17 +59,19 @@ def accuracy_chart(data: TrialData, ann_percent: float) -> Row:
         .otherwise(alt.value(1.4)),
     )
     # Invisible and large instead of `nearest`, whose tooltips lose nominal fields (vega/altair#3926).
-    targets = base.mark_point(filled=True, size=400, opacity=0).encode(tooltip=_tooltip(alt, data))
+    targets = base.mark_point(clip=True, filled=True, size=400, opacity=0).encode(tooltip=_tooltip(alt, data))
     chart = alt.layer(
         bands.properties(name="bands"),
         *_ann_rule(alt, ann_percent),
         lines.properties(name="lines"),
-        base.mark_point(filled=True, size=30, opacity=1).properties(name="marks"),
+        base.mark_point(clip=True, filled=True, size=30, opacity=1).properties(name="marks"),
         targets.add_params(pointed).properties(name="targets"),
     ).properties(height=290)
-    chart = faceted(alt, chart, data.trials["panel"], alt.NamedData(POINTS)).add_params(intervals)
+    chart = faceted(alt, chart, data.panels, alt.NamedData(POINTS)).add_params(intervals, lowest_shown(alt))
     chart = _with_texts(chart, ann_percent)
-    return specification(chart, "Accuracy in percent against time steps T, one line per trial, the ANN as a dashed line")
+    return specification(
+        chart, "Accuracy in percent against time steps T, one line per trial, the ANN as a dashed line"
+    )
 
 
 def heat_map(data: TrialData) -> Row:
@@ -80,7 +85,7 @@ def heat_map(data: TrialData) -> Row:
             mean="mean(accuracy)", low="min(low)", high="max(high)", trials="count()", groupby=["panel", "alpha", "T"]
         )
         .encode(
-            x=alt.X("T:O", title="Time steps T").axis(labelAngle=0),
+            x=alt.X("T:O", title="Time steps T").axis(labelAngle=0, labelOverlap="greedy"),
             y=alt.Y("alpha:O", title="Threshold scale α", sort="descending"),
             tooltip=[
                 alt.Tooltip("mean:Q", title="accuracy (%)", format=".2f"),
@@ -98,10 +103,13 @@ def heat_map(data: TrialData) -> Row:
         color=alt.when(f"datum.mean > {low + 0.55 * (high - low):.4g}")
         .then(alt.value("#0b1a20"))
         .otherwise(alt.value("#ffffff")),
+        opacity=fitting(alt, 26),
     )
-    cells = base.mark_rect().encode(color=colour.legend(gradientLength=180, gradientThickness=10))
-    chart = alt.layer(cells.properties(name="cells"), numbers.properties(name="numbers")).properties(height=alt.Step(22))
-    chart = faceted(alt, chart, data.trials["panel"], alt.NamedData(POINTS))
+    cells = base.mark_rect().encode(color=colour.legend(gradientLength=130, gradientThickness=10))
+    chart = alt.layer(cells.properties(name="cells"), numbers.properties(name="numbers")).properties(
+        height=alt.Step(22)
+    )
+    chart = faceted(alt, chart, data.panels, alt.NamedData(POINTS))
     return specification(chart, "Accuracy in percent by threshold scale alpha and time steps T")
 
 
@@ -122,8 +130,8 @@ def _cost_chart(data: TrialData, measure: str, ann_percent: float, ann_joule: fl
     else:
         unit = "" if measure == "synops" else " + 'J'"
         x = alt.X(f"{measure}:Q", title=MEASURES[measure]).scale(type="log", nice=False, padding=10)
-        x = x.axis(labelExpr=f"format(datum.value, '~s'){unit}", labelOverlap="greedy", tickCount=5)
-    y = accuracy_axis(alt, "accuracy")
+        x = x.axis(labelExpr=f"format(datum.value, '~s'){unit}", labelOverlap="greedy", labelSeparation=8, tickCount=5)
+    y = accuracy_axis(alt, "accuracy", from_lowest=True)
     base = alt.Chart().encode(x=x, y=y)
     # On the front is what is more accurate than all that costs less; of equal points one is drawn.
     order = {"sort": [alt.SortField(measure), alt.SortField("accuracy", order="descending")]}
@@ -135,15 +143,15 @@ def _cost_chart(data: TrialData, measure: str, ann_percent: float, ann_joule: fl
     colour = alpha_colour(alt, data.trials["alpha"])
     marks = {"shape": reset_shape(alt), "color": colour}
     layers = [
-        base.mark_point(filled=True, size=34, opacity=0.4).encode(**marks).properties(name="others"),
-        front.mark_line(interpolate="step-after", color="currentColor", opacity=0.55, strokeWidth=1.3).properties(
-            name="front"
-        ),
-        front.mark_point(filled=True, size=80, opacity=1, stroke="currentColor", strokeWidth=0.8)
+        base.mark_point(clip=True, filled=True, size=34, opacity=0.4).encode(**marks).properties(name="others"),
+        front.mark_line(
+            clip=True, interpolate="step-after", color="currentColor", opacity=0.55, strokeWidth=1.3
+        ).properties(name="front"),
+        front.mark_point(clip=True, filled=True, size=80, opacity=1, stroke="currentColor", strokeWidth=0.8)
         .encode(**marks)
         .properties(name="best"),
         *_ann_rule(alt, ann_percent),
-        base.mark_point(filled=True, size=200, opacity=0)
+        base.mark_point(clip=True, filled=True, size=200, opacity=0)
         .encode(tooltip=_tooltip(alt, data))
         .properties(name="targets"),
     ]
@@ -154,14 +162,17 @@ def _cost_chart(data: TrialData, measure: str, ann_percent: float, ann_joule: fl
             alt.Tooltip(f"{measure}:Q", title="energy (J), estimate", format=".3s"),
         ]
         layers.append(
-            ann.mark_point(shape="diamond", size=130, strokeWidth=2, color="currentColor", filled=False, opacity=1)
+            ann.mark_point(
+                clip=True, shape="diamond", size=130, strokeWidth=2, color="currentColor", filled=False, opacity=1
+            )
             .encode(x=x, y=y, tooltip=tooltip)
             .properties(name="ann_energy")
         )
     chart = alt.layer(*layers, data=alt.NamedData(POINTS)).properties(height=260)
+    chart = chart.add_params(lowest_shown(alt))
     if measure != "T":
         chart = chart.transform_filter(f"datum.{measure} > 0")
-    return specification(_with_texts(chart, ann_percent), f"Accuracy in percent against {MEASURES[measure]}")
+    return specification(_with_texts(chart, ann_percent), f"Accuracy in percent against {', '.join(MEASURES[measure])}")
 
 
 def _ann_rule(alt: Any, ann_percent: float) -> list[Any]:

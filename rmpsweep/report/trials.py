@@ -38,12 +38,14 @@ class Filter:
 class TrialData:
     """The points of the charts, kept once for all of them: columns of equal length.
 
-    trials: trial, panel, reset, alpha, best and the settings that vary; points: number (row of `trials`), T, images,
-    accuracy, low and high in percent, synops and estimated joules per image by convention; keys: setting of a filter
-    -> for each trial the place of its value in `Filter.values`.
+    trials: trial, panel, reset, alpha, best and the settings that vary; panels: in the order drawn, the resets of a rule
+    side by side; points: number (row of `trials`), T, images, accuracy, low and high in percent, synops and estimated
+    joules per image by convention; keys: setting of a filter -> for each trial the place of its value in
+    `Filter.values`.
     """
 
     trials: Columns
+    panels: tuple[str, ...]
     points: Columns
     filters: tuple[Filter, ...]
     keys: Columns
@@ -93,11 +95,14 @@ def trial_data(
     varying = varying_settings(firsts)
     of_panel = [name for name in varying if name not in ("alpha", "reset", "seed")]
     chosen = {trial.trial_id for trial in best.values()}
+    panels = [(tuple(_text(row[name]) for name in of_panel), RESETS.index(row["reset"])) for row in firsts]
+
+    def panel(settings: tuple[str, ...], reset: int) -> str:
+        return " · ".join([f"{RESETS[reset].capitalize()} reset", *settings])
+
     columns: Columns = {
         "trial": list(trials),
-        "panel": [
-            " · ".join([f"{row['reset'].capitalize()} reset", *(f"{row[name]}" for name in of_panel)]) for row in firsts
-        ],
+        "panel": [panel(*each) for each in panels],
         "best": [trial in chosen for trial in trials],
         **{name: [row[name] for row in firsts] for name in dict.fromkeys(["reset", "alpha", *varying])},
     }
@@ -115,7 +120,7 @@ def trial_data(
     }
     for name, of in energy.items():
         points[name] = [_rounded(of[row["trial_id"], row["time_steps"]].snn_joule) for _, row in rows]
-    return TrialData(columns, points, filters, keys)
+    return TrialData(columns, tuple(panel(*each) for each in sorted(set(panels))), points, filters, keys)
 
 
 def _filter(setting: str, values: Sequence[Any]) -> Filter:

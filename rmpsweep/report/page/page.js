@@ -1,4 +1,4 @@
-const { name, charts, config, themes, trials, points, keys } = JSON.parse(document.getElementById("data").textContent);
+const { name, ann, charts, config, themes, trials, points, keys } = JSON.parse(document.getElementById("data").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const form = document.getElementById("filters");
 const NARROWEST_PANEL = 300;
@@ -25,6 +25,13 @@ function rowsOf(shown) {
   ]));
 }
 
+/** Where axes of accuracy begin, in percent: so many points below the ANN, or below everything shown. */
+function lowest(rows) {
+  const least = Math.min(...rows.map((row) => row.low));
+  const below = Number(document.getElementById("below-ann").value);
+  return Math.max(0, Math.floor(below ? Math.max(ann - below, least) : least));
+}
+
 function isOfTrials(spec) {
   return spec.data?.name === "points";
 }
@@ -38,15 +45,16 @@ async function draw(id, rows, printed) {
   let spec = charts[id];
   if (isOfTrials(spec)) {
     const intervals = document.getElementById("intervals")?.checked ?? false;
-    const params = spec.params?.map((each) => (each.name === "intervals" ? { ...each, value: intervals } : each));
+    const values = { intervals, lowest: lowest(rows) };
+    const params = spec.params?.map((each) => (each.name in values ? { ...each, value: values[each.name] } : each));
     spec = { ...spec, datasets: { points: rows }, ...(params && { params }) };
   }
-  const half = element.closest(".grid") ? 0.47 : 1;
+  const half = element.closest(".grid:not(:has(table))") ? 0.47 : 1; // as style.css prints it
   const width = printed ? PRINTED_WIDTH * half : element.clientWidth;
   const most = Math.min(spec.columns ?? 1, spec.facet && isOfTrials(spec) ? new Set(rows.map((row) => row.panel)).size || 1 : 9);
   const columns = Math.max(1, Math.min(most, Math.floor(width / NARROWEST_PANEL)));
   const theme = dark.matches && !printed ? "dark" : "light";
-  const legend = { ...config.legend, columns: Math.max(2, Math.floor(width / 90)) };
+  const legend = { ...config.legend, columns: Math.max(2, Math.floor(width / 75)) };
   const options = {
     mode: "vega-lite", renderer: "svg", config: { ...config, legend, range: themes[theme] }, tooltip: { theme },
     actions: { export: true, source: false, compiled: false, editor: false }, downloadFileName: `${name}-${id}`,
@@ -79,7 +87,13 @@ function soon(change) {
   timer = setTimeout(change, 120);
 }
 addEventListener("resize", () => soon(() => { if (innerWidth !== drawnWidth) { drawnWidth = innerWidth; drawAll(); } }));
-addEventListener("beforeprint", () => drawAll({ printed: true }));
+addEventListener("beforeprint", () => {
+  for (const table of document.querySelectorAll(".scroll table")) {
+    const fitting = parseFloat(getComputedStyle(table).fontSize) * PRINTED_WIDTH / table.offsetWidth;
+    table.style.setProperty("--printed-size", `${Math.min(fitting, 10)}px`);
+  }
+  drawAll({ printed: true });
+});
 addEventListener("afterprint", () => drawAll());
 dark.addEventListener("change", () => drawAll());
 form?.addEventListener("change", () => soon(() => drawAll({ all: false })));
