@@ -197,7 +197,9 @@ def test_only_the_row_groups_of_the_trials_asked_for_are_decoded(results, tmp_pa
     content = bytearray(path.read_bytes())
     content[column.data_page_offset + column.total_compressed_size // 2] ^= 1  # of the first trial
     path.write_bytes(content)
-    assert read_table(path, PREDICTIONS_SCHEMA, [last]) == whole.filter(pc.field("trial_id") == last)
+    assert read_table(path, PREDICTIONS_SCHEMA, pc.field("trial_id").isin([last])) == whole.filter(
+        pc.field("trial_id") == last
+    )
     with pytest.raises(OSError, match="CRC"):
         tables.decode_parquet(path.read_bytes())
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow.compute as pc
 import typer
 
 from rmpsweep import pipeline
@@ -74,7 +75,7 @@ def _side(argument: str) -> Side:
         trials = {f"{argument} {reset}": best.trial_id for reset, best in best_trials(summary).items()}
         if not trials:
             raise ResultsError(f"{layout.root}: its tables hold no trial; launch the sweep, then compare")
-    wanted = [*trials.values(), ANN]
+    wanted = pc.field("trial_id").isin([*trials.values(), ANN])
     return Side(
         data=plan.facts.data,
         trials=trials,

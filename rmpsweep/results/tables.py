@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import dataset
 
 from rmpsweep.errors import StorageError
 from rmpsweep.storage import Location, write_atomic
@@ -54,14 +55,16 @@ def write_table(path: Location, table: pa.Table, schema: pa.Schema) -> None:
         write_atomic(path, content)
 
 
-def read_table(path: Location, schema: pa.Schema, trial_ids: Sequence[str] | None = None) -> pa.Table:
-    """Read a result table, or only the rows of some trials, and check its version.
+def read_table(path: Location, schema: pa.Schema, rows: pc.Expression | None = None) -> pa.Table:
+    """Read a result table and check its version.
 
+    Args:
+        rows: which ones; all without. The others are dropped row group by row group.
     Raises:
         StorageError: missing, unreadable, or of another schema version.
     """
     try:
-        metadata, table = decode_parquet(path.read_bytes(), trial_ids)
+        metadata, table = decode_parquet(path.read_bytes(), rows)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise StorageError(f"{path}: cannot be read: {error}; make it again with rmpsweep merge") from error
     version = metadata.get("rmpsweep.schema_version")
@@ -142,20 +145,16 @@ def encode_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
     return sink.getvalue()
 
 
-def decode_parquet(content: bytes, trial_ids: Sequence[str] | None = None) -> tuple[dict[str, str], pa.Table]:
-    """Footer metadata and rows; of some trials: only the row groups they can lie in are decoded.
+def decode_parquet(content: bytes, rows: pc.Expression | None = None) -> tuple[dict[str, str], pa.Table]:
+    """Footer metadata and rows; of those asked for, only the row groups that can hold any are decoded.
 
     Raises:
         ArrowException, OSError or ValueError: a page or the footer is damaged.
     """
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     metadata = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
-    if trial_ids is None:
-        table = file.read()
-    else:
-        column = file.schema_arrow.names.index("trial_id")
-        spans = [file.metadata.row_group(i).column(column).statistics for i in range(file.num_row_groups)]
-        groups = [i for i, span in enumerate(spans) if any(span.min <= trial <= span.max for trial in trial_ids)]
-        table = file.read_row_groups(groups)
-        table = table.filter(pc.is_in(table["trial_id"], pa.array(trial_ids, pa.string())))
-    return metadata, table.replace_schema_metadata(None)
+    if rows is None:
+        return metadata, file.read().replace_schema_metadata(None)
+    fragment = dataset.ParquetFileFormat().make_fragment(pa.BufferReader(content))
+    groups = (file.read_row_group(group.id).filter(rows) for group in fragment.subset(rows).row_groups)
+    return metadata, pa.concat_tables([file.schema_arrow.empty_table(), *groups]).replace_schema_metadata(None)
