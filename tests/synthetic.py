@@ -24,7 +24,8 @@ SWEEP = """
 name: {name}
 network: {{name: resnet20, weights: none.safetensors}}
 data: {{source: cifar10, path: nowhere, shard_size: {shard_size}}}
-grid: {{alpha: {{start: 0.5, stop: 1.2, num: {alphas}}}, reset: [soft, hard], threshold: {rules}}}
+grid:
+  {{alpha: {{start: 0.5, stop: 1.2, num: {alphas}}}, reset: [soft, hard], threshold: {rules}, encoding: {encodings}}}
 time_steps: {time_steps}
 """
 
@@ -37,6 +38,7 @@ class Synthetic:
     name: str = "synthetic"
     alphas: int = 3
     rules: tuple[str, ...] = ("vin_max",)
+    encodings: tuple[str, ...] = ("constant",)
     time_steps: tuple[int, ...] = (4, 8, 16, 32)
     images: int = 60
     limit: int | None = None
@@ -49,6 +51,7 @@ class Synthetic:
         """The plan, without anything on disk."""
         text = SWEEP.format(
             name=self.name, shard_size=self.shard_size, alphas=self.alphas, rules=list(self.rules),
+            encodings=list(self.encodings),
             time_steps=list(self.time_steps),
         )  # fmt: skip
         sweep = parse_sweep(text, self.name)
@@ -90,8 +93,10 @@ class Synthetic:
         """Of each layer and the input."""
         return {"input": 3072, **{f"conv{i}": 4096 >> (i % 4) for i in range(self.layers)}}
 
-    def counts(self, trial_number: int, layer_number: int, t: int) -> tuple[int, int, int]:
-        """Spikes, synops and saturated neurons of one image."""
+    def counts(self, trial_number: int | None, layer_number: int, t: int) -> tuple[int, int, int]:
+        """Spikes, synops and saturated neurons of one image; None is the ANN."""
+        if trial_number is None:
+            return 0, 10_000 + layer_number, 0
         spikes = t * (100 + trial_number + 10 * layer_number)
         return spikes, 9 * spikes, layer_number
 
@@ -118,8 +123,8 @@ class Synthetic:
         return tuple(
             LayerActivity(
                 trial, layer, neurons, steps,
-                *zip(*([images * n for n in self.counts(numbers[trial], number, t)] for t in steps), strict=True),
+                *zip(*([images * n for n in self.counts(numbers.get(trial), number, t)] for t in steps), strict=True),
             )
-            for trial, steps in unit.work if trial != ANN
+            for trial, steps in unit.work
             for number, (layer, neurons) in enumerate(self.neurons().items())
         )  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from chrome import chrome
 from conftest import rmpsweep, run_here
 from scipy.stats import binomtest, fisher_exact
 from synthetic import Synthetic
@@ -217,3 +218,34 @@ def test_comparing_loads_neither_torch_nor_ray_nor_mlflow(results):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=root)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["differences"]) == 8
+
+
+def test_the_page_draws_every_trial_and_difference_quietly_and_shows_intervals(compare, tmp_path):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    path = tmp_path / "page.html"
+    found = compare("a", "b", "other", "--page", path)
+    assert path.stat().st_size < 1_500_000
+    with chrome(tmp_path / "profile", 1200, 900) as browser:
+        browser.get(path.as_uri())
+        wait = WebDriverWait(browser, 30)
+        wait.until(lambda b: b.execute_script("return document.documentElement.dataset.charts") == "drawn")
+        assert len(browser.find_elements(By.CSS_SELECTOR, "#accuracy-chart .mark-line path")) == 6
+        points = browser.find_elements(By.CSS_SELECTOR, "#difference-chart [aria-roledescription=point]")
+        assert len(points) == 2 * len(found["differences"]) == 32  # marks, and what is pointed at
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", points[-1])
+        ActionChains(browser).move_to_element(points[-1]).perform()
+        tooltip = wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible"))[0].text
+        last = found["differences"][-1]
+        assert f"difference (points) {last['difference_points']:+.2f}".replace("-", "−") in tooltip
+        text = browser.find_element(By.TAG_NAME, "body").text
+        for each in found["differences"]:
+            assert (
+                f"{100 * each['accuracy']:.2f}\N{NO-BREAK SPACE}%" in text or f"{100 * each['accuracy']:.2f} %" in text
+            )
+        assert "estimate: 4.6 pJ per MAC" in text
+        assert "other soft and a soft have other data" in text
+        assert browser.get_log("browser") == []
+        assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
