@@ -36,7 +36,7 @@ def accuracy_chart(found: Comparison) -> Row:
     """Accuracy of every trial against T with its 95 % interval."""
     import altair as alt
 
-    rows = [
+    rows: list[Row] = [
         {
             "trial": trial.name,
             "T": each.time_steps,
@@ -69,7 +69,7 @@ def difference_chart(differences: Sequence[Difference]) -> Row:
     """Every trial minus its baseline at every T, a panel for each; filled where Holm's p is below 0.05."""
     import altair as alt
 
-    rows = [
+    rows: list[Row] = [
         {
             "panel": f"{each.name} minus {each.baseline}",
             "T": each.time_steps,
