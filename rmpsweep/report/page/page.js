@@ -46,6 +46,10 @@ function sized(spec, columns, width, shrink) {
 async function draw(id, rows, printed) {
   const element = document.getElementById(id);
   let spec = charts[id];
+  if (isOfTrials(spec) && rows.length === 0) {
+    element.replaceChildren("No trial is chosen.");
+    return;
+  }
   if (isOfTrials(spec)) {
     const intervals = document.getElementById("intervals")?.checked ?? false;
     const values = { intervals, lowest: lowest(rows) };
@@ -70,7 +74,7 @@ async function draw(id, rows, printed) {
   await embed();
   // Axis labels take what they need: give the panels exactly the rest.
   const over = (element.querySelector("svg").getAttribute("width") - width) / columns;
-  if (rows.length > 0 && (over > 0 || over < -8)) {
+  if (over > 0 || over < -8) {
     margins[key] = (margins[key] ?? SPACE_OF_AXES) + over;
     await embed();
   }
