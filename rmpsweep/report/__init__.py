@@ -47,11 +47,10 @@ CLASSES_SHOWN = 30
 
 
 def needed_predictions(summary: pa.Table) -> pc.Expression:
-    """Which rows of the predictions `render` reads: the ANN's, the best trials', and of every trial two T or so."""
+    """Which rows of the predictions `render` reads: the ANN's, the best trials', and of every trial one T or two."""
     best = best_trials(summary)
-    steps = {decisive_time_steps(trial) for trial in best.values()} | set(
-        _largest(by_trial(summary.to_pylist())).values()
-    )
+    chosen = overall_best(best)
+    steps = {*_largest(by_trial(summary.to_pylist())).values(), *([decisive_time_steps(chosen)] if chosen else [])}
     trials = [ANN, *(trial.trial_id for trial in best.values())]
     return pc.field("trial_id").isin(trials) | pc.field("time_steps").isin(pa.array(sorted(steps), pa.int32()))
 

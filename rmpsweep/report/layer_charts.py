@@ -105,7 +105,7 @@ def threshold_chart(thresholds: Sequence[Row]) -> Row:
     base = alt.Chart(alt.InlineData(values=list(thresholds))).encode(
         x=alt.X("layer:N", title="Layer, in forward order", sort=layers).axis(labelAngle=-45, labelOverlap="greedy"),
         xOffset=alt.XOffset("rule:N", sort=rules),
-        color=alt.Color("rule:N", title="Rule", sort=rules).legend(labelLimit=0, symbolOpacity=1),
+        color=alt.Color("rule:N", title="Rule", sort=rules).legend(labelLimit=0, symbolOpacity=1, columns=3),
     )
     scale = alt.Scale(type="log")
     title = "Threshold θ (input current, log scale)"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rmpsweep.report.charts import (
+    ALPHA,
     POINTS,
     Row,
     accuracy_axis,
@@ -86,7 +87,7 @@ def heat_map(data: TrialData) -> Row:
         )
         .encode(
             x=alt.X("T:O", title="Time steps T").axis(labelAngle=0, labelOverlap="greedy"),
-            y=alt.Y("alpha:O", title="Threshold scale α", sort="descending"),
+            y=alt.Y("alpha:O", title="Threshold scale α", sort="descending").axis(format=ALPHA, labelOverlap="greedy"),
             tooltip=[
                 alt.Tooltip("mean:Q", title="accuracy (%)", format=".2f"),
                 alt.Tooltip("low:Q", title="95 % interval from (%)", format=".2f"),
@@ -140,7 +141,7 @@ def _cost_chart(data: TrialData, measure: str, ann_percent: float, ann_joule: fl
         .transform_window(**order, before="lag(so_far)")
         .transform_filter("datum.before === null || datum.accuracy > datum.before")
     )  # fmt: skip
-    colour = alpha_colour(alt, data.trials["alpha"])
+    colour = alpha_colour(alt, data.trials["alpha"], narrow=True)
     marks = {"shape": reset_shape(alt), "color": colour}
     layers = [
         base.mark_point(clip=True, filled=True, size=34, opacity=0.4).encode(**marks).properties(name="others"),

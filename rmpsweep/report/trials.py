@@ -38,9 +38,9 @@ class Filter:
 class TrialData:
     """The points of the charts, kept once for all of them: columns of equal length.
 
-    trials: trial, panel, reset, alpha, best and the settings that vary; panels: in the order drawn, the resets of a rule
-    side by side; points: number (row of `trials`), T, images, accuracy, low and high in percent, synops and estimated
-    joules per image by convention; keys: setting of a filter -> for each trial the place of its value in
+    trials: trial, panel, reset, alpha, best and the settings that vary; panels: in the order drawn, the resets of a
+    rule side by side; points: number (row of `trials`), T, images, accuracy, low and high in percent, synops and
+    estimated joules per image by convention; keys: setting of a filter -> for each trial the place of its value in
     `Filter.values`.
     """
 
@@ -107,7 +107,7 @@ def trial_data(
         **{name: [row[name] for row in firsts] for name in dict.fromkeys(["reset", "alpha", *varying])},
     }
     filters = tuple(_filter(name, columns[name]) for name in sorted(varying, key=_order))
-    keys = {each.setting: [each.values.index(_text(value)) for value in columns[each.setting]] for each in filters}
+    keys = {each.setting: _places(each.setting, columns[each.setting]) for each in filters}
     rows = [(number, row) for number, trial in enumerate(trials.values()) for row in trial.values()]
     points: Columns = {
         "number": [number for number, _ in rows],
@@ -124,8 +124,16 @@ def trial_data(
 
 
 def _filter(setting: str, values: Sequence[Any]) -> Filter:
-    ordered = [v for v in RESETS if v in values] if setting == "reset" else sorted(set(values))
-    return Filter(setting, LABELS.get(setting, setting), tuple(map(_text, ordered)))
+    return Filter(setting, LABELS.get(setting, setting), tuple(map(_text, _ordered(setting, values))))
+
+
+def _places(setting: str, values: Sequence[Any]) -> list[int]:
+    ordered = _ordered(setting, values)
+    return [ordered.index(value) for value in values]
+
+
+def _ordered(setting: str, values: Sequence[Any]) -> list[Any]:
+    return [v for v in RESETS if v in values] if setting == "reset" else sorted(set(values))
 
 
 def _order(setting: str) -> tuple[int, str]:
@@ -134,7 +142,7 @@ def _order(setting: str) -> tuple[int, str]:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _percent(fraction: float) -> float:

@@ -3,6 +3,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const form = document.getElementById("filters");
 const NARROWEST_PANEL = 300;
 const PRINTED_WIDTH = 680; // A4 without its margins, in CSS pixels
+const PRINTED_HEIGHT = 850; // leaves room for a heading and a caption
 const SPACE_OF_AXES = 60;
 const margins = {}; // chart and columns -> what axes and gaps take of a panel's share of the width
 
@@ -36,13 +37,19 @@ function isOfTrials(spec) {
   return spec.data?.name === "points";
 }
 
-function sized(spec, columns, panelWidth) {
-  return spec.facet ? { ...spec, columns, spec: { ...spec.spec, width: panelWidth } } : { ...spec, width: panelWidth };
+function sized(spec, columns, width, shrink) {
+  const { height } = spec.spec ?? spec;
+  const size = { width, height: height.step ? { step: height.step * shrink } : height * shrink };
+  return spec.facet ? { ...spec, columns, spec: { ...spec.spec, ...size } } : { ...spec, ...size };
 }
 
 async function draw(id, rows, printed) {
   const element = document.getElementById(id);
   let spec = charts[id];
+  if (isOfTrials(spec) && rows.length === 0) {
+    element.replaceChildren("No trial is chosen.");
+    return;
+  }
   if (isOfTrials(spec)) {
     const intervals = document.getElementById("intervals")?.checked ?? false;
     const values = { intervals, lowest: lowest(rows) };
@@ -60,14 +67,19 @@ async function draw(id, rows, printed) {
     actions: { export: true, source: false, compiled: false, editor: false }, downloadFileName: `${name}-${id}`,
   };
   const key = `${id} ${columns}`;
-  const embed = () => vegaEmbed(element, sized(spec, columns, Math.floor(width / columns - (margins[key] ?? SPACE_OF_AXES))), options);
+  const embed = (shrink = 1) => {
+    const panelWidth = Math.floor(width / columns - (margins[key] ?? SPACE_OF_AXES));
+    return vegaEmbed(element, sized(spec, columns, panelWidth, shrink), options);
+  };
   await embed();
   // Axis labels take what they need: give the panels exactly the rest.
   const over = (element.querySelector("svg").getAttribute("width") - width) / columns;
-  if (rows.length > 0 && (over > 0 || over < -8)) {
+  if (over > 0 || over < -8) {
     margins[key] = (margins[key] ?? SPACE_OF_AXES) + over;
     await embed();
   }
+  const height = element.querySelector("svg").getAttribute("height");
+  if (printed && height > PRINTED_HEIGHT) await embed(0.92 * PRINTED_HEIGHT / height);
 }
 
 async function drawAll({ printed = false, all = true } = {}) {
