@@ -2,11 +2,13 @@
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from rmpsweep import baseline, environment
@@ -14,6 +16,7 @@ from rmpsweep import results as files
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.errors import ResultsError
 from rmpsweep.merge import Tables, merge
+from rmpsweep.pictures import fetch_pictures
 from rmpsweep.pipeline import (
     Prepared,
     Progress,
@@ -163,11 +166,13 @@ def calibration_rows(prepared: Prepared, thresholds: Thresholds) -> list[dict[st
     ]
 
 
-def read_tables(layout: Layout) -> Tables:
-    """The tables as they were merged last. Raises StorageError."""
+def read_tables(layout: Layout, wanted: Callable[[pa.Table], pc.Expression] | None = None) -> Tables:
+    """The tables as they were merged last; wanted: summary -> the predictions that are needed. Raises StorageError."""
+    summary = files.read_table(layout.summary, files.SUMMARY_SCHEMA)
+    rows = wanted(summary) if wanted else None
     return Tables(
-        files.read_table(layout.predictions, files.PREDICTIONS_SCHEMA),
-        files.read_table(layout.summary, files.SUMMARY_SCHEMA),
+        files.read_table(layout.predictions, files.PREDICTIONS_SCHEMA, rows),
+        summary,
         files.read_table(layout.activity, files.ACTIVITY_SCHEMA),
     )
 
@@ -194,7 +199,8 @@ def write_report(prepared: Prepared, tables: Tables) -> None:
         calibration=calibration_rows(prepared, read_calibrations(prepared)),
         input=str(sum(launch_inputs(run), InputFigures())),
     )
-    page = render(tables.summary, tables.activity, tables.predictions, info)
+    fetch = partial(fetch_pictures, prepared.sweep.data, prepared.layout.index, prepared.plan.facts.data)
+    page = render(tables.summary, tables.activity, tables.predictions, info, fetch)
     files.write_text(prepared.layout.report, page)
 
 

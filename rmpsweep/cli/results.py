@@ -22,6 +22,7 @@ from rmpsweep.cli.options import (
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.display import Display, duration, quantity
 from rmpsweep.errors import SweepError
+from rmpsweep.report import needed_predictions
 from rmpsweep.results import Layout
 from rmpsweep.storage import Location
 from rmpsweep.tracking import check_uri
@@ -121,7 +122,7 @@ def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
     """
     display = Display(json_)
     with _reopened(target, results, display) as prepared:
-        publish.write_report(prepared, publish.read_tables(prepared.layout))
+        publish.write_report(prepared, publish.read_tables(prepared.layout, needed_predictions))
     display.line(str(prepared.layout.report))
     display.document({"report": str(prepared.layout.report)})
 

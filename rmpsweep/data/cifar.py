@@ -93,14 +93,21 @@ class CifarSplit(ImageSplit):
             raise DataError(f"{self._source}: {self._root}: {what} ({error}); {self._remedy()}") from error
 
     @cached_property
+    def _dataset(self) -> Any:
+        return self._open(download=False)
+
+    @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        dataset = self._open(download=False)
         names: list[str] = []
         for file in self._files:  # their checksums have just been found right: pickles that run nothing
             with open(file, "rb") as stream:
                 names += pickle.load(stream, encoding="latin1")["filenames"]
         by_key = np.argsort(np.array(names), kind="stable")
-        return dataset.data[by_key], np.asarray(dataset.targets)[by_key]
+        return self._dataset.data[by_key], np.asarray(self._dataset.targets)[by_key]
+
+    def class_names(self) -> tuple[str, ...]:
+        """As the files that come with the batches say."""
+        return tuple(self._dataset.classes)
 
     def _read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images, labels = self._arrays

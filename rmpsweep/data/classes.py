@@ -41,3 +41,13 @@ def class_labels(names: Iterable[str], where: str) -> dict[str, int]:
 def count_classes(labels: dict[str, int]) -> int:
     """Classes of the network that labels of `class_labels` belong to."""
     return 1000 if labels.keys() <= synset_labels().keys() else len(labels)
+
+
+def class_names(folders: Iterable[str]) -> tuple[str, ...]:
+    """Of the classes of these folders, by the labels of `class_labels`; of synsets what torchvision calls them."""
+    ordered = sorted(set(folders))
+    if not set(ordered) <= synset_labels().keys():
+        return tuple(ordered)
+    from torchvision.models import AlexNet_Weights
+
+    return tuple(AlexNet_Weights.IMAGENET1K_V1.meta["categories"])

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rmpsweep.data.classes import class_labels, count_classes
+from rmpsweep.data.classes import class_labels, class_names, count_classes
 from rmpsweep.data.files import absolute, stamp
 from rmpsweep.data.images import EXTENSIONS
 from rmpsweep.data.labels import find_labels, parse_labels, read_pairs
@@ -72,11 +72,20 @@ class FolderStore(_LooseStore):
         """Every image below the split's folder."""
         before = {str(self._root): stamp(self._root)}
         folders, names = _entries(self._root)
-        if folders and (not any(map(_is_image, names)) or any(_has_image(self._root / name) for name in folders)):
+        if self._has_classes(folders, names):
             return self._of_classes(folders, len(names), before, on_listed)
         listing = self._flat(names, before)
         on_listed(len(listing.table))
         return listing
+
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the class folders, or what the ILSVRC synsets stand for."""
+        folders, names = _entries(self._root)
+        return class_names(folders) if self._has_classes(folders, names) else ()
+
+    def _has_classes(self, folders: list[str], names: list[str]) -> bool:
+        images = any(map(_is_image, names))
+        return bool(folders) and (not images or any(_has_image(self._root / name) for name in folders))
 
     def _of_classes(self, classes: list[str], strays: int, made_from: dict[str, str], on_listed: OnListed) -> Listing:
         if self._labels is not None:

@@ -65,6 +65,11 @@ class ParquetStore(Store):
             None if names[0] is None else len(names[0]),
         )  # fmt: skip
 
+    def class_names(self) -> tuple[str, ...]:
+        """As Hugging Face's metadata of the first file say."""
+        with self._opened(next(iter(self._files))) as parquet:
+            return tuple(_class_names((parquet.schema_arrow.metadata or {}).get(b"huggingface")) or ())
+
     def stamp(self, name: str) -> str:
         """Of one of the files."""
         return stamp(self._files[name])

@@ -42,6 +42,7 @@ class ImageSplit(ABC):
         num_classes: None where the storage does not say.
         max_label: the largest label, a lower bound of num_classes - 1.
         image_shape: [C, H, W] after the transform.
+        pixel_max: the largest value a pixel can have, in what `pixels` gives.
         skipped: images that cannot be decoded and were left out, where that was asked for; they have no image_id.
         notes: what a person should know of the storage, such as files that were ignored, a sentence each.
         fingerprint: SHA-256 (hex) of keys, labels, image contents and transform.
@@ -74,7 +75,7 @@ class ImageSplit(ABC):
         self.fingerprint = data_fingerprint(content, transform, pixel_max)
         self.skipped, self.notes = skipped, notes
         self._transform = transform
-        self._pixel_max = pixel_max
+        self.pixel_max = pixel_max
 
     def load(self, image_ids: "Sequence[int] | np.ndarray") -> "tuple[torch.Tensor, torch.Tensor]":
         """`pixels`, normalised: float32 [N, C, H, W], and labels int64 [N]."""
@@ -108,7 +109,7 @@ class ImageSplit(ABC):
 
     def normalise(self, pixels: "torch.Tensor") -> "torch.Tensor":
         """What `pixels` gave, as network input: float32 [N, C, H, W]."""
-        return self._transform.normalise(pixels, self._pixel_max)
+        return self._transform.normalise(pixels, self.pixel_max)
 
     def keep_index(self, folder: "Location") -> None:  # noqa: B027
         """Put the index of the images, where there is one, into a folder that `open_split` then finds it in.
@@ -116,6 +117,14 @@ class ImageSplit(ABC):
         Raises:
             StorageError: the folder cannot be written.
         """
+
+    def class_names(self) -> tuple[str, ...]:
+        """What the storage calls its classes, by label; empty where it does not say.
+
+        Raises:
+            DataError, StorageError: the storage cannot be read.
+        """
+        return ()
 
     @abstractmethod
     def _read(self, ids: np.ndarray) -> "tuple[Images, np.ndarray]":
@@ -134,12 +143,16 @@ class ImageSlice(ImageSplit):
         self.num_classes, self.max_label = whole.num_classes, whole.max_label
         self.image_shape, self.skipped, self.notes = whole.image_shape, whole.skipped, whole.notes
         self.fingerprint = hashlib.sha256(f"{whole.fingerprint}[{start}:{stop}]".encode()).hexdigest()
-        self._transform, self._pixel_max = whole._transform, whole._pixel_max
+        self._transform, self.pixel_max = whole._transform, whole.pixel_max
         self._whole, self._ids = whole, np.sort(image_order(whole.num_images)[start:stop])
 
     def keep_index(self, folder: "Location") -> None:
         """The whole split's."""
         self._whole.keep_index(folder)
+
+    def class_names(self) -> tuple[str, ...]:
+        """The whole split's."""
+        return self._whole.class_names()
 
     def _read(self, ids: np.ndarray) -> "tuple[Images, np.ndarray]":
         return self._whole._read(self._ids[ids])

@@ -60,6 +60,10 @@ class Store(ABC):
             DataError, StorageError: a file that cannot be read.
         """
 
+    def class_names(self) -> tuple[str, ...]:
+        """As `ImageSplit.class_names`. Raises DataError, StorageError."""
+        return ()
+
     def where(self, row: Mapping[str, Any]) -> str:
         """How messages name the image of a row."""
         return f"{row['path']} (key {row['key']!r})"

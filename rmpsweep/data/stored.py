@@ -50,6 +50,10 @@ class StoredSplit(ImageSplit):
         """Put the index into a folder, unless one that counts is there. Raises StorageError."""
         keep_index(self._index, self._store, self._on_bad_image, folder)
 
+    def class_names(self) -> tuple[str, ...]:
+        """As the store says."""
+        return self._store.class_names()
+
     def _read(self, ids: np.ndarray) -> "tuple[list[Image.Image], np.ndarray]":
         rows = self._table.take(pa.array(ids))
         images = {position: self._decoded(rows, position, bytes_) for position, bytes_ in self._store.encoded(rows)}

@@ -1,193 +1,185 @@
 """The report: tables of a sweep -> one HTML page that needs nothing but a browser.
 
 The page carries its style, data and drawing library with it and makes no request; a content security policy in the
-page holds it to that. Reading order: this file (what the page says), charts.py and layer_charts.py (what it draws),
-page.html.j2 (layout).
+page holds it to that. Reading order: ``render`` below; what the page says is chosen in ``trials``, ``comparisons``,
+``layers`` and ``classes``, drawn in the modules named ``…charts``, and laid out in ``page/``: ``page.html.j2``, a file
+for each section, ``style.css``, and ``page.js``, which draws the charts and filters.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rmpsweep.firing import firing_rate, flag_layers
-from rmpsweep.report import charts, layer_charts
+from rmpsweep.firing import flag_layers
+from rmpsweep.report import charts, class_charts, difference_charts, layer_charts, trial_charts
+from rmpsweep.report.classes import ClassAccuracy, class_accuracies, hardest_images
+from rmpsweep.report.comparisons import (
+    Rivals,
+    decisive_time_steps,
+    overall_best,
+    reach_ann,
+    rivals,
+    soft_against_hard,
+)
+from rmpsweep.report.info import Fetch, Pictures, ReportInfo, no_pictures
+from rmpsweep.report.layers import layer_rows, threshold_rows
+from rmpsweep.report.templates import environment, library
+from rmpsweep.report.thumbnails import thumbnails
+from rmpsweep.report.trials import LABELS, TrialData, by_trial, coverage, estimated_energies, trial_data
 from rmpsweep.stats import (
-    RESETS,
+    CONVENTIONS,
     SETTINGS,
     BestTrial,
     PairedComparison,
     best_trials,
-    compare_paired,
+    correct_by_cell,
     varying_settings,
     wilson_interval,
 )
+from rmpsweep.terms import ANN, INPUT
+
+__all__ = ["Fetch", "Pictures", "ReportInfo", "needed_predictions", "no_pictures", "render", "thumbnails"]
 
 Row = dict[str, Any]
-NO_BREAK = "\N{NO-BREAK SPACE}"
+CLASSES_SHOWN = 30
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReportInfo:
-    """What the page says beyond the tables."""
-
-    name: str
-    """Name of the sweep."""
-    network: str
-    dataset: str
-    ann_correct: int
-    """Images the ANN classifies correctly, of `ann_images`."""
-    ann_images: int
-    images_planned: int
-    images_skipped: int
-    """Of the split; they cannot be decoded, and are in no other number."""
-    versions: Mapping[str, str]
-    """Package or program -> version."""
-    hardware: str
-    sweep_yaml: str
-    """Text of the resolved sweep."""
-    quarantined: Sequence[tuple[str, str]] = ()
-    """(unit, message) of each unit that failed for good."""
-    warnings: Sequence[str] = ()
-    calibration: Sequence[Mapping[str, Any]] = ()
-    """Rows with rule, layer, channel and threshold."""
-    input: str = ""
-    """How images came in, where any did."""
-
-    @property
-    def ann_accuracy(self) -> float:
-        """Fraction in [0, 1]; 0 while the ANN has no images."""
-        return self.ann_correct / self.ann_images if self.ann_images else 0.0
+def needed_predictions(summary: pa.Table) -> pc.Expression:
+    """Which rows of the predictions `render` reads: the ANN's, the best trials', and of every trial one T or two."""
+    best = best_trials(summary)
+    chosen = overall_best(best)
+    steps = {*_largest(by_trial(summary.to_pylist())).values(), *([decisive_time_steps(chosen)] if chosen else [])}
+    trials = [ANN, *(trial.trial_id for trial in best.values())]
+    return pc.field("trial_id").isin(trials) | pc.field("time_steps").isin(pa.array(sorted(steps), pa.int32()))
 
 
-def render(summary: pa.Table, activity: pa.Table, predictions: pa.Table, info: ReportInfo) -> str:
+def render(
+    summary: pa.Table, activity: pa.Table, predictions: pa.Table, info: ReportInfo, fetch: Fetch = no_pictures
+) -> str:
     """The report of a sweep as one self-contained HTML page.
 
     Args:
         summary: one row per (trial, T); may be empty or cover fewer images than planned, which the page then says.
         activity: one row per (trial, layer, T), layers in forward order; the row of layer "input" has no firing rate.
-        predictions: one row per (trial, T, image); used for the two best trials only.
+        predictions: one row per (trial, T, image), sorted by these; `needed_predictions` says which are read.
         info: name, ANN, provenance and failures.
+        fetch: called once, for the images shown and the names of the classes.
     """
-    import vl_convert
-    from jinja2 import Environment, StrictUndefined
-
+    predictions = predictions.filter(needed_predictions(summary))
     rows = summary.to_pylist()
-    best = best_trials(summary)
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {
-        "percent": lambda fraction: f"{100 * fraction:.2f}{NO_BREAK}%",
-        "interval": lambda bounds: f"{100 * bounds[0]:.2f}–{100 * bounds[1]:.2f}{NO_BREAK}%",
-        "points": lambda points: f"{points:+.2f}".replace("-", "−"),
-        "quantity": _quantity,
-        "p_value": lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}",
+    best, trials = best_trials(summary), by_trial(rows)
+    cells = correct_by_cell(predictions)
+    energy = estimated_energies(summary, activity)
+    data = trial_data(trials, best, energy)
+    chosen = overall_best(best)
+    hardest = hardest_images(best, _largest(trials), predictions, cells)
+    pictures = fetch([image.image_id for image in hardest])
+    classes = class_accuracies(best, predictions)
+    layers = layer_rows(best, activity)
+    thresholds = threshold_rows(info.calibration)
+    paired = soft_against_hard(best, predictions)
+    found = rivals(chosen, rows, cells) if chosen else None
+    ann_joules = {
+        name: joule
+        for name, of in energy.items()
+        if (joule := next((e.ann_joule for e in of.values()), None)) is not None
     }
+
+    def class_name(label: int) -> str:
+        return str(pictures.class_names[label]) if label < len(pictures.class_names) else str(label)
+
+    templates = environment()
+    templates.filters["class_name"] = class_name
     varying = varying_settings(rows)
-    template = environment.from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
-    return template.render(
+    ann_interval = wilson_interval(info.ann_correct, info.ann_images) if info.ann_images else None
+    return templates.get_template("page.html.j2").render(
         info=info,
-        ann_interval=wilson_interval(info.ann_correct, info.ann_images) if info.ann_images else None,
+        ann_interval=ann_interval,
         best=best,
-        coverage=_coverage(rows, info),
+        chosen=chosen,
+        decisive=decisive_time_steps(chosen) if chosen else None,
+        reached={reset: reach_ann(trial, cells) for reset, trial in best.items()},
+        energy=energy,
+        ann_joules=ann_joules,
+        conventions=CONVENTIONS,
+        coverage=coverage(rows, info),
         fixed={name: rows[0][name] for name in SETTINGS if name not in varying} if rows else {},
+        labels=LABELS,
         columns=[name for name in varying if name not in ("alpha", "reset")],
         time_steps=sorted({row["time_steps"] for row in rows}),
-        trials=_trials(rows),
-        paired=_soft_against_hard(best, predictions),
+        trials=trials,
+        data=data,
+        paired=paired,
+        rivals=found,
         flagged=flag_layers(summary, activity),
-        charts=_charts(rows, best, activity, info),
+        classes=classes[:CLASSES_SHOWN],
+        num_classes=len(classes),
+        hardest=hardest,
+        pictures=pictures,
+        thresholds=thresholds,
+        charts={
+            **_trial_charts(data, info, ann_joules),
+            **_best_charts(best, rows, info, paired, found),
+            **_layer_charts(best, layers, thresholds),
+            **_class_charts(classes[:CLASSES_SHOWN], class_name),
+        },
         config=charts.CONFIG,
         themes=charts.THEMES,
-        library=vl_convert.javascript_bundle(),  # type: ignore[call-arg]  # its stub lacks the default
+        library=library(),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Coverage:
-    """How many of the planned images the trials have evaluated."""
-
-    complete: bool
-    trials: int
-    trials_complete: int
-    fewest_images: int
+def _largest(trials: Mapping[str, Mapping[int, Row]]) -> dict[str, int]:
+    return {trial_id: max(trial) for trial_id, trial in trials.items()}
 
 
-def _coverage(rows: Sequence[Row], info: ReportInfo) -> _Coverage:
-    fewest: dict[str, int] = {}
-    for row in rows:
-        fewest[row["trial_id"]] = min(row["images"], fewest.get(row["trial_id"], row["images"]))
-    complete = sum(images >= info.images_planned for images in fewest.values())
-    return _Coverage(
-        complete=bool(rows) and complete == len(fewest) and not info.quarantined,
-        trials=len(fewest),
-        trials_complete=complete,
-        fewest_images=min(fewest.values(), default=0),
-    )
+def _trial_charts(data: TrialData, info: ReportInfo, ann_joules: Mapping[str, float]) -> dict[str, Row]:
+    """Element id -> Vega-Lite specification, as of the functions below; charts without data are left out."""
+    if not data.points["T"]:
+        return {}
+    ann = 100 * info.ann_accuracy
+    costs = trial_charts.cost_charts(data, ann, ann_joules)
+    return {
+        "accuracy-chart": trial_charts.accuracy_chart(data, ann),
+        "heat-map": trial_charts.heat_map(data),
+        **{f"cost-{name}": chart for name, chart in costs.items() if any(value > 0 for value in data.points[name])},
+    }
 
 
-def _trials(rows: Sequence[Row]) -> list[Row]:
-    """Per trial: its row at its largest T as `last`, and its accuracy by T; best at the end first, by reset."""
-    by_trial: dict[str, dict[int, Row]] = {}
-    for row in rows:
-        by_trial.setdefault(row["trial_id"], {})[row["time_steps"]] = row
-    trials = [
-        {"last": trial[max(trial)], "accuracy": {t: row["accuracy"] for t, row in trial.items()}}
-        for trial in by_trial.values()
-    ]
-    return sorted(trials, key=lambda trial: (RESETS.index(trial["last"]["reset"]), -trial["last"]["accuracy"]))
-
-
-def _soft_against_hard(best: Mapping[str, BestTrial], predictions: pa.Table) -> list[PairedComparison]:
-    """Best soft trial (a) against best hard trial (b); empty without both."""
-    if len(best) < 2:
-        return []
-    soft, hard = (predictions.filter(pc.field("trial_id") == best[reset].trial_id) for reset in RESETS)
-    return compare_paired(soft, hard)
-
-
-def _charts(rows: Sequence[Row], best: Mapping[str, BestTrial], activity: pa.Table, info: ReportInfo) -> Row:
-    """Element id -> Vega-Lite specification; charts without data are left out."""
+def _best_charts(
+    best: Mapping[str, BestTrial], rows: list[Row], info: ReportInfo, paired: list[PairedComparison],
+    found: Rivals | None,
+) -> dict[str, Row]:  # fmt: skip
     drawn = {}
-    if rows:
-        drawn["accuracy-chart"] = charts.accuracy_chart(rows, info.ann_accuracy)
-    if any(row["synops_per_image"] > 0 for row in rows):
-        drawn["cost-chart"] = charts.cost_chart(rows, info.ann_accuracy)
-    layers = _layer_rows(best, activity)
-    spiking = [row for row in layers if row["layer"] != "input"]
+    if best and info.ann_images:
+        low, high = wilson_interval(info.ann_correct, info.ann_images)
+        interval = 100 * float(low), 100 * float(high)
+        drawn["best-chart"] = difference_charts.best_chart(best, rows, 100 * info.ann_accuracy, interval)
+    if paired:
+        drawn["paired-chart"] = difference_charts.paired_chart(paired)
+    if found:
+        drawn["rivals-chart"] = difference_charts.rivals_chart(found)
+    return drawn
+
+
+def _layer_charts(best: Mapping[str, BestTrial], layers: list[Row], thresholds: list[Row]) -> dict[str, Row]:
+    drawn = {}
+    final = {reset: trial.time_steps for reset, trial in best.items()}
+    last = [row for row in layers if row["time_steps"] == final[row["reset"]]]
+    spiking = [row for row in layers if row["layer"] != INPUT]
     if spiking:
         drawn["rate-chart"] = layer_charts.rate_chart(spiking)
-        final = {reset: trial.time_steps for reset, trial in best.items()}
-        drawn["synops-chart"] = layer_charts.synops_chart(
-            [row for row in layers if row["time_steps"] == final[row["reset"]]]
-        )
-    thresholds = [row for row in info.calibration if row["layer"] != "input"]
+        drawn["profile-chart"] = layer_charts.profile_chart([row for row in last if row["layer"] != INPUT])
+        drawn["synops-chart"] = layer_charts.synops_chart(last)
     if thresholds:
         drawn["threshold-chart"] = layer_charts.threshold_chart(thresholds)
     return drawn
 
 
-def _layer_rows(best: Mapping[str, BestTrial], activity: pa.Table) -> list[Row]:
-    """Rows of `activity` of the best trials, divided by neurons, images and steps."""
-    return [
-        {
-            "panel": f"{reset.capitalize()} reset · α = {trial.alpha:g} · {trial.threshold}",
-            "reset": reset,
-            "layer": row["layer"],
-            "time_steps": row["time_steps"],
-            "firing_rate": firing_rate(row),
-            "synops_per_image": row["synops"] / row["images"],
-        }
-        for reset, trial in best.items()
-        for row in activity.filter(pc.field("trial_id") == trial.trial_id).to_pylist()
-    ]
-
-
-def _quantity(number: float) -> str:
-    """Three significant digits with an SI suffix: 1234567 -> "1.23 M"."""
-    for power, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= 0.9995 * power:
-            return f"{number / power:#.3g}".removesuffix(".") + NO_BREAK + suffix
-    return f"{number:.3g}"
+def _class_charts(classes: list[ClassAccuracy], class_name: Any) -> dict[str, Row]:
+    names = [class_name(each.label) for each in classes]
+    if len(set(names)) < len(names):  # as in ImageNet, where two classes are called "crane"
+        names = [f"{name} ({each.label})" for name, each in zip(names, classes, strict=True)]
+    return {"class-chart": class_charts.class_chart(classes, names)} if classes else {}

@@ -1,15 +1,23 @@
-"""The report's charts: rows of the tables -> Vega-Lite specifications.
+"""What the report's charts share: style, axes, panels.
 
 Text and rules take the colour of the page (`currentColor`); series take theirs from the ranges of `THEMES`, so one
 specification serves light, dark and print. The page sets the panels' widths and their columns, at most those given.
+Charts of trials name their data `POINTS`, which the page holds once, filters and hands to each.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rmpsweep.stats import RESETS, SETTINGS, pareto_front, varying_settings
+from rmpsweep.stats import RESETS
 
 Row = dict[str, Any]
+
+POINTS = "points"
+"""The data set of the charts of trials: what `trials.TrialData` holds, a row for each point."""
+ALPHA = ".4~g"
+"""How α is written on axes and in legends."""
+MANY = 9
+"""From so many values on, a colour bar is easier to read than a symbol for each."""
 
 CONFIG: dict[str, Any] = {
     "background": "transparent",
@@ -51,161 +59,74 @@ CONFIG: dict[str, Any] = {
 THEMES: dict[str, dict[str, Any]] = {
     "light": {
         "ordinal": {"scheme": "viridis", "extent": [0.0, 0.85]},
+        "ramp": {"scheme": "viridis", "extent": [0.0, 0.85]},
         "heatmap": {"scheme": "tealblues"},
-        "category": ["#2f6f9f", "#b5651d"],
+        "category": ["#2f6f9f", "#b5651d", "#009e73", "#aa4499", "#999933", "#882255", "#44aa99"],
     },
     "dark": {
         "ordinal": {"scheme": "viridis", "extent": [0.25, 1.0]},
+        "ramp": {"scheme": "viridis", "extent": [0.25, 1.0]},
         "heatmap": {"scheme": "tealblues"},
-        "category": ["#6fb1de", "#e09a55"],
+        "category": ["#6fb1de", "#e09a55", "#2fc39a", "#d98cc5", "#d6cf5a", "#d2748d", "#88ccee"],
     },
 }
 
 
-def accuracy_chart(summary: Sequence[Row], ann_accuracy: float) -> Row:
-    """Accuracy against T: one panel per reset and rule, one line per trial, the ANN as a dashed rule.
+def accuracy_axis(alt: Any, field: str, from_lowest: bool = False) -> Any:
+    """Percent, not from zero; from_lowest: from the parameter `lowest` on, null for all."""
+    lowest = {"domainMin": alt.ExprRef("lowest")} if from_lowest else {}
+    return alt.Y(f"{field}:Q", title="Accuracy (%)").scale(zero=False, nice=True, **lowest)
 
-    Pointing at a line shows its 95 % interval at every T; clicking an entry of the legend keeps that α.
 
-    Args:
-        summary: rows of the summary table, at least one.
-        ann_accuracy: fraction in [0, 1].
-    """
-    import altair as alt
+def lowest_shown(alt: Any) -> Any:
+    """The parameter that `accuracy_axis` starts from; the page sets it."""
+    return alt.param(name="lowest", value=0)
 
-    rows = _trial_rows(summary, ann_accuracy)
-    ticks = sorted({row["T"] for row in rows})
-    pointed = alt.selection_point(name="pointed", fields=["trial"], on="pointerover", clear="pointerout", empty=False)
-    chosen = alt.selection_point(name="chosen", fields=["alpha"], bind="legend")
-    base = alt.Chart().encode(
-        x=alt.X("T:Q", title="Time steps T (log scale)")
+
+def time_steps_axis(alt: Any, ticks: Sequence[int], field: str = "T") -> Any:
+    """T on a log scale, a tick for each that is reported."""
+    return (
+        alt.X(f"{field}:Q", title="Time steps T (log scale)")
         .scale(type="log", base=2, nice=False, padding=10)
-        .axis(values=ticks, format="d", labelFlush=False),
-        y=_accuracy_axis(alt, "accuracy"),
-        color=_alpha_colour(alt),
-        detail="trial:N",
+        .axis(values=list(ticks), format="d", labelFlush=False, labelOverlap="greedy")
     )
-    interval = base.mark_area().encode(
-        y=_accuracy_axis(alt, "low"),
-        y2="high:Q",
-        opacity=alt.when(pointed).then(alt.value(0.2)).otherwise(alt.value(0)),
+
+
+def alpha_colour(alt: Any, alphas: Sequence[float], narrow: bool = False) -> Any:
+    """Viridis over α, with the same colours whatever is filtered; narrow: the legend stands beside another."""
+    domain = sorted(set(alphas))
+    if len(domain) < MANY:
+        colour = alt.Color("alpha:O", title="Threshold scale α").scale(domain=domain)
+        columns = {"columns": 3} if narrow else {}
+        return colour.legend(symbolType="circle", symbolOpacity=1, format=ALPHA, **columns)
+    return (
+        alt.Color("alpha:Q", title="Threshold scale α")
+        .scale(domain=[domain[0], domain[-1]])
+        .legend(gradientLength=130, gradientThickness=10, format=ALPHA, gradientOpacity=1)
     )
-    lines = base.mark_line(strokeWidth=2).encode(
-        opacity=alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.1)),
-        strokeWidth=alt.when(pointed).then(alt.value(3.5)).otherwise(alt.value(1.8)),
-    )
-    points = base.mark_point(filled=True, size=36).encode(
-        opacity=alt.when(chosen).then(alt.value(1)).otherwise(alt.value(0.1))
-    )
-    # Invisible and large instead of `nearest`, whose tooltips lose nominal fields (vega/altair#3926).
-    targets = base.mark_point(filled=True, size=500, opacity=0).encode(tooltip=_tooltip(rows))
-    ann = alt.Chart().transform_aggregate(count="count()", groupby=["ann", "ann_label"]).encode(y="ann:Q")
-    chart = alt.layer(
-        interval.properties(name="interval"),
-        ann.mark_rule(strokeDash=[5, 4], opacity=0.7).properties(name="ann"),
-        ann.mark_text(align="left", baseline="bottom", dy=-3, fontSize=11)
-        .encode(x=alt.value(4), text="ann_label:N")
-        .properties(name="ann_label"),
-        lines.add_params(chosen).properties(name="lines"),
-        points.properties(name="points"),
-        targets.add_params(pointed).properties(name="targets"),
-    ).properties(height=290)
-    return specification(faceted(alt, chart, rows), "Accuracy against time steps, one line per trial")
 
 
-def cost_chart(summary: Sequence[Row], ann_accuracy: float) -> Row:
-    """Accuracy against synops per image, every trial at every T, with the Pareto front as a line.
-
-    Args:
-        summary: rows of the summary table, at least one; rows without synops are left out (log axis).
-        ann_accuracy: fraction in [0, 1].
-    """
-    import altair as alt
-
-    rows = [row for row in _trial_rows(summary, ann_accuracy) if row["synops"] > 0]
-    front = [rows[i] for i in pareto_front([(row["accuracy"], row["synops"]) for row in rows])]
-    x = (
-        alt.X("synops:Q", title="Synaptic operations per image (log scale)")
-        .scale(type="log", nice=False, padding=10)
-        .axis(format="~s")
-    )
-    points = (
-        alt.Chart(alt.InlineData(values=rows), name="points")
-        .mark_point(filled=True, size=46, opacity=0.85)
-        .encode(
-            x=x,
-            y=_accuracy_axis(alt, "accuracy"),
-            color=_alpha_colour(alt),
-            shape=alt.Shape("reset:N", title="Reset").scale(domain=RESETS, range=["circle", "triangle-up"]),
-            tooltip=_tooltip(rows),
-        )
-    )
-    line = (
-        alt.Chart(alt.InlineData(values=front), name="front")
-        .mark_line(interpolate="step-after", color="currentColor", opacity=0.45, strokeWidth=1.2)
-        .encode(x=x, y=_accuracy_axis(alt, "accuracy"))
-    )
-    chart = alt.layer(line, points).properties(height=300)
-    return specification(chart, "Accuracy against synaptic operations per image")
+def reset_colour(alt: Any) -> Any:
+    """Two colours that everybody can tell apart."""
+    return alt.Color("reset:N", title="Reset", sort=RESETS).scale(domain=RESETS).legend(symbolOpacity=1)
 
 
-def _trial_rows(summary: Sequence[Row], ann_accuracy: float) -> list[Row]:
-    """What the charts of trials need of each summary row: percentages, and texts for the tooltip."""
-    names = varying_settings(summary, apart_from=("alpha", "reset", "seed"))
-    return [
-        {
-            "trial": row["trial_id"],
-            "panel": " · ".join([f"{row['reset'].capitalize()} reset", *(f"{row[name]}" for name in names)]),
-            "reset": row["reset"],
-            "alpha": row["alpha"],
-            "seed": row["seed"],
-            **{name: row[name] for name in names},
-            "T": row["time_steps"],
-            "images": row["images"],
-            "accuracy": 100 * row["accuracy"],
-            "low": 100 * row["ci_low"],
-            "high": 100 * row["ci_high"],
-            "accuracy_text": f"{100 * row['accuracy']:.2f} % ({100 * row['ci_low']:.2f}–{100 * row['ci_high']:.2f} %)",
-            "to_ann": 100 * (row["accuracy"] - ann_accuracy),
-            "synops": row["synops_per_image"],
-            "ann": 100 * ann_accuracy,
-            "ann_label": f"ANN {100 * ann_accuracy:.2f} %",
-        }
-        for row in summary
-    ]
+def reset_shape(alt: Any) -> Any:
+    """A circle for soft, a triangle for hard."""
+    shape = alt.Shape("reset:N", title="Reset", sort=RESETS).legend(symbolOpacity=1)
+    return shape.scale(domain=RESETS, range=["circle", "triangle-up"])
 
 
-def _tooltip(rows: Sequence[Row]) -> list[Any]:
-    import altair as alt
-
-    settings = [name for name in SETTINGS if name in rows[0] and name not in ("alpha", "reset")]
-    return [
-        alt.Tooltip("accuracy_text:N", title="accuracy (95 %)"),
-        alt.Tooltip("to_ann:Q", title="points to ANN", format="+.2f"),
-        alt.Tooltip("T:Q", title="T"),
-        alt.Tooltip("images:Q", title="images", format=","),
-        alt.Tooltip("alpha:Q", title="α"),
-        alt.Tooltip("reset:N", title="reset"),
-        *(alt.Tooltip(f"{name}:N", title=name) for name in settings),
-        alt.Tooltip("synops:Q", title="synops per image", format=".3s"),
-        alt.Tooltip("trial:N", title="trial"),
-    ]
+def fitting(alt: Any, pixels: int) -> Any:
+    """Opacity of numbers in cells: they are left out where cells are narrower, or too low."""
+    return alt.when(f"bandwidth('x') >= {pixels} && bandwidth('y') >= 12").then(alt.value(1)).otherwise(alt.value(0))
 
 
-def _accuracy_axis(alt: Any, field: str) -> Any:
-    return alt.Y(f"{field}:Q", title="Accuracy (%)").scale(zero=False, nice=True)
-
-
-def _alpha_colour(alt: Any) -> Any:
-    return alt.Color("alpha:O", title="Threshold scale α").legend(symbolType="circle", symbolOpacity=1)
-
-
-def faceted(alt: Any, chart: Any, rows: Iterable[Row]) -> Any:
-    """One panel per value of `panel`, in the order of first appearance."""
-    rows = list(rows)
-    panels = list(dict.fromkeys(row["panel"] for row in rows))
-    facets = alt.Facet("panel:N", title=None, sort=panels)
-    return chart.properties(data=alt.InlineData(values=rows)).facet(facets, columns=min(2, len(panels)))
+def faceted(alt: Any, chart: Any, panels: Iterable[str], data: Any) -> Any:
+    """One panel per value of `panel`, in this order."""
+    order = list(dict.fromkeys(panels))
+    facets = alt.Facet("panel:N", title=None, sort=order)
+    return chart.properties(data=data).facet(facets, columns=min(2, len(order)))
 
 
 def specification(chart: Any, description: str) -> Row:
@@ -213,5 +134,5 @@ def specification(chart: Any, description: str) -> Row:
     import altair as alt
 
     with alt.data_transformers.enable(consolidate_datasets=False, max_rows=None):
-        spec: Row = chart.to_dict()
+        spec: Row = chart.to_dict(validate=False)
     return {**spec, "description": description, "config": {}}

@@ -1,12 +1,12 @@
 """The report's charts of layers: firing rates, synaptic operations and thresholds -> Vega-Lite specifications."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from rmpsweep.report.charts import Row, faceted, specification
+from rmpsweep.report.charts import Row, faceted, fitting, reset_colour, reset_shape, specification
 from rmpsweep.stats import RESETS
 
-_RANGE = ("min", "median", "max")
+LAYER_HEIGHT = 21
+"""Pixels."""
 
 
 def rate_chart(activity: Sequence[Row]) -> Row:
@@ -21,8 +21,8 @@ def rate_chart(activity: Sequence[Row]) -> Row:
     layers = list(dict.fromkeys(row["layer"] for row in activity))
     largest = max(row["firing_rate"] for row in activity)
     base = alt.Chart().encode(
-        x=alt.X("time_steps:O", title="Time steps T").axis(labelAngle=0),
-        y=alt.Y("layer:N", title=None, sort=layers),
+        x=alt.X("time_steps:O", title="Time steps T").axis(labelAngle=0, labelOverlap="greedy"),
+        y=alt.Y("layer:N", title="Layer", sort=layers),
         tooltip=[
             alt.Tooltip("layer:N", title="layer"),
             alt.Tooltip("time_steps:Q", title="T"),
@@ -30,15 +30,42 @@ def rate_chart(activity: Sequence[Row]) -> Row:
         ],
     )
     cells = base.mark_rect().encode(
-        color=alt.Color("firing_rate:Q", title="Spikes per neuron per step").scale(domain=[0, largest])
+        color=alt.Color("firing_rate:Q", title="Firing rate (spikes per neuron per step)")
+        .scale(domain=[0, largest])
+        .legend(gradientLength=130, gradientThickness=10, titleLimit=0)
     )
     numbers = base.mark_text(fontSize=10).encode(
         text=alt.Text("firing_rate:Q", format=".3f"),
         color=alt.when(alt.datum.firing_rate > largest / 2).then(alt.value("#ffffff")).otherwise(alt.value("#12303f")),
+        opacity=fitting(alt, 32),
     )
     chart = alt.layer(cells.properties(name="cells"), numbers.properties(name="numbers"))
-    chart = faceted(alt, chart.properties(height=alt.Step(22)), activity)
+    panels = [row["panel"] for row in activity]
+    chart = faceted(alt, chart.properties(height=alt.Step(LAYER_HEIGHT)), panels, alt.InlineData(values=list(activity)))
     return specification(chart, "Firing rate by layer and time steps")
+
+
+def profile_chart(activity: Sequence[Row]) -> Row:
+    """Firing rate across layers at one T, a line per reset.
+
+    Args:
+        activity: rows with layer, reset and firing_rate at one T, layers in forward order.
+    """
+    import altair as alt
+
+    layers = list(dict.fromkeys(row["layer"] for row in activity))
+    values = [row | {"depth": layers.index(row["layer"])} for row in activity]
+    base = alt.Chart(alt.InlineData(values=values)).encode(
+        x=alt.X("firing_rate:Q", title="Firing rate (spikes per neuron per step)").axis(tickCount=6),
+        y=alt.Y("layer:N", title="Layer", sort=layers),
+        color=reset_colour(alt),
+        order="depth:Q",
+        tooltip=["layer:N", "reset:N", alt.Tooltip("firing_rate:Q", title="firing rate", format=".4f")],
+    )
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(shape=reset_shape(alt))
+    chart = alt.layer(base.mark_line(strokeWidth=2), points.properties(name="points"))
+    chart = chart.properties(height=alt.Step(LAYER_HEIGHT))
+    return specification(chart, "Firing rate of each layer of the best trials")
 
 
 def synops_chart(activity: Sequence[Row]) -> Row:
@@ -55,38 +82,41 @@ def synops_chart(activity: Sequence[Row]) -> Row:
         .mark_bar(height={"band": 0.9})
         .encode(
             x=alt.X("synops_per_image:Q", title="Synaptic operations per image").axis(format="~s", tickCount=6),
-            y=alt.Y("layer:N", title=None, sort=layers).scale(paddingInner=0.25),
+            y=alt.Y("layer:N", title="Layer", sort=layers).scale(paddingInner=0.25),
             yOffset=alt.YOffset("reset:N", sort=RESETS),
-            color=alt.Color("reset:N", title="Reset", sort=RESETS),
+            color=reset_colour(alt),
             tooltip=["layer:N", "reset:N", alt.Tooltip("synops_per_image:Q", title="synops per image", format=".4s")],
         )
-        .properties(height=alt.Step(11))
+        .properties(height=LAYER_HEIGHT * len(layers))
     )
     return specification(chart, "Synaptic operations per image by layer")
 
 
-def threshold_chart(calibration: Sequence[Mapping[str, Any]]) -> Row:
+def threshold_chart(thresholds: Sequence[Row]) -> Row:
     """Threshold by layer, one colour per rule: a point at the median of the channels, a bar over their range.
 
     Args:
-        calibration: rows with rule, layer and threshold, layers in forward order.
+        thresholds: rows with rule, layer, low, middle and high, layers in forward order.
     """
     import altair as alt
 
-    layers = list(dict.fromkeys(row["layer"] for row in calibration))
-    rules = list(dict.fromkeys(row["rule"] for row in calibration))
-    base = alt.Chart(alt.InlineData(values=list(calibration))).encode(
-        x=alt.X("layer:N", title=None, sort=layers).axis(labelAngle=-45),
+    layers = list(dict.fromkeys(row["layer"] for row in thresholds))
+    rules = list(dict.fromkeys(row["rule"] for row in thresholds))
+    base = alt.Chart(alt.InlineData(values=list(thresholds))).encode(
+        x=alt.X("layer:N", title="Layer, in forward order", sort=layers).axis(labelAngle=-45, labelOverlap="greedy"),
         xOffset=alt.XOffset("rule:N", sort=rules),
-        color=alt.Color("rule:N", title="Rule", sort=rules),
+        color=alt.Color("rule:N", title="Rule", sort=rules).legend(labelLimit=0, symbolOpacity=1, columns=3),
     )
     scale = alt.Scale(type="log")
-    bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(
-        y=alt.Y("min(threshold):Q", title="Threshold θ (log scale)").scale(scale), y2="max(threshold):Q"
-    )
-    points = base.mark_point(filled=True, size=40).encode(
-        y=alt.Y("median(threshold):Q").scale(scale),
-        tooltip=["rule:N", "layer:N", *(alt.Tooltip(f"{f}(threshold):Q", title=f, format=".4g") for f in _RANGE)],
+    title = "Threshold θ (input current, log scale)"
+    bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(y=alt.Y("low:Q", title=title).scale(scale), y2="high:Q")
+    points = base.mark_point(filled=True, size=50, opacity=1).encode(
+        y=alt.Y("middle:Q", title=title).scale(scale),
+        shape=alt.Shape("rule:N", sort=rules, legend=None),
+        tooltip=["rule:N", "layer:N", *(alt.Tooltip(f"{f}:Q", title=t, format=".4g") for f, t in _RANGE.items())],
     )
     chart = alt.layer(bars.properties(name="ranges"), points.properties(name="points")).properties(height=260)
     return specification(chart, "Threshold of each layer by calibration rule")
+
+
+_RANGE = {"low": "min", "middle": "median", "high": "max"}

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import dataset
 
 from rmpsweep.errors import StorageError
 from rmpsweep.storage import Location, write_atomic
@@ -53,14 +55,16 @@ def write_table(path: Location, table: pa.Table, schema: pa.Schema) -> None:
         write_atomic(path, content)
 
 
-def read_table(path: Location, schema: pa.Schema) -> pa.Table:
+def read_table(path: Location, schema: pa.Schema, rows: pc.Expression | None = None) -> pa.Table:
     """Read a result table and check its version.
 
+    Args:
+        rows: which ones; all without. The others are dropped row group by row group.
     Raises:
         StorageError: missing, unreadable, or of another schema version.
     """
     try:
-        metadata, table = decode_parquet(path.read_bytes())
+        metadata, table = decode_parquet(path.read_bytes(), rows)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise StorageError(f"{path}: cannot be read: {error}; make it again with rmpsweep merge") from error
     version = metadata.get("rmpsweep.schema_version")
@@ -141,8 +145,16 @@ def encode_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
     return sink.getvalue()
 
 
-def decode_parquet(content: bytes) -> tuple[dict[str, str], pa.Table]:
-    """Footer metadata and rows. Raises ArrowException, OSError or ValueError where a page or the footer is damaged."""
+def decode_parquet(content: bytes, rows: pc.Expression | None = None) -> tuple[dict[str, str], pa.Table]:
+    """Footer metadata and rows; of those asked for, only the row groups that can hold any are decoded.
+
+    Raises:
+        ArrowException, OSError or ValueError: a page or the footer is damaged.
+    """
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     metadata = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
-    return metadata, file.read().replace_schema_metadata(None)
+    if rows is None:
+        return metadata, file.read().replace_schema_metadata(None)
+    fragment = dataset.ParquetFileFormat().make_fragment(pa.BufferReader(content))
+    groups = (file.read_row_group(group.id).filter(rows) for group in fragment.subset(rows).row_groups)
+    return metadata, pa.concat_tables([file.schema_arrow.empty_table(), *groups]).replace_schema_metadata(None)

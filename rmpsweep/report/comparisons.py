@@ -1,0 +1,112 @@
+"""What the page says of differences: is the best trial's lead real, and from which T is it as good as the ANN?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rmpsweep.stats import (
+    RESETS,
+    SETTINGS,
+    BestTrial,
+    Cell,
+    ComparisonWithBest,
+    PairedComparison,
+    TimeStepsToReach,
+    compare_paired,
+    compare_with_best,
+    on_common_images,
+    time_steps_to_reach,
+)
+from rmpsweep.terms import ANN
+
+Row = dict[str, Any]
+Cells = Mapping[tuple[str, int], Cell]
+LEVEL = 0.05
+"""A Holm-adjusted p below it counts as a difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """The other α of a trial's setting against the most accurate one at one T, over the same images.
+
+    alphas: of the trials, by trial_id; best: trial_id of the most accurate; accuracy: its own, a fraction.
+    """
+
+    time_steps: int
+    images: int
+    alphas: Mapping[str, float]
+    best: str
+    accuracy: float
+    compared: tuple[ComparisonWithBest, ...]
+
+    @property
+    def indistinct(self) -> list[float]:
+        """The α that these images cannot tell from the best."""
+        return sorted(self.alphas[each.name] for each in self.compared if each.p_holm >= LEVEL)
+
+
+def overall_best(best: Mapping[str, BestTrial]) -> BestTrial | None:
+    """Of the best trials, the one within 1 point of the ANN at the smallest T, else the most accurate at the end."""
+    return min(
+        best.values(),
+        key=lambda trial: (trial.time_steps_within_1pt or float("inf"), -trial.final_accuracy),
+        default=None,
+    )
+
+
+def decisive_time_steps(trial: BestTrial) -> int:
+    """The T at which a trial is chosen: where it comes within 1 point of the ANN, else its largest."""
+    return trial.time_steps_within_1pt or trial.time_steps
+
+
+def soft_against_hard(best: Mapping[str, BestTrial], predictions: pa.Table) -> list[PairedComparison]:
+    """Best soft trial (a) against best hard trial (b); empty without both."""
+    if len(best) < 2:
+        return []
+    soft, hard = (predictions.filter(pc.field("trial_id") == best[reset].trial_id) for reset in RESETS)
+    return compare_paired(soft, hard)
+
+
+def reach_ann(trial: BestTrial, cells: Cells) -> TimeStepsToReach | None:
+    """T at which a trial reaches 99 % of the ANN; None where they share no image.
+
+    Args:
+        cells: as `stats.correct_by_cell` gives them; (ANN, 0) and every T of the trial count.
+    """
+    steps = sorted(t for trial_id, t in cells if trial_id == trial.trial_id)
+    if not steps or (ANN, 0) not in cells:
+        return None
+    ids, correct = on_common_images([*(cells[trial.trial_id, t] for t in steps), cells[ANN, 0]])
+    return time_steps_to_reach(correct[:-1], correct[-1], steps) if len(ids) else None
+
+
+def rivals(trial: BestTrial, rows: Sequence[Row], cells: Cells) -> Rivals | None:
+    """The trials that differ from this one in α alone, at its `decisive_time_steps`; None where there is no other.
+
+    Those with fewer images than the others are left out.
+
+    Args:
+        rows: of the summary.
+    """
+    time_steps = decisive_time_steps(trial)
+    alike = {
+        row["trial_id"]: row["alpha"]
+        for row in rows
+        if row["time_steps"] == time_steps
+        and (row["trial_id"], time_steps) in cells
+        and all(row[name] == getattr(trial, name) for name in SETTINGS if name != "alpha")
+    }
+    images = {trial_id: len(cells[trial_id, time_steps][0]) for trial_id in alike}
+    alike = {trial_id: a for trial_id, a in alike.items() if images[trial_id] == max(images.values())}
+    if len(alike) < 2:
+        return None
+    ids, correct = on_common_images([cells[trial_id, time_steps] for trial_id in alike])
+    if not len(ids):
+        return None
+    compared = compare_with_best(correct, [*alike])
+    accuracy = float(np.max(correct.mean(axis=1)))
+    return Rivals(time_steps, len(ids), alike, compared[0].best, accuracy, tuple(compared))

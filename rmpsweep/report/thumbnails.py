@@ -1,0 +1,32 @@
+"""Images of a split as data URIs, small."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+from rmpsweep.data import ImageSplit
+
+SIDE = 64
+"""Pixels; larger images are scaled down to fit, smaller ones stay as they are."""
+
+
+def thumbnails(split: ImageSplit, image_ids: Sequence[int]) -> dict[int, str]:
+    """image_id -> WebP as a data URI, as the network sees it before normalisation: resized, cropped.
+
+    Raises:
+        DataError, StorageError: an image cannot be read.
+    """
+    from PIL import Image
+
+    uris: dict[int, str] = {}
+    if not image_ids:
+        return uris
+    pixels, _ = split.pixels(image_ids)
+    for image_id, each in zip(image_ids, pixels.permute(0, 2, 3, 1).numpy(), strict=True):
+        shown = (each.astype("float32") * (255 / split.pixel_max)).round().astype("uint8")
+        picture = Image.fromarray(shown.squeeze(2) if shown.shape[2] == 1 else shown).convert("RGB")
+        picture.thumbnail((SIDE, SIDE))
+        encoded = io.BytesIO()
+        picture.save(encoded, "WEBP", quality=90)
+        uris[image_id] = "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode()
+    return uris
