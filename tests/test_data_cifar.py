@@ -45,6 +45,7 @@ def test_cifar_batch_files(source: str, tmp_path: Path, monkeypatch: pytest.Monk
     split = open_split(source, str(tmp_path), "test", "unit")
     assert (split.name, split.num_images, split.image_shape) == (f"{source}/test", 10_000, (3, 32, 32))
     assert split.num_classes == {"cifar10": 10, "cifar100": 100}[source]
+    assert split.class_names() == tuple("0123456789")
     images, loaded = split.load([9_999, 5])
     rows = [filenames.index("frog_s_009999.png"), filenames.index("frog_s_000005.png")]
     np.testing.assert_array_equal(images.numpy(), pixels[rows].astype(np.float32) / 255)

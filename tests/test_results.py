@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -270,6 +271,14 @@ def test_a_table_is_written_once_and_left_untouched_when_it_would_be_the_same(tm
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     write_table(path, ROWS[:2], CALIBRATION_SCHEMA)
     assert read_table(path, CALIBRATION_SCHEMA) == ROWS[:2].cast(CALIBRATION_SCHEMA)
+
+
+def test_the_rows_wanted_are_read_of_every_row_group(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmpsweep.results.tables.ROW_GROUP", 2)
+    write_table(tmp_path / "t.parquet", ROWS, CALIBRATION_SCHEMA)
+    rows = read_table(tmp_path / "t.parquet", CALIBRATION_SCHEMA, pc.field("threshold") > 0.15)
+    assert rows == ROWS[1:].cast(CALIBRATION_SCHEMA)
+    assert read_table(tmp_path / "t.parquet", CALIBRATION_SCHEMA, pc.field("threshold") > 9).num_rows == 0
 
 
 def test_json_is_left_untouched_when_it_would_be_the_same(tmp_path):
