@@ -2,9 +2,11 @@
 
 import contextlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from rmpsweep import results as files
 from rmpsweep.data import image_order
@@ -140,6 +142,22 @@ def _flagged(prepared: Prepared) -> list[str]:
         summary = files.read_table(prepared.layout.summary, files.SUMMARY_SCHEMA)
         return shortened(flag_layers(summary, files.read_table(prepared.layout.activity, files.ACTIVITY_SCHEMA)))
     return []
+
+
+def search_answer(standing: Standing, time_steps: Sequence[int], summary: pa.Table) -> list[str]:
+    """The best trial at each T of interest of those that an adaptive search has not stopped, a sentence each.
+
+    Args:
+        time_steps: of interest.
+    """
+    running = [row for row in summary.to_pylist() if row["trial_id"] not in standing.defeats]
+    lines = []
+    for t in time_steps:
+        best = max((row for row in running if row["time_steps"] == t), key=lambda row: row["accuracy"], default=None)
+        if best is not None:
+            setting = f"{best['reset']} reset, α {best['alpha']:g}, {best['threshold']}"
+            lines.append(f"best at T = {t}: {setting} (trial {best['trial_id']}), {best['accuracy']:.2%}")
+    return lines
 
 
 def search_note(standing: Standing) -> str:

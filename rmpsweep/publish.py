@@ -198,6 +198,7 @@ def write_report(prepared: Prepared, tables: Tables) -> None:
         warnings=run.get("warnings", []),
         calibration=calibration_rows(prepared, read_calibrations(prepared)),
         input=str(sum(launch_inputs(run), InputFigures())),
+        search=files.read_json(prepared.layout.search),
     )
     fetch = partial(fetch_pictures, prepared.sweep.data, prepared.layout.index, prepared.plan.facts.data)
     page = render(tables.summary, tables.activity, tables.predictions, info, fetch)

@@ -142,6 +142,11 @@ def _publish(prepared: Prepared, execution: Execution | None, uri: str | None, d
         tables = publish.read_tables(prepared.layout)
     summary = tables.summary
     display.summary(summary)
+    search = prepared.sweep.search
+    if prepared.search is not None and search is not None:
+        display.line(overview.search_note(prepared.search))
+        for line in overview.search_answer(prepared.search, search.time_steps or prepared.plan.time_steps, summary):
+            display.line(line)
     for line in overview.skipped_note(prepared.plan):
         display.line(f"warning: {line}")
     images = publish.input_figures(execution) if execution is not None else None

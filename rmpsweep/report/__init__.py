@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rmpsweep.firing import flag_layers
-from rmpsweep.report import charts, class_charts, difference_charts, layer_charts, trial_charts
+from rmpsweep.report import charts, class_charts, difference_charts, layer_charts, search_charts, trial_charts
 from rmpsweep.report.classes import ClassAccuracy, class_accuracies, hardest_images
 from rmpsweep.report.comparisons import (
     Rivals,
@@ -114,6 +114,7 @@ def render(
         paired=paired,
         rivals=found,
         flagged=flag_layers(summary, activity),
+        stopped=search_charts.stopped_rows(info.search, trials) if info.search else [],
         classes=classes[:CLASSES_SHOWN],
         num_classes=len(classes),
         hardest=hardest,
@@ -140,10 +141,12 @@ def _trial_charts(data: TrialData, info: ReportInfo, ann_joules: Mapping[str, fl
     if not data.points["T"]:
         return {}
     ann = 100 * info.ann_accuracy
+    search = {"search-chart": search_charts.extent_chart(info.search, data)} if info.search else {}
     costs = trial_charts.cost_charts(data, ann, ann_joules)
     return {
         "accuracy-chart": trial_charts.accuracy_chart(data, ann),
         "heat-map": trial_charts.heat_map(data),
+        **search,
         **{f"cost-{name}": chart for name, chart in costs.items() if any(value > 0 for value in data.points[name])},
     }
 

@@ -31,6 +31,8 @@ class ReportInfo:
     """Rows with rule, layer, channel and threshold."""
     input: str = ""
     """How images came in, where any did."""
+    search: Mapping[str, Any] | None = None
+    """Of an adaptive search, as `rmpsweep.search.document` gives it."""
 
     @property
     def ann_accuracy(self) -> float:

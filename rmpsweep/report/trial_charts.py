@@ -134,10 +134,13 @@ def _cost_chart(data: TrialData, measure: str, ann_percent: float, ann_joule: fl
         x = x.axis(labelExpr=f"format(datum.value, '~s'){unit}", labelOverlap="greedy", labelSeparation=8, tickCount=5)
     y = accuracy_axis(alt, "accuracy", from_lowest=True)
     base = alt.Chart().encode(x=x, y=y)
-    # On the front is what is more accurate than all that costs less; of equal points one is drawn.
+    # On the front is what is more accurate than all that costs less, over the most images: with fewer it may be by
+    # chance. Of equal points one is drawn.
+    most = max(data.points["images"])
     order = {"sort": [alt.SortField(measure), alt.SortField("accuracy", order="descending")]}
     front = (
-        base.transform_window(**order, frame=[None, 0], ignorePeers=True, so_far="max(accuracy)")
+        base.transform_filter(f"datum.images == {most}")
+        .transform_window(**order, frame=[None, 0], ignorePeers=True, so_far="max(accuracy)")
         .transform_window(**order, before="lag(so_far)")
         .transform_filter("datum.before === null || datum.accuracy > datum.before")
     )  # fmt: skip
