@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 FOLDER = Path(__file__).parent / "images"
+PAPER_MARGIN = 53
 PICTURES = {
     "report": {"width": 1280, "height": 1900},
     "report-dark": {"width": 1280, "height": 1900, "colours": "dark"},
@@ -37,7 +38,8 @@ def take(browser: Any, page: Path, width: int, height: int, colours: str = "ligh
         browser.execute_script(f"dispatchEvent(new Event('before{media}'))")
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
-    return Image.open(io.BytesIO(base64.b64decode(shot["data"])))
+    picture = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+    return ImageOps.expand(picture, PAPER_MARGIN, "white") if media else picture
 
 
 def main(page: Path) -> None:
@@ -51,7 +53,7 @@ def main(page: Path) -> None:
         for name, how in PICTURES.items():
             picture = take(browser, page, **how)  # type: ignore[arg-type]
             path = FOLDER / f"{name}.png"
-            picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+            picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
             print(f"{path}: {path.stat().st_size // 1000} kB")
     finally:
         browser.quit()

@@ -109,10 +109,12 @@ def test_images_that_are_away_are_named_and_excused():
     assert "wrong in 4 of 8 image 49" in text
 
 
-def test_the_predictions_read_are_enough(page: str):
+def test_the_predictions_read_are_enough(page: str, monkeypatch: pytest.MonkeyPatch):
     summary, activity, predictions = tables()
     needed = predictions.filter(needed_predictions(summary))
     assert needed.num_rows < 0.6 * predictions.num_rows
+    monkeypatch.setattr("rmpsweep.report.needed_predictions", lambda _: pc.scalar(True))
+    assert render(summary, activity, predictions, INFO) == page
     assert render(summary, activity, needed, INFO) == page
 
 
@@ -123,7 +125,9 @@ def test_pages_of_many_trials_stay_small(alphas: int, limit: int):
     layers = {"input": 3072, **{f"blocks.{n}.relu": 4096 for n in range(20)}}
     found = tables(12, rules, tuple(round(0.5 + n / 30, 4) for n in range(alphas)), steps, layers)
     assert found[0].num_rows == 10 * alphas * len(steps)
-    assert len(render(*found, INFO).encode()) < limit
+    page = render(*found, INFO)
+    assert len(page.encode()) < limit
+    assert page.count(f"{0:016x}") == 2  # once in the table, once in the data of all charts
 
 
 def test_partial_coverage_quarantine_and_warnings_are_announced(page: str):

@@ -237,3 +237,6 @@ def test_paper_takes_every_chart_and_table_whole(opened: Any):
     heights = "[...document.querySelectorAll('.chart svg.marks')].map((svg) => svg.getBoundingClientRect().height)"
     assert max(opened.execute_script(f"return {heights}")) < 960
     assert opened.execute_script("return document.getElementById('filters').offsetHeight") == 0
+    assert opened.execute_script(f"return {count('#provenance details[open]')}") == 1
+    opened.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert opened.execute_script(f"return {count('#provenance details[open]')}") == 0

@@ -100,13 +100,17 @@ function soon(change) {
 }
 addEventListener("resize", () => soon(() => { if (innerWidth !== drawnWidth) { drawnWidth = innerWidth; drawAll(); } }));
 addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details:not([open], .chart *)")) details.open = details.dataset.printed = true;
   for (const table of document.querySelectorAll(".scroll table")) {
     const fitting = parseFloat(getComputedStyle(table).fontSize) * PRINTED_WIDTH / table.offsetWidth;
     table.style.setProperty("--printed-size", `${Math.min(fitting, 10)}px`);
   }
   drawAll({ printed: true });
 });
-addEventListener("afterprint", () => drawAll());
+addEventListener("afterprint", () => {
+  for (const details of document.querySelectorAll("details[data-printed]")) details.open = details.toggleAttribute("data-printed");
+  drawAll();
+});
 dark.addEventListener("change", () => drawAll());
 form?.addEventListener("change", () => soon(() => drawAll({ all: false })));
 form?.addEventListener("click", ({ target }) => {
