@@ -24,6 +24,7 @@ def chrome(profile: Path, width: int, height: int) -> Iterator:
     options.binary_location = binary
     for flag in (*FLAGS, f"window-size={width},{height}", f"user-data-dir={profile}"):
         options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
         yield browser

@@ -1,12 +1,12 @@
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
 import pytest
+from chrome import chrome
 from report_tables import ALPHAS, INFO, RULES, tables
 
 from rmpsweep.report import Pictures, render
@@ -23,31 +23,8 @@ PRINTED = 688
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("chromium and chromedriver are not on PATH")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in (
-        "headless=new",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-dev-shm-usage",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "window-size=1200,900",
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
+    with chrome(tmp_path_factory.mktemp("profile"), 1200, 900) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
