@@ -45,6 +45,13 @@ def test_a_search_is_told_with_its_savings_and_its_promise_and_is_not_partial():
     assert "2 trials were added" in text_of(page(added=["a", "b"]))
 
 
+def test_classes_and_hardest_images_are_of_trials_that_were_not_stopped():
+    text = text_of(page(stopped={f"{6:016x}": DEFEATS}))  # the best with hard reset
+    assert "Class images ANN soft points to ANN" in text
+    assert "wrong in 3 of 7 image 46" in text
+    assert "of 8 image" not in text
+
+
 def test_without_a_search_nothing_is_said_of_one():
     text = text_of(render(*tables(), INFO))
     assert "Adaptive search" not in text

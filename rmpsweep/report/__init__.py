@@ -74,9 +74,12 @@ def render(
     energy = estimated_energies(summary, activity)
     data = trial_data(trials, best, energy)
     chosen = overall_best(best)
-    hardest = hardest_images(best, _largest(trials), predictions, cells)
+    ended = info.search["stopped"] if info.search else {}
+    whole = {reset: trial for reset, trial in best.items() if trial.trial_id not in ended} or best
+    went_on = {trial_id: trial for trial_id, trial in trials.items() if trial_id not in ended} or trials
+    hardest = hardest_images(whole, _largest(went_on), predictions, cells)
     pictures = fetch([image.image_id for image in hardest])
-    classes = class_accuracies(best, predictions)
+    classes = class_accuracies(whole, predictions)
     layers = layer_rows(best, activity)
     thresholds = threshold_rows(info.calibration)
     paired = soft_against_hard(best, predictions)
@@ -98,6 +101,7 @@ def render(
         info=info,
         ann_interval=ann_interval,
         best=best,
+        whole=whole,
         chosen=chosen,
         decisive=decisive_time_steps(chosen) if chosen else None,
         reached={reset: reach_ann(trial, cells) for reset, trial in best.items()},
