@@ -16,8 +16,7 @@ Counts = dict[tuple[str, int], Tensor]
 
 @dataclass(frozen=True)
 class Part:
-    """What some images gave under K trials: ids, labels [N]; logits [K, T, N, classes]; counts of each trial, none of
-    the ANN."""
+    """What some images gave under K trials: ids, labels [N]; logits [K, T, N, classes]; counts of each trial."""
 
     ids: np.ndarray
     labels: Tensor
@@ -46,7 +45,7 @@ def gather(
     whole = _joined(parts)
     activity = [
         LayerActivity(trial, layer, neurons, time_steps, *map(tuple, counted.tolist()))
-        for trial, counts in zip(trials, whole.counts, strict=False)
+        for trial, counts in zip(trials, whole.counts, strict=True)
         for (layer, neurons), counted in counts.items()
     ]
     return [_prediction_rows(t, whole, time_steps, whole.logits[k]) for k, t in enumerate(trials)], activity

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from rmpsweep.data.decoded import DecodedCache
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.data.prefetch import Chunk, Prefetch
-from rmpsweep.engine import calibrate, simulate_many
+from rmpsweep.engine import calibrate, dense_macs, simulate_many
 from rmpsweep.engine.encode import saturated_fraction
 from rmpsweep.engine.memory import MOST_ROWS, MOST_ROWS_ON_GPU
 from rmpsweep.errors import CalibrationError
@@ -140,6 +139,8 @@ class Worker:
         self.images = Prefetch(split, torch.get_num_threads(), cache, self._tick)
         self.ann, self.net = load_network(sweep, self.spec.weights, split)
         self.ann, self.net = self.ann.to(self.device), self.net.to(self.device)
+        self.macs = dense_macs(self.net)
+        self.neurons = {name: math.prod(self.net.node(name).shape) for name in self.macs}
         if self.device.type == "cpu":
             return "CPU"
         return f"{torch.cuda.get_device_name(self.device)}, TF32 off"
@@ -220,9 +221,8 @@ class Worker:
 
     def _compute(self, chunk: Chunk, time_steps: tuple[int, ...], members: Sequence[str], job: EvaluationJob) -> Part:
         """The cells of some images. Raises CalibrationError: an output is not finite."""
-        counts: list[Counts] = []
         if members == [ANN]:
-            logits = self._ann_logits(chunk.images)[None, None]
+            logits, counts = self._ann_logits(chunk.images)[None, None], [self._ann_counts(len(chunk.ids))]
         else:
             logits, counts = self._simulate(chunk, time_steps, [job.trials[m] for m in members], job)
         for k, member in enumerate(members):
@@ -243,6 +243,10 @@ class Worker:
             self._advance(0)
         return torch.cat(parts)
 
+    def _ann_counts(self, images: int) -> Counts:
+        """Multiply-accumulates in place of synaptic operations; nothing spikes."""
+        return {(layer, self.neurons[layer]): torch.tensor([[0], [images * n], [0]]) for layer, n in self.macs.items()}
+
     def _simulate(
         self, chunk: Chunk, time_steps: tuple[int, ...], trials: Sequence[tuple[Setting, Thresholds]],
         job: EvaluationJob,
@@ -254,13 +258,12 @@ class Worker:
             self.net, chunk.images, settings, time_steps, image_ids=torch.from_numpy(chunk.ids), batch_size=rows,
             keep_state=False, on_steps=self._advance,
         )  # fmt: skip
-        neurons = {node.name: int(np.prod(node.shape)) for node in self.net.nodes if node.op in ("input", "spike")}
         counts: list[Counts] = []
         for sim in sims:
             spikes = {INPUT: sim.input_spikes, **sim.spike_counts}
             saturated = {INPUT: torch.zeros_like(sim.input_spikes), **sim.saturated}
             counts.append({
-                (layer, neurons[layer]): torch.stack([spikes[layer], sim.synops[layer], saturated[layer]])
+                (layer, self.neurons[layer]): torch.stack([spikes[layer], sim.synops[layer], saturated[layer]])
                 for layer in (INPUT, *self.net.layers)
             })  # fmt: skip
         return torch.stack([sim.logits.double() for sim in sims]), counts

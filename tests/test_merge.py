@@ -106,6 +106,22 @@ def test_summary_says_which_setting_each_row_is():
     assert table["time_steps"].to_pylist() == [4, 8, 4, 8]
 
 
+def test_operations_of_the_ann_are_added_up_beside_units_that_lack_them():
+    plan = plan_of()
+    first, *others = results_of(plan)
+    layers = [LayerActivity(ANN, layer, n, (0,), (0,), (3 * 100 * n,), (0,)) for layer, n in NEURONS.items()]
+    with_ann = UnitResult(first.unit, "context", {}, first.predictions, (*layers, *first.activity))
+    assert first.unit.stop - first.unit.start == 3
+    tables, without = merged(plan, [with_ann, *others]), merged(plan)
+    rows = tables.activity.to_pylist()
+    found = [row for row in rows if row["trial_id"] == ANN]
+    assert [(row["layer"], row["time_steps"], row["images"], row["synops"] / row["images"]) for row in found] == [
+        ("input", 0, 3, 400), ("conv", 0, 3, 500), ("fc", 0, 3, 300)
+    ]  # fmt: skip
+    assert [row for row in rows if row["trial_id"] != ANN] == without.activity.to_pylist()
+    assert tables.summary == without.summary
+
+
 def test_activity_adds_up_and_rates_are_per_image_neuron_and_step():
     tables = merged(plan_of())
     # ids 0 to 9 add up to 45: conv T·45, fc T·10, input T·20 over the ten images

@@ -13,6 +13,7 @@ from rmpsweep.stats import (
     compare_paired,
     holm,
     mcnemar,
+    paired_interval,
     pareto_front,
     time_steps_within,
     wilson_interval,
@@ -113,6 +114,8 @@ def test_compare_paired_pairs_by_image_whatever_the_order_and_adjusts_over_time_
     at_8, at_16 = compare_paired(a, b)
     assert (at_8.time_steps, at_8.images, at_8.accuracy_a, at_8.accuracy_b) == (8, 10, 1.0, 0.4)
     assert at_8.difference_points == pytest.approx(60)
+    low, high = paired_interval(6, 0, 10)
+    assert (at_8.ci_low_points, at_8.ci_high_points) == pytest.approx((100 * low, 100 * high))
     assert (at_8.p_value, at_8.p_holm) == pytest.approx((2 / 2**6, 4 / 2**6))
     assert (at_16.time_steps, at_16.images, at_16.accuracy_b) == (16, 6, pytest.approx(1 / 6))
     assert (at_16.p_value, at_16.p_holm) == pytest.approx((2 / 2**5, 2 / 2**5))

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 from conftest import rmpsweep, run_here
 from inputs import snapshot
 
 from rmpsweep import pipeline
+from rmpsweep.engine import convert, dense_macs
+from rmpsweep.models.registry import build
+from rmpsweep.plan import ANN
 from rmpsweep.results import Layout, UnitResult, commit_unit
 from rmpsweep.verify import compare
 
@@ -124,18 +128,32 @@ def test_the_draw_is_seeded_and_other_images_weights_or_trials_are_said(results,
 def test_every_kind_of_difference_is_counted(results):
     result = committed(results)[0]
     rows = result.predictions.num_rows
-    trial = result.activity[0].trial_id
+    trial = result.activity[-1].trial_id
     first = result.predictions["trial_id"][0].as_py()
     assert compare("u", result, result).differ == {}
     ranks = compare("u", with_predictions(result, "label_rank", {0: 99, 1: 98}), result)
     assert (ranks.differ, ranks.trials, ranks.rows) == ({"label_rank": 2}, (first,), rows)
-    one_more = replace(result.activity[0], spikes=tuple(s + 1 for s in result.activity[0].spikes))
-    counts = compare("u", replace(result, activity=(one_more, *result.activity[1:])), result)
+    one_more = replace(result.activity[-1], spikes=tuple(s + 1 for s in result.activity[-1].spikes))
+    counts = compare("u", replace(result, activity=(*result.activity[:-1], one_more)), result)
     assert (counts.differ, counts.trials) == ({"activity": 1}, (trial,))
     fewer = compare("u", replace(result, activity=result.activity[1:]), result)
     assert fewer.differ == {"activity": 1}
+    earlier = replace(result, activity=tuple(each for each in result.activity if each.trial_id != ANN))
+    assert len(earlier.activity) < len(result.activity)
+    assert compare("u", earlier, result).differ == {}
     thresholds = compare("u", replace(result, provenance={**result.provenance, trial: "0" * 16}), result)
     assert (thresholds.differ, thresholds.trials) == ({"provenance": 1}, (trial,))
+
+
+def test_units_hold_the_operations_of_the_ann(results):
+    macs = dense_macs(convert(build("vgg-small", 10, 1, 8).eval(), torch.rand(1, 1, 8, 8)))
+    units = committed(results)
+    assert sum(result.unit.stop - result.unit.start for result in units) == 40
+    for result in units:
+        images = result.unit.stop - result.unit.start
+        rows = {each.layer: each for each in result.activity if each.trial_id == ANN}
+        assert {layer: each.synops for layer, each in rows.items()} == {k: (images * n,) for k, n in macs.items()}
+        assert {(each.time_steps, each.spikes, each.saturated) for each in rows.values()} == {((0,), (0,), (0,))}
 
 
 def test_where_nothing_is_committed_nothing_is_verified(results):

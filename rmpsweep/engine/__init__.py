@@ -3,7 +3,7 @@
 Reading order: neuron (the specification), network, convert, scales, calibrate, encode, loop, simulate, activity.
 """
 
-from rmpsweep.engine.activity import fan_out
+from rmpsweep.engine.activity import dense_macs, fan_out
 from rmpsweep.engine.calibrate import calibrate
 from rmpsweep.engine.convert import convert
 from rmpsweep.engine.network import SpikingNetwork
@@ -21,6 +21,7 @@ __all__ = [
     "State",
     "calibrate",
     "convert",
+    "dense_macs",
     "fan_out",
     "simulate",
     "simulate_many",

@@ -1,10 +1,10 @@
-"""Fan-out of every neuron: how many synaptic operations one of its spikes causes."""
+"""Operations: how many one spike of each neuron causes, and how many the ANN computes."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rmpsweep.engine.network import Node, SpikingNetwork, average_of_max_pool, rearrange
+from rmpsweep.engine.network import REARRANGING, Node, SpikingNetwork, average_of_max_pool, rearrange
 
 
 @torch.enable_grad()
@@ -42,6 +42,27 @@ def fan_out(net: SpikingNetwork) -> dict[str, Tensor]:
         elif node.op != "input":
             enter(node.inputs[0], _transpose(net, node, count))
     return result
+
+
+@torch.enable_grad()
+def dense_macs(net: SpikingNetwork) -> dict[str, int]:
+    """Multiply-accumulates of the ANN for one image, by the layer they take from: "input" and each spiking one.
+
+    Those of convolutions and linear layers, on zeros too, but not where a kernel reaches past the border: there
+    `fan_out` counts none either (the customary figure, `models.registry.measure`, includes them). Pooling hands on one
+    value for a window, whereas every spike in it goes on: with pooling they are fewer than the sum of `fan_out`.
+    Identity shortcuts, biases and pooling add, and do not count.
+    """
+    counts = dict.fromkeys(("input", *net.layers), 0)
+    inside: dict[str, Tensor] = {}
+    for node in net.nodes:
+        inputs = [inside[name] for name in node.inputs]
+        all_of_it = torch.ones(1, dtype=torch.float64).expand(1, *node.shape)
+        if node.op in ("conv", "linear"):
+            macs = _transpose(net, node, all_of_it) * inputs[0]
+            counts[net.node(node.inputs[0]).unit] += int(macs.sum())
+        inside[node.name] = rearrange(node, *inputs) if node.op in REARRANGING else all_of_it
+    return counts
 
 
 def _transpose(net: SpikingNetwork, node: Node, count: Tensor) -> Tensor:

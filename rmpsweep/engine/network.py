@@ -15,6 +15,7 @@ from torch import Tensor
 
 Op = Literal["input", "conv", "linear", "avg_pool", "max_pool", "flatten", "slice", "pad", "concat", "add", "spike"]
 
+REARRANGING: tuple[Op, ...] = ("flatten", "slice", "pad", "concat")
 LINEAR: tuple[Op, ...] = ("conv", "linear", "avg_pool", "flatten", "slice", "pad", "concat", "add")
 
 

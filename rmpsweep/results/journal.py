@@ -36,7 +36,11 @@ _READERS = 16
 @dataclass(frozen=True)
 class LayerActivity:
     """Counts of one layer (or "input") over the images of a unit, at each of the time steps: spikes, synops, and pairs
-    of image and neuron that are saturated (terms.SATURATED_RATE)."""
+    of image and neuron that are saturated (terms.SATURATED_RATE).
+
+    Of trial "ann" at time step 0 synops are multiply-accumulates (`engine.dense_macs`), the others 0; units of earlier
+    versions have no such rows.
+    """
 
     trial_id: str
     layer: str

@@ -82,4 +82,5 @@ def _first_reached(counts: NDArray[np.float64], fraction: float) -> NDArray[np.i
     """Correct images at each T and of the ANN, [*, T + 1] -> index of the first T that reaches, or T, [*]."""
     reached = counts >= fraction * counts[..., -1:] - SLACK
     reached[..., -1] = True
-    return np.argmax(reached, axis=-1)
+    first: NDArray[np.int64] = np.argmax(reached, axis=-1)
+    return first

@@ -5,7 +5,7 @@ import torch
 from nets import Chain, Concatenated, Residual, dyadic_images, make_dyadic, powers_of_two
 from torch import nn
 
-from rmpsweep.engine import calibrate, convert, fan_out, simulate
+from rmpsweep.engine import calibrate, convert, dense_macs, fan_out, simulate
 
 # A 3x3 convolution with padding 1 on a 4x4 map: corners reach 4 positions, edges 6, the inside 9.
 BORDERS = torch.tensor([[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4]])
@@ -94,6 +94,56 @@ def test_a_part_of_a_concatenation_counts_what_becomes_of_its_own_channels():
         assert torch.equal(fans[layer], (6 * borders + 18 + 1 + 3).expand(net.node(layer).shape))
     assert torch.equal(fans[net.layers[3]], torch.full((6, 3, 3), 18 + 1))
     assert torch.equal(fans[net.layers[4]], torch.full((18, 3, 3), 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(80, 3)), (1, 4, 4)),
+        (nn.Sequential(nn.Conv2d(4, 8, 3, 2, 1, groups=2), nn.ReLU(), nn.Conv2d(8, 4, 2, dilation=2)), (4, 7, 6)),
+        (nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(2, 3, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 2, 1)), (2, 8, 8)),
+        (Chain(), (2, 6, 6)),
+        (Residual(), (2, 6, 6)),
+        (Concatenated(), (2, 6, 6)),
+    ],
+    ids=["borders", "groups, stride, dilation", "pooling", "chain", "residual", "concatenated"],
+)
+def test_dense_macs_are_those_of_each_convolution_and_linear_layer(network, shape):
+    """With ones for inputs and weights a layer's outputs count its multiplications; borders hold zeros."""
+    total = 0
+
+    def add(module, inputs, output):
+        nonlocal total
+        ones, weight = torch.ones_like(inputs[0]), torch.ones_like(module.weight)
+        if isinstance(module, nn.Linear):
+            total += int(torch.nn.functional.linear(ones, weight).sum())
+        else:
+            total += int(module._conv_forward(ones, weight, None).sum())
+
+    net = convert(network.eval(), torch.rand(1, *shape))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(add)
+    network(torch.rand(1, *shape))
+    counts = dense_macs(net)
+    assert list(counts) == ["input", *net.layers]
+    assert sum(counts.values()) == total > 0
+
+
+def test_dense_macs_are_booked_to_the_layer_they_take_from_and_leave_out_padding_and_pooling_windows():
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(1, 5, 3), nn.Conv2d(5, 7, 1), nn.Linear(28, 3)
+
+        def forward(self, x):
+            x = nn.functional.avg_pool2d(self.a(nn.functional.pad(x, (1, 1, 1, 1))).relu(), 2)
+            return self.c(self.b(x).relu().flatten(1))
+
+    net = convert(Padded(), torch.rand(1, 1, 4, 4))
+    counts = dict(zip(("input", "first", "second"), dense_macs(net).values(), strict=True))
+    assert counts == {"input": 5 * int(BORDERS.sum()), "first": 4 * 5 * 7, "second": 28 * 3}
+    assert int(fan_out(net)[net.layers[0]].sum()) == 16 * 5 * 7  # spikes: every window of four hands on up to four
 
 
 def test_synops_are_spikes_times_fan_out_by_hand():
