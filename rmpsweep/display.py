@@ -16,7 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from rmpsweep.claims.claim import Claim
-from rmpsweep.stats import best_trials
+from rmpsweep.comparison import PAIRED, UNPAIRED, Comparison, energy_text, p_text
+from rmpsweep.stats import CONVENTIONS, best_trials, varying_settings
 
 if TYPE_CHECKING:
     from rmpsweep.agreement import Agreement
@@ -81,6 +82,37 @@ class Display:
             self.table(table.title, table.columns, table.rows)
         for finding in claim.findings:
             self.line(finding)
+
+    def comparison(self, found: Comparison) -> None:
+        """Every trial against its baseline by T, then every trial by itself; with --json the document has it all."""
+        if self.as_json:
+            return
+        for name, baseline in dict.fromkeys((each.name, each.baseline) for each in found.differences):
+            pair = [each for each in found.differences if (each.name, each.baseline) == (name, baseline)]
+            self.table(
+                f"{name} against {baseline}, {PAIRED if pair[0].paired else UNPAIRED}",
+                ("T", "accuracy", "baseline", "difference", "95 % interval", "p", "p (Holm)", "images"),
+                [
+                    (each.time_steps, f"{each.accuracy:.2%}", f"{each.accuracy_baseline:.2%}",
+                     f"{each.difference_points:+.2f}", f"{each.ci_low_points:+.2f} to {each.ci_high_points:+.2f}",
+                     p_text(each.p_value), p_text(each.p_holm), each.images_text)
+                    for each in pair
+                ],
+            )  # fmt: skip
+        settings = varying_settings([each.settings for each in found.trials])
+        columns = ("", "trial", *settings, "ANN", "T to 99 % of ANN", "synops", *CONVENTIONS)
+        rows = [
+            (each.name, each.trial_id, *(each.settings[name] for name in settings),
+             None if each.ann_accuracy is None else f"{each.ann_accuracy:.2%}", each.reach_text,
+             None if each.synops_per_image is None else quantity(each.synops_per_image),
+             *(energy_text(each.energy_estimates.get(key)) for key in CONVENTIONS))
+            for each in found.trials
+        ]  # fmt: skip
+        self.table("Trials, over all of their images; operations and energy per image up to that T", columns, rows)
+        for key, convention in CONVENTIONS.items():
+            self.line(f"{key}: {convention.label}")
+        for note in found.notes:
+            self.line(f"note: {note}")
 
     def indexing(self, split: str, done: int, total: int | None) -> None:
         """How the making of an index of images goes on, now and then."""

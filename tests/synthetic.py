@@ -24,7 +24,8 @@ SWEEP = """
 name: {name}
 network: {{name: resnet20, weights: none.safetensors}}
 data: {{source: cifar10, path: nowhere, shard_size: {shard_size}}}
-grid: {{alpha: {{start: 0.5, stop: 1.2, num: {alphas}}}, reset: [soft, hard], threshold: {rules}}}
+grid:
+  {{alpha: {{start: 0.5, stop: 1.2, num: {alphas}}}, reset: [soft, hard], threshold: {rules}, encoding: {encodings}}}
 time_steps: {time_steps}
 """
 
@@ -35,9 +36,10 @@ class Synthetic:
     difficulties and labels it draws; layers: spiking ones."""
 
     name: str = "synthetic"
-    alphas: int = 2
+    alphas: int = 3
     rules: tuple[str, ...] = ("vin_max",)
-    time_steps: tuple[int, ...] = (4, 8, 16)
+    encodings: tuple[str, ...] = ("constant",)
+    time_steps: tuple[int, ...] = (4, 8, 16, 32)
     images: int = 60
     limit: int | None = None
     shard_size: int = 16
@@ -49,6 +51,7 @@ class Synthetic:
         """The plan, without anything on disk."""
         text = SWEEP.format(
             name=self.name, shard_size=self.shard_size, alphas=self.alphas, rules=list(self.rules),
+            encodings=list(self.encodings),
             time_steps=list(self.time_steps),
         )  # fmt: skip
         sweep = parse_sweep(text, self.name)
@@ -81,7 +84,7 @@ class Synthetic:
             number = [each.trial_id for each in prepared.plan.trials].index(trial)
             setting = prepared.plan.trials[number].setting
             latency = 2 if setting.reset == "soft" else 4
-            skill = ANN_SKILL * (1 - abs(setting.alpha - 0.8)) * (1 - 2 ** (-t / latency)) - 0.01 * (self.seed % 7)
+            skill = ANN_SKILL * (1 - (setting.alpha - 0.8) ** 2) * (1 - 2 ** (-t / latency)) - 0.01 * (self.seed % 3)
             shake = (self._draw(10 + 7919 * number + t + 104_729 * self.seed, self.images, 1000) - 500) / 10_000
         wrong = (1 + (difficulty + shake - skill) * 20).astype(np.int16)
         return np.where(difficulty + shake < skill, 0, np.clip(wrong, 1, CLASSES - 1)).astype(np.int16)
@@ -90,8 +93,10 @@ class Synthetic:
         """Of each layer and the input."""
         return {"input": 3072, **{f"conv{i}": 4096 >> (i % 4) for i in range(self.layers)}}
 
-    def counts(self, trial_number: int, layer_number: int, t: int) -> tuple[int, int, int]:
-        """Spikes, synops and saturated neurons of one image."""
+    def counts(self, trial_number: int | None, layer_number: int, t: int) -> tuple[int, int, int]:
+        """Spikes, synops and saturated neurons of one image; None is the ANN."""
+        if trial_number is None:
+            return 0, 10_000 + layer_number, 0
         spikes = t * (100 + trial_number + 10 * layer_number)
         return spikes, 9 * spikes, layer_number
 
@@ -118,8 +123,8 @@ class Synthetic:
         return tuple(
             LayerActivity(
                 trial, layer, neurons, steps,
-                *zip(*([images * n for n in self.counts(numbers[trial], number, t)] for t in steps), strict=True),
+                *zip(*([images * n for n in self.counts(numbers.get(trial), number, t)] for t in steps), strict=True),
             )
-            for trial, steps in unit.work if trial != ANN
+            for trial, steps in unit.work
             for number, (layer, neurons) in enumerate(self.neurons().items())
         )  # fmt: skip

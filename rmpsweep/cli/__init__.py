@@ -1,8 +1,8 @@
 """The command line: the only package that prints or exits.
 
 ``launch`` is the main command, ``submit`` sends it to a cluster and cancels it; ``run`` plans and computes besides;
-``results`` reads what has been computed; ``check`` looks before and after; ``lookup`` needs neither; ``options`` is
-what they share.
+``results`` reads what has been computed, ``compare`` sets several of it side by side; ``check`` looks before and after;
+``lookup`` needs neither; ``options`` is what they share.
 Each command reads as the pipeline: arguments in, verbs of `pipeline` and `publish` called, text and exit codes out.
 """
 
@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rmpsweep import __version__
-from rmpsweep.cli import check, launch, lookup, results, run, submit
+from rmpsweep.cli import check, compare, launch, lookup, results, run, submit
 from rmpsweep.display import error
 from rmpsweep.errors import RmpsweepError
 
@@ -23,8 +23,8 @@ app = typer.Typer(
 )  # fmt: skip
 
 for command in (
-    launch.launch, run.plan, results.status, results.merge, results.log, results.report, results.claims, run.train,
-    run.calibrate, submit.cancel, lookup.list_, check.check, check.doctor, check.verify,
+    launch.launch, run.plan, results.status, results.merge, results.log, results.report, results.claims,
+    compare.compare, run.train, run.calibrate, submit.cancel, lookup.list_, check.check, check.doctor, check.verify,
 ):  # fmt: skip
     app.command(name=command.__name__.rstrip("_"))(command)
 

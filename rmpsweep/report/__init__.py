@@ -6,7 +6,6 @@ page holds it to that. Reading order: ``render`` below; what the page says is ch
 for each section, ``style.css``, and ``page.js``, which draws the charts and filters.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +23,9 @@ from rmpsweep.report.comparisons import (
     rivals,
     soft_against_hard,
 )
-from rmpsweep.report.formats import FILTERS
 from rmpsweep.report.info import Fetch, Pictures, ReportInfo, no_pictures
 from rmpsweep.report.layers import layer_rows, threshold_rows
+from rmpsweep.report.templates import environment, library
 from rmpsweep.report.thumbnails import thumbnails
 from rmpsweep.report.trials import LABELS, TrialData, by_trial, coverage, estimated_energies, trial_data
 from rmpsweep.stats import (
@@ -68,8 +67,6 @@ def render(
         info: name, ANN, provenance and failures.
         fetch: called once, for the images shown and the names of the classes.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     predictions = predictions.filter(needed_predictions(summary))
     rows = summary.to_pylist()
     best, trials = best_trials(summary), by_trial(rows)
@@ -93,14 +90,11 @@ def render(
     def class_name(label: int) -> str:
         return str(pictures.class_names[label]) if label < len(pictures.class_names) else str(label)
 
-    environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
-        loader=PackageLoader(__package__, "page"),
-    )  # fmt: skip
-    environment.filters |= FILTERS | {"class_name": class_name}
+    templates = environment()
+    templates.filters["class_name"] = class_name
     varying = varying_settings(rows)
     ann_interval = wilson_interval(info.ann_correct, info.ann_images) if info.ann_images else None
-    return environment.get_template("page.html.j2").render(
+    return templates.get_template("page.html.j2").render(
         info=info,
         ann_interval=ann_interval,
         best=best,
@@ -133,15 +127,8 @@ def render(
         },
         config=charts.CONFIG,
         themes=charts.THEMES,
-        library=_library(),
+        library=library(),
     )
-
-
-@functools.cache
-def _library() -> str:
-    import vl_convert
-
-    return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub lacks the default
 
 
 def _largest(trials: Mapping[str, Mapping[int, Row]]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import dataset
 
 from rmpsweep.errors import StorageError
 from rmpsweep.storage import Location, write_atomic
@@ -59,7 +60,6 @@ def read_table(path: Location, schema: pa.Schema, rows: pc.Expression | None = N
 
     Args:
         rows: which ones; all without. The others are dropped row group by row group.
-
     Raises:
         StorageError: missing, unreadable, or of another schema version.
     """
@@ -146,10 +146,15 @@ def encode_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
 
 
 def decode_parquet(content: bytes, rows: pc.Expression | None = None) -> tuple[dict[str, str], pa.Table]:
-    """Footer metadata and rows. Raises ArrowException, OSError or ValueError where a page or the footer is damaged."""
+    """Footer metadata and rows; of those asked for, only the row groups that can hold any are decoded.
+
+    Raises:
+        ArrowException, OSError or ValueError: a page or the footer is damaged.
+    """
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     metadata = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
     if rows is None:
         return metadata, file.read().replace_schema_metadata(None)
-    groups = (file.read_row_group(group).filter(rows) for group in range(file.num_row_groups))
+    fragment = dataset.ParquetFileFormat().make_fragment(pa.BufferReader(content))
+    groups = (file.read_row_group(group.id).filter(rows) for group in fragment.subset(rows).row_groups)
     return metadata, pa.concat_tables([file.schema_arrow.empty_table(), *groups]).replace_schema_metadata(None)

@@ -1,8 +1,8 @@
 """Statistics over results. Pure: knows tables and arrays only.
 
-Accuracies are fractions in [0, 1]; differences are in percentage points and say so. ``intervals`` and ``paired``
-compare; ``latency``, ``pareto`` and ``best`` choose; ``energy`` estimates; ``common`` finds the images that trials
-share; ``settings`` names what makes a trial.
+Accuracies are fractions in [0, 1]; differences are in percentage points and say so. ``intervals``, ``paired`` and
+``unpaired`` compare; ``latency``, ``pareto`` and ``best`` choose; ``energy`` estimates; ``common`` finds the images
+that trials share; ``settings`` names what makes a trial.
 """
 
 from rmpsweep.stats.best import BestTrial, best_trials
@@ -20,6 +20,7 @@ from rmpsweep.stats.paired import (
 )
 from rmpsweep.stats.pareto import pareto_front, pareto_rows
 from rmpsweep.stats.settings import RESETS, SETTINGS, varying_settings
+from rmpsweep.stats.unpaired import fisher, newcombe_interval
 
 __all__ = [
     "CONVENTIONS",
@@ -39,8 +40,10 @@ __all__ = [
     "correct_by_cell",
     "energies",
     "energy_per_image",
+    "fisher",
     "holm",
     "mcnemar",
+    "newcombe_interval",
     "on_common_images",
     "paired_interval",
     "pareto_front",
