@@ -145,7 +145,7 @@ def reopen(results: Location) -> Prepared:
         trials = tuple(Trial(t["trial_id"], t["calibration_id"], Setting(**t["setting"])) for t in saved["trials"])
         plan = Plan(
             saved["context"], Facts(**saved["facts"]), trials, tuple(saved["time_steps"]), saved["limit"],
-            saved["shard_size"], saved["stopped"],
+            saved["shard_size"], saved.get("stopped", {}),
         )  # fmt: skip
         return Prepared(sweep, layout, Weights(Path(), plan.facts.weights, None), plan, saved["dataset"])
     except (KeyError, TypeError, ValueError) as error:
