@@ -19,12 +19,11 @@ def unit_files(results: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (results / "units").glob("*.parquet")}
 
 
-def test_results_are_the_same_bytes_inline_and_with_one_or_two_actors_and_any_shard_size(write_sweep, tmp_path):
+def test_results_are_the_same_bytes_inline_and_with_two_actors_and_any_shard_size(write_sweep, tmp_path):
     found = {}
     for label, shard_size, options in [
         ("inline-64", 64, ["--inline"]),
         ("inline-7", 7, ["--inline"]),
-        ("one-64", 64, ["--actors", 1]),
         ("two-7", 7, ["--actors", 2]),
     ]:
         results = tmp_path / label

@@ -64,7 +64,7 @@ def test_five_kills_of_the_driver_lose_no_committed_unit_and_change_no_byte(writ
 )
 def test_an_interrupt_finishes_units_in_flight_and_exits_130(write_sweep, tmp_path, signum, whole_group, where):
     results = tmp_path / "results"
-    options = ("--limit", 160, "--mlflow", "none", "--set", "data.shard_size=8", "--set", "time_steps=[4, 12, 300]")
+    options = ("--limit", 80, "--mlflow", "none", "--set", "data.shard_size=4", "--set", "time_steps=[4, 12, 300]")
     command = ("launch", write_sweep(), "--results", results, where, *options)
     driver = subprocess.Popen(
         [sys.executable, "-m", "rmpsweep", *map(str, command)],

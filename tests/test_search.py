@@ -111,6 +111,35 @@ def test_bad_trials_stop_early_and_equal_ones_go_on_to_all_images():
     assert found["over"] is True
 
 
+def test_a_defeat_is_by_the_leader_before_its_round_and_at_the_stated_odds():
+    accuracies = [0.9, 0.899, 0.898, 0.897, 0.87, 0.86, 0.85, 0.84, 0.83, 0.8, 0.75, 0.7]
+    sweep = sweep_of([0.1 * (k + 1) for k in range(len(accuracies))], first_images=15)
+    plan = plan_of(sweep, 1500)
+    correct = random_correct(plan, accuracies, 1500, seed=2, shared=0.6)
+    end = run(sweep, plan, correct)[0][-1]
+    ends = [0, *(each.images for each in end.rounds)]
+    leaders = set()
+    for defeats in end.defeats.values():
+        for defeat in defeats:
+            row, before = TIME_STEPS.index(defeat.time_steps), ends[ends.index(defeat.images) - 1]
+            ran = [trial for trial in correct if end.plan.extent(trial) > before]
+            leader = max(ran, key=lambda trial: correct[trial][row, :before].sum())
+            assert defeat.rival == leader
+            assert defeat.odds is None or defeat.odds >= len(TIME_STEPS) / sweep.search.error
+            leaders.add(leader)
+    assert len(leaders) > 1, "the leader never changed"
+
+
+def test_a_trial_seen_on_all_images_has_not_stopped():
+    sweep = sweep_of([0.5, 0.6], first_images=90)
+    plan = plan_of(sweep, 100)
+    better, worse = (trial.trial_id for trial in plan.trials)
+    row = np.arange(100) % 2 == 0
+    correct = {better: np.stack([row] * 2), worse: np.stack([row & (np.arange(100) > 20)] * 2)}
+    end = run(sweep, plan, correct)[0][-1]
+    assert (end.within, end.defeats) == (None, {})
+
+
 def test_a_trial_that_is_best_at_one_time_step_of_interest_goes_on():
     sweep = sweep_of([0.5, 0.6], first_images=40)
     plan = plan_of(sweep, 800)

@@ -23,7 +23,7 @@ def launch(write_sweep, tmp_path):
     return run
 
 
-def test_a_search_is_the_same_bytes_however_it_is_run_and_a_part_of_the_grid(launch):
+def test_a_search_is_a_part_of_the_grid_and_each_becomes_the_other(launch):
     results, found = launch("search", "--inline", "--set", SEARCH)
     search = json.loads((results / "search.json").read_text())
     stopped = {trial: max(defeat["images"] for defeat in defeats) for trial, defeats in search["stopped"].items()}
@@ -34,10 +34,6 @@ def test_a_search_is_the_same_bytes_however_it_is_run_and_a_part_of_the_grid(lau
         assert row["images"] == row["images_planned"] == stopped.get(row["trial_id"], 240)
 
     assert launch("search", "--inline", "--set", SEARCH)[1]["units_run"] == 0
-    with_actors, _ = launch("actors", "--actors", 2, "--set", SEARCH, shard_size=16)
-    assert tables(with_actors) == tables(results)
-    assert (with_actors / "search.json").read_bytes() == (results / "search.json").read_bytes()
-
     grid, _ = launch("grid", "--inline")
     theirs, ours = (
         {tuple(row.values()) for row in pq.read_table(each / "predictions.parquet").to_pylist()}
@@ -54,6 +50,14 @@ def test_a_search_is_the_same_bytes_however_it_is_run_and_a_part_of_the_grid(lau
     launch("search", "--inline")
     assert not (results / "search.json").exists()
     assert {tuple(row.values()) for row in pq.read_table(results / "predictions.parquet").to_pylist()} == theirs
+
+
+@pytest.mark.soak
+def test_a_search_on_two_actors_with_other_shards_is_the_same_bytes(launch):
+    results, _ = launch("search", "--inline", "--set", SEARCH)
+    with_actors, _ = launch("actors", "--actors", 2, "--set", SEARCH, shard_size=16)
+    assert tables(with_actors) == tables(results)
+    assert (with_actors / "search.json").read_bytes() == (results / "search.json").read_bytes()
 
 
 def test_refined_trials_are_reported_verified_and_kept(launch):

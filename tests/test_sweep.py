@@ -172,7 +172,7 @@ BAD_SECTIONS = [
     ("name", "a b", ["name: got 'a b'"]),
     ("name", None, ["name: missing"]),
     ("time_steps", None, ["time_steps: missing"]),
-    ("nmae", "t", ["nmae: unknown key", "name, network, data, calibration, grid, time_steps, run, mlflow"]),
+    ("nmae", "t", ["nmae: unknown key", "name, network, data, calibration, grid, time_steps, search, run, mlflow"]),
     ("network", "{name: vgg-small, wieghts: w}", ["network.wieghts: unknown key", "name, module, weights, train"]),
     ("network", "{name: vgg-small, weights: $UNSET/w}", ["'$UNSET/w'", "environment variable UNSET is not set"]),
     ("network", "{name: vgg, weights: w}", ["network: name: got 'vgg'", "vgg-small, vgg16, resnet20"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 import torch
 from PIL import Image
 from torchvision.models import resnet18
@@ -37,6 +38,7 @@ def make_images(folder: Path) -> None:
             )
 
 
+@pytest.mark.soak
 def test_its_ten_lines_of_shell_end_in_a_report(tmp_path: Path) -> None:
     shell = re.search(r"```sh\n(.*?)```", (DOCS / "tutorial.md").read_text(encoding="utf-8"), re.DOTALL)
     assert shell is not None

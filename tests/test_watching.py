@@ -10,7 +10,7 @@ import pytest
 from conftest import rmpsweep, run_here
 
 pytestmark = pytest.mark.usefixtures("environment")
-OPTIONS = ("--limit", 160, "--mlflow", "none", "--set", "data.shard_size=8", "--set", "time_steps=[4, 12, 4000]")
+OPTIONS = ("--limit", 160, "--mlflow", "none", "--set", "data.shard_size=8", "--set", "time_steps=[4, 12, 2000]")
 
 
 @pytest.fixture
