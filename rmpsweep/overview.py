@@ -119,14 +119,9 @@ def _accuracies(plan: Plan, progress: Progress) -> dict[str, dict[str, Any]]:
     largest = {trial: steps[-1] for trial, steps in plan.work}
     correct, images = dict.fromkeys(largest, 0), dict.fromkeys(largest, 0)
     for result in progress.journal.results:
-        rows = result.predictions
-        at, steps = position[rows["image_id"].to_numpy()], rows["time_steps"].to_numpy()
-        right = rows["label_rank"].to_numpy() == 0
-        trials = rows["trial_id"].combine_chunks().dictionary_encode()
-        codes = trials.indices.to_numpy()
-        for code, trial in enumerate(trials.dictionary.to_pylist()):
-            if trial in largest:
-                counted = (codes == code) & (steps == largest[trial]) & (at < plan.extent(trial))
+        for trial, t, image_ids, right in result.outcomes():
+            if largest.get(trial) == t:
+                counted = position[image_ids] < plan.extent(trial)
                 images[trial] += int(counted.sum())
                 correct[trial] += int(right[counted].sum())
     found = {}

@@ -96,18 +96,14 @@ def replay(sweep: Sweep, plan: Plan, results: Sequence[UnitResult]) -> Standing:
 
 def _correct(plan: Plan, interest: Sequence[int], results: Sequence[UnitResult]) -> dict[str, NDArray[np.int8]]:
     position = np.argsort(image_order(plan.facts.num_images))
+    row = {t: i for i, t in enumerate(interest)}
     correct: dict[str, NDArray[np.int8]] = {}
     for result in results:
-        rows = result.predictions
-        at = position[rows["image_id"].to_numpy()]
-        steps, right = rows["time_steps"].to_numpy(), rows["label_rank"].to_numpy() == 0
-        trials = rows["trial_id"].combine_chunks().dictionary_encode()
-        codes = trials.indices.to_numpy()
-        for code, trial_id in enumerate(trials.dictionary.to_pylist()):
-            known = correct.setdefault(trial_id, np.full((len(interest), plan.facts.num_images), -1, np.int8))
-            for row, time_steps in enumerate(interest):
-                chosen = (codes == code) & (steps == time_steps)
-                known[row, at[chosen]] = right[chosen]
+        for trial, t, image_ids, right in result.outcomes():
+            if t in row:
+                if trial not in correct:
+                    correct[trial] = np.full((len(row), plan.facts.num_images), -1, np.int8)
+                correct[trial][row[t], position[image_ids]] = right
     return correct
 
 

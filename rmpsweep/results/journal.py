@@ -13,13 +13,15 @@ import json
 import re
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from rmpsweep.plan import Unit, disjoint
 from rmpsweep.results.layout import Layout
@@ -63,6 +65,19 @@ class UnitResult:
     provenance: Mapping[str, str]
     predictions: pa.Table
     activity: tuple[LayerActivity, ...]
+
+    def outcomes(self) -> Iterator[tuple[str, int, NDArray[np.int64], NDArray[np.bool_]]]:
+        """For every trial at each T: trial_id, T, image ids [N], and whether each was classified correctly [N]."""
+        image_id, time_steps, rank = (
+            self.predictions[name].to_numpy() for name in ("image_id", "time_steps", "label_rank")
+        )
+        trials = self.predictions["trial_id"].combine_chunks().dictionary_encode()
+        codes, names = trials.indices.to_numpy(), trials.dictionary.to_pylist()
+        for trial, steps in self.unit.work:
+            of_trial = codes == names.index(trial)
+            for t in steps:
+                cells = of_trial & (time_steps == t)
+                yield trial, t, image_id[cells], rank[cells] == 0
 
 
 @dataclass(frozen=True)
