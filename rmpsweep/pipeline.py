@@ -183,9 +183,8 @@ def advance(prepared: Prepared, progress: Progress) -> tuple[Prepared, Progress]
     return prepared, replace(progress, todo=tuple(pending(prepared.plan, progress.journal.done)))
 
 
-def cut(prepared: Prepared, progress: Progress, workers: int) -> Progress:
-    """The same, what is left (of an adaptive search: of its round) cut into units that so many workers can share."""
-    within = prepared.search.within if prepared.search else None
+def cut(prepared: Prepared, progress: Progress, workers: int, within: tuple[int, int] | None = None) -> Progress:
+    """The same, what is left (within some positions) cut into units that so many workers can share."""
     return replace(progress, todo=tuple(pending(prepared.plan, progress.journal.done, workers, within)))
 
 

@@ -70,3 +70,12 @@ def test_refined_trials_are_reported_verified_and_kept(launch):
     assert rmpsweep("status", results)["units_left"] == 0
     rmpsweep("verify", results, "--inline", "--units", 2)
     assert launch("refined", *options)[1]["units_run"] == 0
+
+
+def test_plan_says_that_a_search_takes_at_most_so_much(write_sweep, tmp_path):
+    command = ("plan", write_sweep(), "--results", tmp_path / "none", "--limit", 40, "--inline")
+    searched, grid = rmpsweep(*command, "--set", SEARCH), rmpsweep(*command)
+    assert "worse at T = 12" in searched.pop("search")
+    assert grid.pop("search") is None
+    assert searched == grid
+    assert not (tmp_path / "none").exists()

@@ -116,7 +116,8 @@ def _compute(
             prepared, progress = pipeline.advance(prepared, pipeline.inspect(prepared))
         execution = Execution()
         while progress.todo and execution.is_whole:
-            progress = pipeline.cut(prepared, progress, pool.wanted())
+            within = prepared.search.within if prepared.search else None
+            progress = pipeline.cut(prepared, progress, pool.wanted(), within)
             total = sum(unit.image_steps for unit in progress.todo)
             watch.begin("evaluating", total)
             units.begin(len(progress.todo), total)
