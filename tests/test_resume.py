@@ -58,7 +58,13 @@ def test_five_kills_of_the_driver_lose_no_committed_unit_and_change_no_byte(writ
     ("signum", "whole_group", "where"),
     [
         pytest.param(signal.SIGINT, True, "--inline", id="Ctrl-C inline"),
-        pytest.param(signal.SIGINT, True, "--actors=2", id="Ctrl-C with Ray: a terminal signals every process"),
+        pytest.param(
+            signal.SIGINT,
+            True,
+            "--actors=2",
+            id="Ctrl-C with Ray: a terminal signals every process",
+            marks=pytest.mark.soak,
+        ),
         pytest.param(signal.SIGTERM, False, "--actors=2", id="SIGTERM to the driver", marks=pytest.mark.soak),
     ],
 )
