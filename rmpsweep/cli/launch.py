@@ -122,9 +122,11 @@ def _compute(
             watch.begin("evaluating", total)
             units.begin(len(progress.todo), total)
             execution += pipeline.evaluate(prepared, progress, driver, watch, stop)
+            if prepared.search is None:
+                break
             known = len(progress.journal.results)
             prepared, progress = pipeline.advance(prepared, pipeline.inspect(prepared))
-            if prepared.search is None or len(progress.journal.results) == known:  # none, or damaged as it was written
+            if prepared.search is None or len(progress.journal.results) == known:  # what was written is damaged
                 break
             pipeline.save(prepared, progress.thresholds)
             display.line(overview.search_note(prepared.search))
