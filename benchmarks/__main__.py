@@ -45,8 +45,9 @@ def main() -> None:
         f"{options.rounds} rounds in alternation. A run of N images x T steps takes {measure.TARGET_S:g} s or more: "
         f"faster contenders take more steps (T up to {measure.MAX_STEPS}), rates are per image-step.\n"
         "Ratios: medians over the rounds, above 1 is faster than the other. Peak: memory added by the run.",
-        *lines, sep="\n",
-    )  # fmt: skip
+        *lines,
+        sep="\n",
+    )
     timed = {name: time_case(CASES[name], labels, options.rounds) for name in options.cases}
     figures["cases"] = [case.figures for case in timed.values()]
     num_images = SWEEP_IMAGES_FULL if options.full else options.sweep_images
@@ -143,9 +144,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--decode", action="store_true", help="images decoded, against torchvision's DataLoader")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     parser.add_argument(
-        "--memory", nargs=3, metavar=("CASE", "CONTENDER", "WORK"),
+        "--memory",
+        nargs=3,
+        metavar=("CASE", "CONTENDER", "WORK"),
         help="resident bytes before one run and at its peak; WORK: [batch, chunk, channels_last, images, steps]",
-    )  # fmt: skip
+    )
     return parser.parse_args()
 
 

@@ -54,14 +54,27 @@ def run(rounds: int) -> dict[str, object]:
 def _launch(sweep: Path, results: Path, cores: int) -> tuple[float, float]:
     """Image-steps per second from the first unit's begin to the last one's end; seconds until the first began."""
     command = [
-        sys.executable, "-m", "rmpsweep", "launch", sweep, "--results", results, "--actors", str(cores),
-        "--mlflow", "none", "--json",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "rmpsweep",
+        "launch",
+        sweep,
+        "--results",
+        results,
+        "--actors",
+        str(cores),
+        "--mlflow",
+        "none",
+        "--json",
+    ]
     began = time.time()
     done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, check=True,
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        check=True,
         preexec_fn=lambda: os.sched_setaffinity(0, set(range(cores))),
-    )  # fmt: skip
+    )
     events = [json.loads(line) for line in done.stderr.splitlines()]
     start = next(event["time"] for event in events if event.get("stage") == "evaluating")
     units = [event for event in events if event["event"] == "done" and event["stage"] == "evaluating"]

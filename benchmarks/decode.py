@@ -58,9 +58,12 @@ def run(rounds: int) -> dict[str, Any]:
         for cores in (1, 2):
             command = [sys.executable, "-m", "benchmarks.decode", str(cores), str(rounds), temporary]
             done = subprocess.run(
-                command, check=True, stdout=subprocess.PIPE, text=True,
+                command,
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
                 preexec_fn=lambda cores=cores: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores]),
-            )  # fmt: skip
+            )
             workers[cores] = json.loads(done.stdout.splitlines()[-1])
         return {"images": what, "workers": workers, "simulated": SIMULATED, "steps": STEPS, "launch": _launch(folder)}
 
@@ -103,9 +106,20 @@ def _launch(folder: Path) -> dict[str, Any]:
         SWEEP.format(network=CASE.network, weights=folder / "weights.safetensors", images=folder, steps=STEPS)
     )
     command = [
-        sys.executable, "-m", "rmpsweep", "launch", sweep, "--results", folder / "results", "--limit", SIMULATED,
-        "--inline", "--mlflow", "none", "--json",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "rmpsweep",
+        "launch",
+        sweep,
+        "--results",
+        folder / "results",
+        "--limit",
+        SIMULATED,
+        "--inline",
+        "--mlflow",
+        "none",
+        "--json",
+    ]
     began = time.perf_counter()
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
     figures: dict[str, Any] = json.loads(done.stdout)["input"]

@@ -19,9 +19,7 @@ def run(numerics: str, rounds: int) -> list[dict[str, float]]:
     neurons = sum(prepared.net.fan_out[layer].numel() for layer in prepared.net.layers)
 
     def simulate(alpha: float) -> Any:
-        setting = {
-            "thresholds": prepared.thresholds, "alpha": alpha, "alpha_scope": "network", "numerics": numerics,
-        }  # fmt: skip
+        setting = {"thresholds": prepared.thresholds, "alpha": alpha, "alpha_scope": "network", "numerics": numerics}
         return simulate_many(prepared.net, prepared.images, [setting], [STEPS], keep_state=False)[0]
 
     image_steps = len(prepared.images) * STEPS

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rmpsweep.plan import ANN
-from rmpsweep.schema import Search
-from rmpsweep.search import Contest
+from rmpsweep.pipeline.search import Contest
+from rmpsweep.sweep.plan import ANN
+from rmpsweep.sweep.schema import Search
 
 NEAR_POINTS = 0.3
 
@@ -71,16 +71,20 @@ def main() -> None:
     options = parser.parse_args()
     trials, steps, correct = read_grid(options.results)
     print(f"{len(trials)} trials, {correct.shape[2]} images, {options.orders} random orders, error {options.error}\n")
-    print(f"| T of interest | grid's best | share of image-steps: median (5 to 95 %) | best lost | winner within "
-          f"{NEAR_POINTS} points | largest loss | trials left: median |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        f"| T of interest | grid's best | share of image-steps: median (5 to 95 %) | best lost | winner within "
+        f"{NEAR_POINTS} points | largest loss | trials left: median |\n|---|---|---|---|---|---|---|"
+    )
     for interest in [*((t,) for t in steps), tuple(steps)]:
         search = Search(time_steps=interest, error=options.error)
         shares, losses, left = replayed(trials, steps, correct, search, options.orders)
         best = ", ".join(f"{correct[:, steps.index(t)].mean(1).max():.2%}" for t in interest)
         low, middle, high = np.percentile(100 * shares, [5, 50, 95])
         near = np.mean(losses <= NEAR_POINTS + 1e-9)
-        print(f"| {', '.join(map(str, interest))} | {best} | {middle:.1f} % ({low:.1f} to {high:.1f}) | "
-              f"{np.mean(losses > 0):.1%} | {near:.1%} | {losses.max():.2f} | {np.median(left):.0f} |")  # fmt: skip
+        print(
+            f"| {', '.join(map(str, interest))} | {best} | {middle:.1f} % ({low:.1f} to {high:.1f}) | "
+            f"{np.mean(losses > 0):.1%} | {near:.1%} | {losses.max():.2f} | {np.median(left):.0f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,11 @@ def time_case(case: Case, labels: Sequence[str], rounds: int) -> Timed:
         speeds = f"{row['image_steps_per_s']:,.0f}", f"{row['to_ann']:.2f}", f"{row['to_spikingjelly']:.2f}"
         print(COLUMNS.format(label, row["form"], work, *speeds, f"{peak / MIB:,.0f}"), flush=True)
     figures = {
-        "network": case.network, "side": case.side, "weights": weights, "firing_rate": rate,
-        "firing_rate_steps": steps[longest], "rows": rows,
-    }  # fmt: skip
+        "network": case.network,
+        "side": case.side,
+        "weights": weights,
+        "firing_rate": rate,
+        "firing_rate_steps": steps[longest],
+        "rows": rows,
+    }
     return Timed(figures, (best, forms[best]))

@@ -41,7 +41,7 @@ def examine(subject: str, layout: Layout | None) -> Claim:
 
 def write(claim: Claim, folder: Location) -> list[Location]:
     """Write the figure as SVG and PNG and its points as CSV, each named after the subject. Raises StorageError."""
-    from rmpsweep.report.claims_charts import render_png, render_svg
+    from rmpsweep.claims.charts import render_png, render_svg
 
     svg, png, table = (folder / f"{claim.subject}.{kind}" for kind in ("svg", "png", "csv"))
     files.write_text(svg, render_svg(claim.chart))

@@ -2,11 +2,11 @@
 
 import pyarrow as pa
 
+from rmpsweep.claims.charts import activity_chart
 from rmpsweep.claims.claim import Claim, Row, ShownTable, panel, panel_order, partial_note, rows_beside
 from rmpsweep.errors import ResultsError
-from rmpsweep.firing import firing_rate, flag_layers, shortened
-from rmpsweep.report.claims_charts import activity_chart
 from rmpsweep.stats import SETTINGS, best_trials, varying_settings
+from rmpsweep.stats.firing import firing_rate, flag_layers, shortened
 from rmpsweep.terms import INPUT
 
 STATEMENT = (

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil, floor
 
+from rmpsweep.claims.charts import response_chart
 from rmpsweep.claims.claim import Claim, Row, ShownTable
-from rmpsweep.report.claims_charts import response_chart
 from rmpsweep.terms import Reset
 
 STATEMENT = (

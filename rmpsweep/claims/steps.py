@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rmpsweep.claims.charts import steps_chart
 from rmpsweep.claims.claim import Claim, Row, ShownTable
 from rmpsweep.errors import ResultsError
-from rmpsweep.report.claims_charts import steps_chart
 from rmpsweep.stats import RESETS, SETTINGS, PairedComparison, compare_paired
 
 STATEMENT = (

@@ -13,19 +13,36 @@ from typing import Annotated
 import typer
 
 from rmpsweep import __version__
-from rmpsweep.cli import check, compare, launch, lookup, results, run, submit
-from rmpsweep.display import error
+from rmpsweep.cli import check, compare, launch, plan, read, submit
+from rmpsweep.cli import list as lookup
+from rmpsweep.cli.display import error
 from rmpsweep.errors import RmpsweepError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Accuracy against latency of converted spiking networks, over thresholds, resets and time steps.",
-)  # fmt: skip
+)
 
 for command in (
-    launch.launch, run.plan, results.status, results.merge, results.log, results.report, results.claims,
-    compare.compare, run.train, run.calibrate, submit.cancel, lookup.list_, check.check, check.doctor, check.verify,
-):  # fmt: skip
+    launch.launch,
+    plan.plan,
+    read.status,
+    read.merge,
+    read.log,
+    read.report,
+    read.claims,
+    compare.compare,
+    plan.train,
+    plan.calibrate,
+    submit.cancel,
+    lookup.list_,
+    check.check,
+    check.doctor,
+    check.verify,
+):
     app.command(name=command.__name__.rstrip("_"))(command)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import (
     ActorsOption,
     AddressOption,
@@ -18,23 +19,25 @@ from rmpsweep.cli.options import (
     TargetArgument,
     results_directory,
 )
-from rmpsweep.cli.run import check_place
-from rmpsweep.display import Display
+from rmpsweep.cli.plan import check_place
 from rmpsweep.errors import SweepError
-from rmpsweep.pipeline import results_of
-from rmpsweep.schema import Data, Setting
+from rmpsweep.pipeline.verbs import results_of
 from rmpsweep.storage import locate
-from rmpsweep.sweep import load_sweep, validated
+from rmpsweep.sweep.file import load_sweep, validated
+from rmpsweep.sweep.schema import Data, Setting
 
 DISAGREES = 3
 CHECK = Path("check")
 
 
 def check(
-    network: Annotated[str, typer.Argument(help="A sweep, or a network: its name, torchvision:NAME, timm:NAME or "
-                                                "package.module:factory.")],
-    weights: Annotated[str | None, typer.Option("--weights", help="A file, or the name of published weights; default "
-                                                                  "random ones.")] = None,
+    network: Annotated[
+        str,
+        typer.Argument(help="A sweep, or a network: its name, torchvision:NAME, timm:NAME or package.module:factory."),
+    ],
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="A file, or the name of published weights; default random ones.")
+    ] = None,
     source: Annotated[str | None, typer.Option("--source", help="Of the images; default random ones.")] = None,
     path: Annotated[str | None, typer.Option("--path", help="Of the images, as data.path.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Of the images, as data.split.")] = None,
@@ -42,13 +45,15 @@ def check(
     image: Annotated[str | None, typer.Option("--image", metavar="CxHxW", help="Of random images.")] = None,
     images: Annotated[int, typer.Option("--images", min=1, help="So many.")] = 8,
     time_steps: Annotated[int, typer.Option("--time-steps", min=4, help="T; a multiple of 4.")] = 256,
-    threshold: Annotated[str | None, typer.Option("--threshold", help="Default the sweep's first, or "
-                                                                      "activation_max.")] = None,
-    max_pool: Annotated[str | None, typer.Option("--max-pool", help="count, spike or average; default the sweep's "
-                                                                    "first, or count.")] = None,
+    threshold: Annotated[
+        str | None, typer.Option("--threshold", help="Default the sweep's first, or activation_max.")
+    ] = None,
+    max_pool: Annotated[
+        str | None, typer.Option("--max-pool", help="count, spike or average; default the sweep's first, or count.")
+    ] = None,
     numerics: Annotated[str, typer.Option("--numerics", help="float64, float32, fixed16 or fixed8.")] = "float64",
     json_: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Convert a network and compare the rates of its spiking layers with the ANN's activations, on a few images.
 
     Usage: rmpsweep check torchvision:resnet18 --weights resnet18.pth --images 4
@@ -56,7 +61,7 @@ def check(
     Under constant input every layer's error should fall as 1/T; the first one where it does not is named, with likely
     causes. Exit codes: 0 all layers agree, 2 the network cannot be converted (the node is named), 3 a layer parts.
     """
-    from rmpsweep.check import check_network, is_network, load_named_network, load_sweeps_network
+    from rmpsweep.checks.network import check_network, is_network, load_named_network, load_sweeps_network
 
     display = Display(json_)
     chosen = {"threshold": threshold, "max_pool": max_pool}
@@ -101,14 +106,17 @@ def _image_shape(text: str | None) -> tuple[int, int, int] | None:
 
 def doctor(
     sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="A sweep: its inputs are checked too.")] = None,
-    results: ResultsOption = None, address: AddressOption = None, mlflow: MlflowOption = None, set_: SetOption = None,
+    results: ResultsOption = None,
+    address: AddressOption = None,
+    mlflow: MlflowOption = None,
+    set_: SetOption = None,
     json_: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Check that this machine, and every node of a cluster, can run a sweep; with one, its data, weights and results.
 
     Usage: rmpsweep doctor quickstart --address auto
     """
-    from rmpsweep.doctor import examine
+    from rmpsweep.checks.doctor import examine
 
     display = Display(json_)
     loaded = None if sweep is None else load_sweep(sweep, set_ or ())
@@ -122,16 +130,20 @@ def doctor(
 
 
 def verify(
-    target: TargetArgument, results: ResultsOption = None,
+    target: TargetArgument,
+    results: ResultsOption = None,
     units: Annotated[int, typer.Option("--units", min=1, help="So many units, drawn at random.")] = 5,
     seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
-    actors: ActorsOption = None, inline: InlineOption = False, address: AddressOption = None, json_: JsonOption = False,
-) -> None:  # fmt: skip
+    actors: ActorsOption = None,
+    inline: InlineOption = False,
+    address: AddressOption = None,
+    json_: JsonOption = False,
+) -> None:
     """Compute units of a sweep again and compare every bit with what is on disk; changes nothing.
 
     Usage: rmpsweep verify quickstart --units 10
     """
-    from rmpsweep.verify import verify_units
+    from rmpsweep.checks.verify import verify_units
 
     display = Display(json_)
     check_place(inline, actors, address)

@@ -8,16 +8,16 @@ from typing import Annotated
 import pyarrow.compute as pc
 import typer
 
-from rmpsweep import pipeline
 from rmpsweep import results as files
+from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import JsonOption, results_directory
-from rmpsweep.comparison import Side
-from rmpsweep.comparison import compare as compare_sides
-from rmpsweep.display import Display
 from rmpsweep.errors import ResultsError
-from rmpsweep.plan import ANN
+from rmpsweep.pipeline import verbs as pipeline
 from rmpsweep.stats import CONVENTIONS, best_trials
+from rmpsweep.stats.comparison import Side
+from rmpsweep.stats.comparison import compare as compare_sides
 from rmpsweep.storage import write_atomic
+from rmpsweep.sweep.plan import ANN
 
 SidesArgument = Annotated[
     list[str],
@@ -46,7 +46,7 @@ def compare(
     found = compare_sides([_side(argument) for argument in sides], at or ())
     display.comparison(found)
     if page:
-        from rmpsweep.report.comparison import render
+        from rmpsweep.report.compare_page import render
 
         write_atomic(page, render(found).encode())
         display.line(str(page))

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from rmpsweep import overview, pipeline, publish
+from rmpsweep.cli.display import Display, duration
 from rmpsweep.cli.options import (
     INTERRUPTED,
     ActorsOption,
@@ -25,28 +25,38 @@ from rmpsweep.cli.options import (
     SubmitOption,
     SweepArgument,
 )
-from rmpsweep.cli.run import check_place, trained
+from rmpsweep.cli.plan import check_place, trained
 from rmpsweep.cli.submit import submit_launch
-from rmpsweep.display import Display, duration
-from rmpsweep.driver import Driver
 from rmpsweep.errors import IncompleteError, StorageError
-from rmpsweep.firing import flag_layers
-from rmpsweep.pipeline import Prepared, Progress
+from rmpsweep.pipeline import publish
+from rmpsweep.pipeline import status as overview
+from rmpsweep.pipeline import verbs as pipeline
+from rmpsweep.pipeline.progress import Watch
+from rmpsweep.pipeline.verbs import Prepared, Progress
 from rmpsweep.results import check_space
-from rmpsweep.sweep import load_sweep
+from rmpsweep.stats.firing import flag_layers
+from rmpsweep.sweep.file import load_sweep
 from rmpsweep.tracking import check_uri, without_password
-from rmpsweep.watching import Watch
-from rmpsweep.work import Execution, Limits
+from rmpsweep.workers.driver import Driver
+from rmpsweep.workers.events import Execution, Limits
 
 CANCEL_EVERY_S = 2.0
 
 
 def launch(
-    sweep: SweepArgument, results: ResultsOption = None, limit: LimitOption = None, actors: ActorsOption = None,
-    inline: InlineOption = False, address: AddressOption = None, mlflow: MlflowOption = None, set_: SetOption = None,
-    max_failures: MaxFailuresOption = None, fail_fast: FailFastOption = False, submit: SubmitOption = False,
+    sweep: SweepArgument,
+    results: ResultsOption = None,
+    limit: LimitOption = None,
+    actors: ActorsOption = None,
+    inline: InlineOption = False,
+    address: AddressOption = None,
+    mlflow: MlflowOption = None,
+    set_: SetOption = None,
+    max_failures: MaxFailuresOption = None,
+    fail_fast: FailFastOption = False,
+    submit: SubmitOption = False,
     json_: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Run what is missing of a sweep, then merge, report and log.
 
     Usage: rmpsweep launch quickstart

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from rmpsweep.errors import ResultsError
-from rmpsweep.pipeline import results_of
+from rmpsweep.pipeline.verbs import results_of
 from rmpsweep.storage import Location, locate
-from rmpsweep.sweep import load_sweep
+from rmpsweep.sweep.file import load_sweep
 
 INTERRUPTED = 130
 """Exit code."""

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rmpsweep import pipeline
+from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import JsonOption, ResultsOption, TargetArgument, results_directory
-from rmpsweep.display import Display
 from rmpsweep.errors import SweepError
+from rmpsweep.pipeline import verbs as pipeline
 from rmpsweep.results import Layout, write_text
-from rmpsweep.schema import Sweep
-from rmpsweep.sweep import dump_sweep
+from rmpsweep.sweep.file import dump_sweep
+from rmpsweep.sweep.schema import Sweep
 
 MOST_BYTES = 100 << 20
 """Weights up to this size travel with the job; larger ones are named by a path that is the same on every node."""
@@ -27,7 +27,7 @@ def submit_launch(
     Raises:
         SweepError: no address, or results in a place that is gone with the job. ClusterError: it takes no jobs.
     """
-    from rmpsweep.pools.jobs import submit
+    from rmpsweep.workers.pools.jobs import submit
 
     if address is None or not address.startswith(("http://", "https://")):
         raise SweepError(f"--submit: got --address {address}, expected the dashboard's, such as http://127.0.0.1:8265")

@@ -14,7 +14,16 @@ from rmpsweep.data.split import ImageSplit, OnBadImage, OnIndex, Skipped, image_
 from rmpsweep.data.transforms import TRANSFORMS, Transform
 
 __all__ = [
-    "DEFAULT_TRANSFORMS", "SOURCES", "TRANSFORMS", "ImageSplit", "OnBadImage", "OnIndex", "Skipped", "Transform",
-    "absolute", "cache_dir",
-    "image_order", "open_split",
-]  # fmt: skip
+    "DEFAULT_TRANSFORMS",
+    "SOURCES",
+    "TRANSFORMS",
+    "ImageSplit",
+    "OnBadImage",
+    "OnIndex",
+    "Skipped",
+    "Transform",
+    "absolute",
+    "cache_dir",
+    "image_order",
+    "open_split",
+]

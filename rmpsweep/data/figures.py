@@ -40,9 +40,7 @@ class InputFigures:
         """As JSON values, with what follows from them; of what `read` gives, the same again."""
         kept = {name: round(value, 4) for name, value in asdict(self).items()}
         rounded = InputFigures(**kept)
-        return kept | {
-            "decoded_images_per_s": rounded.decoded_images_per_s, "wait_fraction": rounded.wait_fraction,
-        }  # fmt: skip
+        return kept | {"decoded_images_per_s": rounded.decoded_images_per_s, "wait_fraction": rounded.wait_fraction}
 
     @classmethod
     def read(cls, document: Mapping[str, Any] | None) -> Self:

@@ -53,9 +53,12 @@ class Index:
     def to_bytes(self) -> bytes:
         """As a Parquet file."""
         about = {
-            "content": self.content, "made_from": self.made_from, "num_classes": self.num_classes, "notes": self.notes,
+            "content": self.content,
+            "made_from": self.made_from,
+            "num_classes": self.num_classes,
+            "notes": self.notes,
             "skipped": [(each.where, each.reason) for each in self.skipped],
-        }  # fmt: skip
+        }
         sink = pa.BufferOutputStream()
         pq.write_table(self.table.replace_schema_metadata({"rmpsweep": json.dumps(about)}), sink)
         content: bytes = sink.getvalue().to_pybytes()

@@ -61,9 +61,10 @@ class ParquetStore(Store):
         numbers = pa.array(np.repeat(np.arange(len(tables)), [len(each) for each in tables]))
         table = table.drop_columns("name").append_column("path", shard_column(list(self._files), numbers))
         return Listing(
-            table.append_column("key", row_numbers(len(table)) if keys is None else keys), made_from,
+            table.append_column("key", row_numbers(len(table)) if keys is None else keys),
+            made_from,
             None if names[0] is None else len(names[0]),
-        )  # fmt: skip
+        )
 
     def class_names(self) -> tuple[str, ...]:
         """As Hugging Face's metadata of the first file say."""
@@ -118,7 +119,7 @@ class ParquetStore(Store):
                 source = str(file) if isinstance(file, Path) else stack.enter_context(file.open())
                 opened = pq.ParquetFile(
                     source, metadata=self._metadata.get(version), pre_buffer=not isinstance(file, Path)
-                )  # fmt: skip
+                )
                 stack.callback(opened.close)
                 self._metadata[version] = opened.metadata
                 yield opened
@@ -138,10 +139,11 @@ class ParquetStore(Store):
             raise DataError(f"{path}: row {unlabelled}: label: got none, expected an integer of 0 or more")
         names = pc.struct_field(found["image"], "path").cast(pa.string())
         columns = {
-            "label": found["label"].cast(pa.int64()), "name": names,
+            "label": found["label"].cast(pa.int64()),
+            "name": names,
             "row_group": pa.array(np.repeat(np.arange(len(groups)), groups), pa.int32()),
             "row": pa.array(np.arange(len(found)), pa.int32()),
-        }  # fmt: skip
+        }
         return pa.table(columns), _class_names(about)
 
 

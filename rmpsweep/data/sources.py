@@ -27,10 +27,17 @@ DEFAULT_TRANSFORMS: dict[str, str] = {"digits": "unit", "cifar10": "cifar10", "c
 
 
 def open_split(
-    source: str, path: str | None, split: str, transform: str | Transform | None, download: bool = False, *,
-    labels: str | None = None, on_bad_image: OnBadImage = "fail", index: "Location | None" = None,
+    source: str,
+    path: str | None,
+    split: str,
+    transform: str | Transform | None,
+    download: bool = False,
+    *,
+    labels: str | None = None,
+    on_bad_image: OnBadImage = "fail",
+    index: "Location | None" = None,
     on_index: OnIndex | None = None,
-) -> ImageSplit:  # fmt: skip
+) -> ImageSplit:
     """Open a split of labelled images. Imports neither torch nor torchvision nor scikit-learn.
 
     Args:

@@ -24,9 +24,13 @@ class StoredSplit(ImageSplit):
     """The images of a store, in RGB; an image_id is a row of the index."""
 
     def __init__(
-        self, store: Store, transform: Transform, on_bad_image: OnBadImage = "fail",
-        index: "Location | None" = None, on_index: OnIndex | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        transform: Transform,
+        on_bad_image: OnBadImage = "fail",
+        index: "Location | None" = None,
+        on_index: OnIndex | None = None,
+    ) -> None:
         self._store, self._on_bad_image = store, on_bad_image
         self._index = load_index(store, on_bad_image, index, on_index)
         self._table = self._index.table

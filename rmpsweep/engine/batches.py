@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rmpsweep.engine.cpu import CpuKernels
+from rmpsweep.engine.cpu.device import CpuKernels
 from rmpsweep.engine.execute import Batch, execute
 from rmpsweep.engine.kernels import Kernels
 from rmpsweep.engine.memory import make_memory_plan
@@ -28,9 +28,16 @@ Choice = Literal["auto", "triton", "reference"]
 
 
 def by_nodes(
-    constants: Constants, images: Tensor, ids: Tensor, steps: Sequence[int], start: int, state: State | None,
-    record: bool, batch_size: int, on_steps: OnSteps,
-) -> RowResult:  # fmt: skip
+    constants: Constants,
+    images: Tensor,
+    ids: Tensor,
+    steps: Sequence[int],
+    start: int,
+    state: State | None,
+    record: bool,
+    batch_size: int,
+    on_steps: OnSteps,
+) -> RowResult:
     """All rows through `reference`, in batches padded to one shape, on which floating point depends."""
     num_images, num_rows = len(images), len(constants.settings) * len(images)
     parts = []
@@ -44,10 +51,20 @@ def by_nodes(
 
 
 def by_program(
-    constants: Constants, program: Program, images: Tensor, ids: Tensor, steps: Sequence[int], start: int,
-    state: State | None, record: bool, batch_size: int | None, chunk: int | None, keep_state: bool, triton: bool,
+    constants: Constants,
+    program: Program,
+    images: Tensor,
+    ids: Tensor,
+    steps: Sequence[int],
+    start: int,
+    state: State | None,
+    record: bool,
+    batch_size: int | None,
+    chunk: int | None,
+    keep_state: bool,
+    triton: bool,
     on_steps: OnSteps,
-) -> RowResult:  # fmt: skip
+) -> RowResult:
     """All rows through the program's kernels; out of memory, a batch is halved, which is told by a warning.
 
     triton: the kernels for GPUs, wherever the network is.
@@ -120,7 +137,7 @@ def find_program(constants: Constants, choice: Choice = "auto") -> Program | Non
 def make_kernels(constants: Constants, program: Program, triton: bool = False) -> Kernels:
     """Those of the network's device; triton: those for GPUs, wherever it is."""
     if triton or constants.net.device.type != "cpu":
-        from rmpsweep.engine.gpu import GpuKernels  # Triton is not there on every platform
+        from rmpsweep.engine.gpu.device import GpuKernels  # Triton is not there on every platform
 
         return GpuKernels(constants, program)
     return CpuKernels(constants, program)
@@ -140,8 +157,10 @@ def make_batch(constants: Constants, images: Tensor, ids: Tensor, rows: Tensor) 
     """The rows' settings and inputs; settings with the same input scale (and seed, if it matters) share inputs."""
     setting, image = rows // len(images), rows % len(images)
     poisson = constants.settings[0].encoding == "poisson"
-    kinds = [(float(scale), s.seed if poisson else 0) for scale, s in
-             zip(constants.input_scale, constants.settings, strict=True)]  # fmt: skip
+    kinds = [
+        (float(scale), s.seed if poisson else 0)
+        for scale, s in zip(constants.input_scale, constants.settings, strict=True)
+    ]
     distinct = list(dict.fromkeys(kinds))
     kind = torch.tensor([distinct.index(k) for k in kinds])
     keys, own = torch.unique(kind[setting] * len(images) + image, return_inverse=True)
@@ -149,9 +168,13 @@ def make_batch(constants: Constants, images: Tensor, ids: Tensor, rows: Tensor) 
     scales, seeds = zip(*distinct, strict=True)
     of_key = keys // len(images)
     tensors = (
-        setting, own, images[shown], ids[shown], torch.tensor(seeds)[of_key],
+        setting,
+        own,
+        images[shown],
+        ids[shown],
+        torch.tensor(seeds)[of_key],
         torch.tensor(scales, dtype=torch.float64)[of_key],
-    )  # fmt: skip
+    )
     return Batch(*(tensor.to(constants.net.device) for tensor in tensors))
 
 

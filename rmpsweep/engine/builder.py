@@ -46,9 +46,20 @@ class Builder:
             scale = scale * by_channel(self.spike_weight[output])
         representable(scale, torch.float32 if self.numerics == "float32" else torch.float64)
         return Constants(
-            self.net, tuple(self.settings), self.weights, self.threshold, self.start, self.bias, self.factor,
-            self.multiplier, frozenset(self.rounded), self.units(INPUT), scale, self.largest, self.kind,
-        )  # fmt: skip
+            self.net,
+            tuple(self.settings),
+            self.weights,
+            self.threshold,
+            self.start,
+            self.bias,
+            self.factor,
+            self.multiplier,
+            frozenset(self.rounded),
+            self.units(INPUT),
+            scale,
+            self.largest,
+            self.kind,
+        )
 
     def output_grid(self) -> Tensor:
         """What one step of the output's numbers is worth in the output's unit, [1 or classes]."""

@@ -117,9 +117,16 @@ def _padded(rows: Tensor, size: int) -> tuple[Tensor, int]:
 
 
 def _observe_current(
-    net: SpikingNetwork, layer: str, setting: Setting, images: Tensor, ids: Tensor, num_real: int, time_steps: int,
-    statistic: "_TopValues", on_steps: OnSteps,
-) -> None:  # fmt: skip
+    net: SpikingNetwork,
+    layer: str,
+    setting: Setting,
+    images: Tensor,
+    ids: Tensor,
+    num_real: int,
+    time_steps: int,
+    statistic: "_TopValues",
+    on_steps: OnSteps,
+) -> None:
     """Feed `statistic` with the current into `layer` at every step, the layers before it firing at their thresholds."""
     constants = make_constants(net, [setting], math.inf)
     program = find_program(constants)
@@ -175,6 +182,7 @@ def _checked(layer: str, values: Tensor, granularity: Granularity) -> Tensor:
     if bool(silent.any()):
         warnings.warn(
             f"layer {layer!r}: {int(silent.sum())} of {len(values)} channels are silent and take the layer's largest "
-            "threshold", stacklevel=3,
-        )  # fmt: skip
+            "threshold",
+            stacklevel=3,
+        )
     return torch.where(silent, largest, values)

@@ -19,7 +19,7 @@ from rmpsweep.engine.numerics import (
     Constants,
     Setting,
     common_divisor,
-)  # fmt: skip
+)
 from rmpsweep.engine.scales import scaled
 from rmpsweep.errors import CalibrationError
 

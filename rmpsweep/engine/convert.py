@@ -17,9 +17,7 @@ from rmpsweep.engine.trace import trace
 from rmpsweep.errors import ConversionError
 from rmpsweep.terms import INPUT
 
-AVERAGE = {
-    "stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None,
-}  # fmt: skip
+AVERAGE = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
 """The options of an average pooling but for its window."""
 
 
@@ -204,9 +202,10 @@ class _Converter:
         name = self.name_of[source]
         if name not in self.weights or len(source.users) != 1:
             raise self._refusal(
-                node, "can be folded only directly after a convolution or linear layer of its own; train the network "
-                "with batch norm there"
-            )  # fmt: skip
+                node,
+                "can be folded only directly after a convolution or linear layer of its own; train the network "
+                "with batch norm there",
+            )
         if module.running_mean is None or module.running_var is None:
             raise self._refusal(node, "has no running statistics to fold (track_running_stats=False)")
         weight, bias = folded(*self.weights[name], module)
@@ -226,8 +225,7 @@ class _Converter:
         rows, columns = rows or height, columns or width
         if height % rows or width % columns:
             raise self._refusal(
-                node,
-                f"pools {height}x{width} to {rows}x{columns} with unequal windows; use sizes that divide",
+                node, f"pools {height}x{width} to {rows}x{columns} with unequal windows; use sizes that divide"
             )
         kernel = height // rows, width // columns
         self._add(node, self._name(node), "avg_pool", self._inputs(node), {**AVERAGE, "kernel_size": kernel})
@@ -292,9 +290,14 @@ class _Converter:
         return weight.detach().to(dtype=self.dtype, copy=True)
 
     def _add(
-        self, node: fx.Node, name: str, op: Any, inputs: tuple[str, ...], options: Mapping[str, Any] | None = None,
+        self,
+        node: fx.Node,
+        name: str,
+        op: Any,
+        inputs: tuple[str, ...],
+        options: Mapping[str, Any] | None = None,
         shape: tuple[int, ...] | None = None,
-    ) -> str:  # fmt: skip
+    ) -> str:
         units = [self.nodes[i].unit for i in inputs]
         unit = name if op in ("input", "spike") else max(units, key=self.rank.__getitem__)
         self.nodes[name] = Node(name, op, inputs, shape or node.meta["shape"][1:], unit, options or {})

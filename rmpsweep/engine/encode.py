@@ -80,9 +80,13 @@ def fill_poisson(
     channel first, then the negative; t counts from `start`. images: [N, C, H, W]."""
     rate = images.abs() / _per_row(input_scale, images)
     _fill(
-        rate.double().flatten(2).numpy(), (images > 0).flatten(2).numpy(), seeds.numpy(), image_ids.numpy(), start,
+        rate.double().flatten(2).numpy(),
+        (images > 0).flatten(2).numpy(),
+        seeds.numpy(),
+        image_ids.numpy(),
+        start,
         out.flatten(2, 3).numpy(),
-    )  # fmt: skip
+    )
 
 
 @compiled

@@ -13,9 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rmpsweep.engine.kernels import Kernels
-from rmpsweep.engine.kernels.base import POTENTIAL_LIMIT
-from rmpsweep.engine.kernels.layout import padded
+from rmpsweep.engine.kernels import POTENTIAL_LIMIT, Kernels, padded
 from rmpsweep.engine.network import Node
 from rmpsweep.engine.program import Layer, Rearrangement, image_shape
 from rmpsweep.engine.reference import LinearNodes, OnSteps, RowResult, State, read_out_of
@@ -88,9 +86,15 @@ class _Run:
     """The time loop; all tensors channels-last. until: the layer before which each chunk ends."""
 
     def __init__(
-        self, kernels: Kernels, batch: Batch, start: int, state: State | None, chunk: int, record: bool,
+        self,
+        kernels: Kernels,
+        batch: Batch,
+        start: int,
+        state: State | None,
+        chunk: int,
+        record: bool,
         until: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.kernels, self.batch, self.chunk, self.until = kernels, batch, chunk, until
         self.net, self.program, self.constants = kernels.net, kernels.program, kernels.constants
         self.t, self.num_rows, self.device = start, len(batch.setting), batch.setting.device
@@ -261,8 +265,9 @@ class _Run:
         source = self.net.node(node.inputs[0])
         total, largest = (
             (torch.zeros(self.num_rows, *shape, device=self.device) for shape in (source.shape, node.shape))
-            if state is None else state.pools[node.name]
-        )  # fmt: skip
+            if state is None
+            else state.pools[node.name]
+        )
         return self._channels_last(source, total, torch.int32), self._channels_last(node, largest, torch.int32)
 
     def _input_counts(self, state: State | None) -> Tensor:

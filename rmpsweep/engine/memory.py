@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from rmpsweep.engine.kernels.layout import padded
+from rmpsweep.engine.kernels import padded
 from rmpsweep.engine.network import Node
 from rmpsweep.engine.program import Layer, Program, image_shape
 

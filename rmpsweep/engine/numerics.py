@@ -37,8 +37,11 @@ from rmpsweep.errors import CalibrationError
 from rmpsweep.terms import AlphaScope, Encoding, MaxPool, Numerics, Reset, check_choice
 
 DTYPES: dict[Numerics, torch.dtype] = {
-    "float32": torch.float32, "float64": torch.float64, "fixed16": torch.int64, "fixed8": torch.int64,
-}  # fmt: skip
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "fixed16": torch.int64,
+    "fixed8": torch.int64,
+}
 LARGEST_WEIGHT: dict[Numerics, int] = {"fixed16": 32639, "fixed8": 127}
 """|w_q| of fixed16 is what 256 hi + lo reaches with both planes int8."""
 INPUT_BITS, FACTOR_BITS, JUNCTION_BITS = 12, 16, 12
@@ -60,9 +63,7 @@ class Setting:
     numerics: Numerics = "float32"
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("reset", Reset), ("encoding", Encoding), ("max_pool", MaxPool), ("numerics", Numerics),
-        ):  # fmt: skip
+        for name, choices in (("reset", Reset), ("encoding", Encoding), ("max_pool", MaxPool), ("numerics", Numerics)):
             check_choice(name, getattr(self, name), choices)
         if not 0 <= self.v_init < 1:
             raise ValueError(f"v_init: got {self.v_init}, expected 0 <= v_init < 1 (a fraction of the threshold)")
@@ -125,10 +126,20 @@ class Constants:
             return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
 
         return Constants(
-            self.net, self.settings, moved(self.weights), moved(self.threshold), moved(self.start), moved(self.bias),
-            moved(self.factor), moved(self.multiplier), self.rounded, self.input_scale.to(device),
-            self.output_scale.to(device), self.largest, self.kind,
-        )  # fmt: skip
+            self.net,
+            self.settings,
+            moved(self.weights),
+            moved(self.threshold),
+            moved(self.start),
+            moved(self.bias),
+            moved(self.factor),
+            moved(self.multiplier),
+            self.rounded,
+            self.input_scale.to(device),
+            self.output_scale.to(device),
+            self.largest,
+            self.kind,
+        )
 
 
 def weights_kind(net: SpikingNetwork, setting: Setting) -> tuple[object, ...]:

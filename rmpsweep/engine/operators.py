@@ -15,21 +15,51 @@ SUPPORTED = (
 )
 
 _FUNCTIONS: dict[Any, str] = {
-    F.relu: "relu", torch.relu: "relu", F.relu6: "relu6", F.hardtanh: "hardtanh", F.dropout: "skip",
-    F.avg_pool2d: "avg_pool", F.adaptive_avg_pool2d: "adaptive_avg_pool", torch.mean: "mean",
-    F.max_pool2d: "max_pool", torch.flatten: "flatten", operator.add: "sum", operator.iadd: "sum", torch.add: "sum",
-    torch.cat: "concat", torch.concat: "concat", operator.getitem: "slice", F.pad: "pad",
-}  # fmt: skip
+    F.relu: "relu",
+    torch.relu: "relu",
+    F.relu6: "relu6",
+    F.hardtanh: "hardtanh",
+    F.dropout: "skip",
+    F.avg_pool2d: "avg_pool",
+    F.adaptive_avg_pool2d: "adaptive_avg_pool",
+    torch.mean: "mean",
+    F.max_pool2d: "max_pool",
+    torch.flatten: "flatten",
+    operator.add: "sum",
+    operator.iadd: "sum",
+    torch.add: "sum",
+    torch.cat: "concat",
+    torch.concat: "concat",
+    operator.getitem: "slice",
+    F.pad: "pad",
+}
 _METHODS = {
-    "relu": "relu", "relu_": "relu", "flatten": "flatten", "view": "reshape", "reshape": "reshape",
-    "add": "sum", "add_": "sum", "mean": "mean", "contiguous": "skip",
-}  # fmt: skip
+    "relu": "relu",
+    "relu_": "relu",
+    "flatten": "flatten",
+    "view": "reshape",
+    "reshape": "reshape",
+    "add": "sum",
+    "add_": "sum",
+    "mean": "mean",
+    "contiguous": "skip",
+}
 _MODULES: dict[type[nn.Module], str] = {
-    nn.Conv2d: "conv", nn.Linear: "linear", nn.ReLU: "relu", nn.ReLU6: "hardtanh", nn.Hardtanh: "hardtanh",
-    nn.AvgPool2d: "avg_pool", nn.AdaptiveAvgPool2d: "adaptive_avg_pool", nn.MaxPool2d: "max_pool",
-    nn.Flatten: "flatten", nn.Dropout: "skip", nn.Dropout2d: "skip", nn.Identity: "skip",
-    nn.BatchNorm1d: "batch_norm", nn.BatchNorm2d: "batch_norm",
-}  # fmt: skip
+    nn.Conv2d: "conv",
+    nn.Linear: "linear",
+    nn.ReLU: "relu",
+    nn.ReLU6: "hardtanh",
+    nn.Hardtanh: "hardtanh",
+    nn.AvgPool2d: "avg_pool",
+    nn.AdaptiveAvgPool2d: "adaptive_avg_pool",
+    nn.MaxPool2d: "max_pool",
+    nn.Flatten: "flatten",
+    nn.Dropout: "skip",
+    nn.Dropout2d: "skip",
+    nn.Identity: "skip",
+    nn.BatchNorm1d: "batch_norm",
+    nn.BatchNorm2d: "batch_norm",
+}
 FUNCTION_ARGUMENTS = {
     "avg_pool": ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     "adaptive_avg_pool": ("input", "output_size"),

@@ -12,14 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rmpsweep.engine import encode, neuron
-from rmpsweep.engine.network import (
-    Node,
-    SpikingNetwork,
-    apply_linear,
-    average_of_max_pool,
-    per_channel,
-    rearrange,
-)  # fmt: skip
+from rmpsweep.engine.network import Node, SpikingNetwork, apply_linear, average_of_max_pool, per_channel, rearrange
 from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
 from rmpsweep.terms import INPUT, SATURATED_RATE, Reset
 
@@ -159,9 +152,14 @@ class Rows:
         self.driving = net.needed_for(*net.layers, *self.read)
 
     def simulate(
-        self, steps: Sequence[int], start: int, state: State, fan_outs: Mapping[str, Tensor], record: bool,
+        self,
+        steps: Sequence[int],
+        start: int,
+        state: State,
+        fan_outs: Mapping[str, Tensor],
+        record: bool,
         on_steps: OnSteps,
-    ) -> RowResult:  # fmt: skip
+    ) -> RowResult:
         """Run from step `start` to steps[-1] and read off at every T of `steps`."""
         logits: list[Tensor] = []
         counts: dict[str, list[Tensor]] = {name: [] for name in fan_outs}

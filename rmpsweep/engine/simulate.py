@@ -86,14 +86,30 @@ def simulate(
         ValueError: a value out of range, naming it, what was received and what is allowed.
     """
     setting = {
-        "thresholds": thresholds, "alpha": alpha, "alpha_scope": alpha_scope, "reset": reset, "v_init": v_init,
-        "encoding": encoding, "max_pool": max_pool, "seed": seed, "numerics": numerics,
-    }  # fmt: skip
+        "thresholds": thresholds,
+        "alpha": alpha,
+        "alpha_scope": alpha_scope,
+        "reset": reset,
+        "v_init": v_init,
+        "encoding": encoding,
+        "max_pool": max_pool,
+        "seed": seed,
+        "numerics": numerics,
+    }
     states = None if state is None else [state]
     return simulate_many(
-        net, images, [setting], time_steps, image_ids=image_ids, record_spikes=record_spikes, states=states,
-        start=start, batch_size=batch_size, chunk=chunk, kernels=kernels,
-    )[0]  # fmt: skip
+        net,
+        images,
+        [setting],
+        time_steps,
+        image_ids=image_ids,
+        record_spikes=record_spikes,
+        states=states,
+        start=start,
+        batch_size=batch_size,
+        chunk=chunk,
+        kernels=kernels,
+    )[0]
 
 
 @torch.no_grad()
@@ -147,9 +163,20 @@ def simulate_many(
             whole = by_nodes(constants, images, ids, steps, start, given, record_spikes, rows, on_steps)
         else:
             whole = by_program(
-                constants, program, images, ids, steps, start, given, record_spikes, batch_size, chunk, keep_state,
-                kernels == "triton", on_steps,
-            )  # fmt: skip
+                constants,
+                program,
+                images,
+                ids,
+                steps,
+                start,
+                given,
+                record_spikes,
+                batch_size,
+                chunk,
+                keep_state,
+                kernels == "triton",
+                on_steps,
+            )
         for position, k in enumerate(members):
             results[k] = _summed(whole, slice(position * len(images), (position + 1) * len(images)), steps)
     return [results[k] for k in range(len(parsed))]

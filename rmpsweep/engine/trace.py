@@ -18,9 +18,19 @@ from torch import Tensor, fx, nn
 from rmpsweep.engine.operators import kind_of
 
 _METADATA = {
-    "size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex",
-    "element_size", "get_device", "type",
-}  # fmt: skip
+    "size",
+    "dim",
+    "ndimension",
+    "numel",
+    "nelement",
+    "stride",
+    "is_contiguous",
+    "is_floating_point",
+    "is_complex",
+    "element_size",
+    "get_device",
+    "type",
+}
 """Functions and methods whose answer depends on no value of the tensor."""
 
 

@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torchvision", "timm")
 FORMS = "torchvision:NAME, timm:NAME"
-EXAMPLES = ("torchvision:resnet18", "torchvision:resnet34", "torchvision:resnet50", "torchvision:vgg16",
-            "torchvision:vgg16_bn")  # fmt: skip
+EXAMPLES = (
+    "torchvision:resnet18",
+    "torchvision:resnet34",
+    "torchvision:resnet50",
+    "torchvision:vgg16",
+    "torchvision:vgg16_bn",
+)
 TIMM_WEIGHTS = "pretrained"
 DOWNLOAD_TIMEOUT_S = 60
 

@@ -28,9 +28,13 @@ def published_transform(network: str, weights: Path | None) -> Transform:
     if found is not None:
         preset = found.transforms()
         return _checked(
-            f"torchvision's {found}", preset.resize_size, preset.crop_size, preset.interpolation.value, preset.mean,
+            f"torchvision's {found}",
+            preset.resize_size,
+            preset.crop_size,
+            preset.interpolation.value,
+            preset.mean,
             preset.std,
-        )  # fmt: skip
+        )
     if network.startswith("timm:") and weights is not None and weights.name in (TIMM_WEIGHTS, TIMM_FILE):
         return _of_timm(network)
     raise DataError(

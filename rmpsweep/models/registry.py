@@ -89,21 +89,28 @@ NETWORKS: dict[str, NetworkInfo] = {
         _vgg_small, "4 convolutions (16, 16, 32, 32), 2 pools, FC 64; images of 8x8 to 32x32", _RMP, ((1, 8, 10),)
     ),
     "vgg16": NetworkInfo(
-        _vgg16, "13 convolutions, FC 4096-4096; 4 pools up to 32x32, 5 for larger images", _RMP, (_CIFAR10, _IMAGENET),
+        _vgg16,
+        "13 convolutions, FC 4096-4096; 4 pools up to 32x32, 5 for larger images",
+        _RMP,
+        (_CIFAR10, _IMAGENET),
         min_side=16,
     ),
     "resnet20": NetworkInfo(
         _resnet20, "ResNet-20 (16, 32, 64 channels) with 1x1 convolution shortcuts", "He et al. 2016", (_CIFAR10,)
     ),
     "resnet20-wide": NetworkInfo(
-        _resnet20_wide, "the RMP laboratory's ResNet-20: 3 stem convolutions, 64 to 512 channels, 2-2-2-2 blocks",
-        _HYBRID, (_CIFAR10,),
+        _resnet20_wide,
+        "the RMP laboratory's ResNet-20: 3 stem convolutions, 64 to 512 channels, 2-2-2-2 blocks",
+        _HYBRID,
+        (_CIFAR10,),
     ),
     "resnet34": NetworkInfo(
-        _resnet34, "ResNet-34: 3 stem convolutions, 64 to 512 channels, 3-4-6-3 blocks",
-        f"He et al. 2016; {_HYBRID}", (_IMAGENET,),
+        _resnet34,
+        "ResNet-34: 3 stem convolutions, 64 to 512 channels, 3-4-6-3 blocks",
+        f"He et al. 2016; {_HYBRID}",
+        (_IMAGENET,),
     ),
-}  # fmt: skip
+}
 
 NAMES = ", ".join((*NETWORKS, FORMS))
 """Every form of a network's name, as messages show it."""

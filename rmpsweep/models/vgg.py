@@ -12,7 +12,7 @@ POOL = "pool"
 VGG_SMALL: tuple[int | str, ...] = (16, 16, POOL, 32, 32, POOL)
 VGG16: tuple[int | str, ...] = (
     *(64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL, 512, 512, 512),
-)  # fmt: skip
+)
 
 
 class VGG(nn.Module):

@@ -12,17 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rmpsweep.firing import flag_layers
-from rmpsweep.report import charts, class_charts, difference_charts, layer_charts, search_charts, trial_charts
+from rmpsweep.report import charts
+from rmpsweep.report.charts import classes as class_charts
+from rmpsweep.report.charts import differences as difference_charts
+from rmpsweep.report.charts import layers as layer_charts
+from rmpsweep.report.charts import search as search_charts
+from rmpsweep.report.charts import trials as trial_charts
 from rmpsweep.report.classes import ClassAccuracy, class_accuracies, hardest_images
-from rmpsweep.report.comparisons import (
-    Rivals,
-    decisive_time_steps,
-    overall_best,
-    reach_ann,
-    rivals,
-    soft_against_hard,
-)
+from rmpsweep.report.differences import Rivals, decisive_time_steps, overall_best, reach_ann, rivals, soft_against_hard
 from rmpsweep.report.info import Fetch, Pictures, ReportInfo, no_pictures
 from rmpsweep.report.layers import layer_rows, threshold_rows
 from rmpsweep.report.templates import environment, library
@@ -38,6 +35,7 @@ from rmpsweep.stats import (
     varying_settings,
     wilson_interval,
 )
+from rmpsweep.stats.firing import flag_layers
 from rmpsweep.terms import ANN, INPUT
 
 __all__ = ["Fetch", "Pictures", "ReportInfo", "needed_predictions", "no_pictures", "render", "thumbnails"]
@@ -156,9 +154,12 @@ def _trial_charts(data: TrialData, info: ReportInfo, ann_joules: Mapping[str, fl
 
 
 def _best_charts(
-    best: Mapping[str, BestTrial], rows: list[Row], info: ReportInfo, paired: list[PairedComparison],
+    best: Mapping[str, BestTrial],
+    rows: list[Row],
+    info: ReportInfo,
+    paired: list[PairedComparison],
     found: Rivals | None,
-) -> dict[str, Row]:  # fmt: skip
+) -> dict[str, Row]:
     drawn = {}
     if best and info.ann_images:
         low, high = wilson_interval(info.ann_correct, info.ann_images)

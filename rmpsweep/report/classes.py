@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rmpsweep.report.comparisons import Cells, overall_best
+from rmpsweep.report.differences import Cells, overall_best
 from rmpsweep.stats import BestTrial
 from rmpsweep.terms import ANN
 
@@ -132,8 +132,9 @@ def _prediction(said: _Said, image_id: int) -> int | None:
 def _said(best: Mapping[str, BestTrial], predictions: pa.Table) -> dict[str, _Said]:
     """Of the ANN, and of each reset's best trial at its largest T."""
     named: Sequence[tuple[str, str, int]] = [
-        (ANN, ANN, 0), *((reset, trial.trial_id, trial.time_steps) for reset, trial in best.items())
-    ]  # fmt: skip
+        (ANN, ANN, 0),
+        *((reset, trial.trial_id, trial.time_steps) for reset, trial in best.items()),
+    ]
     said = {}
     for name, trial_id, time_steps in named:
         rows = predictions.filter((pc.field("trial_id") == trial_id) & (pc.field("time_steps") == time_steps))

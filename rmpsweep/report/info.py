@@ -32,7 +32,7 @@ class ReportInfo:
     input: str = ""
     """How images came in, where any did."""
     search: Mapping[str, Any] | None = None
-    """Of an adaptive search, as `rmpsweep.search.document` gives it."""
+    """Of an adaptive search, as `rmpsweep.pipeline.search.document` gives it."""
 
     @property
     def ann_accuracy(self) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rmpsweep.firing import firing_rate
 from rmpsweep.stats import BestTrial
+from rmpsweep.stats.firing import firing_rate
 from rmpsweep.terms import INPUT
 
 Row = dict[str, Any]

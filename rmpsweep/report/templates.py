@@ -14,9 +14,12 @@ def environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     made = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
         loader=PackageLoader(__package__, "page"),
-    )  # fmt: skip
+    )
     made.filters |= FILTERS
     return made
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rmpsweep.data.transforms import WEIGHTS
 from rmpsweep.errors import ResultsError, StorageError
-from rmpsweep.plan import Plan, Unit
 from rmpsweep.results.layout import Layout
-from rmpsweep.schema import Sweep
 from rmpsweep.storage import Location, ObjectPath, remove_temporaries
-from rmpsweep.sweep import parse_sweep
+from rmpsweep.sweep.file import parse_sweep
+from rmpsweep.sweep.plan import Plan, Unit
+from rmpsweep.sweep.schema import Sweep
 
 CELL_BYTES, STEP_BYTES, TRIAL_BYTES, FIXED_BYTES = 8, 4 << 10, 64 << 10, 16 << 20
 """What results take, rounded up from real sweeps (docs/decisions/0012): a cell in a unit file, in predictions.parquet

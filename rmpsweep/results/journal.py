@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rmpsweep.plan import Unit, disjoint
 from rmpsweep.results.layout import Layout
 from rmpsweep.results.tables import UNIT_SCHEMA, decode_parquet, encode_parquet
 from rmpsweep.storage import PATIENCE_S, Location, ObjectPath, write_atomic, write_first
+from rmpsweep.sweep.plan import Unit, disjoint
 
 UNIT_VERSION = "2"
 _NO_CHECKSUM = "sha256:" + "0" * 64
@@ -128,8 +128,9 @@ def commit_unit(layout: Layout, result: UnitResult, patience_s: float = PATIENCE
         if other != result:
             warnings.warn(
                 f"{path}: another attempt at this unit committed other results first; they stay, and those of this "
-                "attempt are dropped (floating point may differ between kinds of device)", stacklevel=2,
-            )  # fmt: skip
+                "attempt are dropped (floating point may differ between kinds of device)",
+                stacklevel=2,
+            )
         return True
 
     write_first(path, content, stays, patience_s)

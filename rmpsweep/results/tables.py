@@ -21,31 +21,58 @@ ROW_GROUP = 2**20
 
 UNIT_SCHEMA = pa.schema(
     [
-        ("trial_id", pa.string()), ("image_id", pa.int64()), ("label", pa.int32()), ("time_steps", pa.int32()),
-        ("prediction", pa.int32()), ("label_rank", pa.int16()),
+        ("trial_id", pa.string()),
+        ("image_id", pa.int64()),
+        ("label", pa.int32()),
+        ("time_steps", pa.int32()),
+        ("prediction", pa.int32()),
+        ("label_rank", pa.int16()),
     ]
-)  # fmt: skip
+)
 PREDICTIONS_SCHEMA = UNIT_SCHEMA.append(pa.field("correct", pa.bool_()))
 SUMMARY_SCHEMA = pa.schema(
     [
-        ("trial_id", pa.string()), ("network", pa.string()), ("dataset", pa.string()), ("threshold", pa.string()),
-        ("granularity", pa.string()), ("alpha", pa.float64()), ("alpha_scope", pa.string()), ("reset", pa.string()),
-        ("encoding", pa.string()), ("input_scale", pa.float64()), ("v_init", pa.float64()), ("max_pool", pa.string()),
-        ("seed", pa.int64()), ("numerics", pa.string()), ("time_steps", pa.int32()), ("images", pa.int64()),
-        ("images_planned", pa.int64()), ("correct", pa.int64()), ("accuracy", pa.float64()), ("ci_low", pa.float64()),
-        ("ci_high", pa.float64()), ("top5", pa.float64()), ("ann_accuracy", pa.float64()),
-        ("spikes_per_image", pa.float64()), ("firing_rate", pa.float64()), ("synops_per_image", pa.float64()),
+        ("trial_id", pa.string()),
+        ("network", pa.string()),
+        ("dataset", pa.string()),
+        ("threshold", pa.string()),
+        ("granularity", pa.string()),
+        ("alpha", pa.float64()),
+        ("alpha_scope", pa.string()),
+        ("reset", pa.string()),
+        ("encoding", pa.string()),
+        ("input_scale", pa.float64()),
+        ("v_init", pa.float64()),
+        ("max_pool", pa.string()),
+        ("seed", pa.int64()),
+        ("numerics", pa.string()),
+        ("time_steps", pa.int32()),
+        ("images", pa.int64()),
+        ("images_planned", pa.int64()),
+        ("correct", pa.int64()),
+        ("accuracy", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("top5", pa.float64()),
+        ("ann_accuracy", pa.float64()),
+        ("spikes_per_image", pa.float64()),
+        ("firing_rate", pa.float64()),
+        ("synops_per_image", pa.float64()),
     ]
-)  # fmt: skip
+)
 ACTIVITY_SCHEMA = pa.schema(
     [
-        ("trial_id", pa.string()), ("layer", pa.string()), ("time_steps", pa.int32()), ("neurons", pa.int64()),
-        ("images", pa.int64()), ("spikes", pa.int64()), ("synops", pa.int64()), ("saturated", pa.int64()),
+        ("trial_id", pa.string()),
+        ("layer", pa.string()),
+        ("time_steps", pa.int32()),
+        ("neurons", pa.int64()),
+        ("images", pa.int64()),
+        ("spikes", pa.int64()),
+        ("synops", pa.int64()),
+        ("saturated", pa.int64()),
     ]
-)  # fmt: skip
-CALIBRATION_SCHEMA = pa.schema(
-    [("layer", pa.string()), ("channel", pa.int32()), ("threshold", pa.float64())]
-)  # fmt: skip
+)
+CALIBRATION_SCHEMA = pa.schema([("layer", pa.string()), ("channel", pa.int32()), ("threshold", pa.float64())])
 
 
 def write_table(path: Location, table: pa.Table, schema: pa.Schema) -> None:

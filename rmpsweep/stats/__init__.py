@@ -10,14 +10,7 @@ from rmpsweep.stats.common import Cell, correct_by_cell, on_common_images
 from rmpsweep.stats.energy import CONVENTIONS, Convention, Energy, energies, energy_per_image
 from rmpsweep.stats.intervals import bootstrap_difference, paired_interval, wilson_interval
 from rmpsweep.stats.latency import TimeStepsToReach, time_steps_to_reach, time_steps_within
-from rmpsweep.stats.paired import (
-    ComparisonWithBest,
-    PairedComparison,
-    compare_paired,
-    compare_with_best,
-    holm,
-    mcnemar,
-)
+from rmpsweep.stats.paired import ComparisonWithBest, PairedComparison, compare_paired, compare_with_best, holm, mcnemar
 from rmpsweep.stats.pareto import pareto_front, pareto_rows
 from rmpsweep.stats.settings import RESETS, SETTINGS, varying_settings
 from rmpsweep.stats.unpaired import fisher, newcombe_interval

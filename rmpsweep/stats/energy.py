@@ -54,10 +54,7 @@ class Energy:
 
 
 def energy_per_image(
-    layers: Iterable[Mapping[str, Any]],
-    ann_layers: Iterable[Mapping[str, Any]],
-    encoding: str,
-    convention: Convention,
+    layers: Iterable[Mapping[str, Any]], ann_layers: Iterable[Mapping[str, Any]], encoding: str, convention: Convention
 ) -> Energy:
     """Estimate the energy of one inference of a trial up to a T, and of the ANN.
 

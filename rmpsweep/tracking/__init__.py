@@ -9,12 +9,4 @@ from rmpsweep.tracking.content import SweepRecord
 from rmpsweep.tracking.sweeps import LoggedSweep, log_sweep
 from rmpsweep.tracking.training import TrainingRecord, log_training
 
-__all__ = [
-    "LoggedSweep",
-    "SweepRecord",
-    "TrainingRecord",
-    "check_uri",
-    "log_sweep",
-    "log_training",
-    "without_password",
-]
+__all__ = ["LoggedSweep", "SweepRecord", "TrainingRecord", "check_uri", "log_sweep", "log_training", "without_password"]

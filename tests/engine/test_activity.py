@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from nets import Chain, Concatenated, Residual, dyadic_images, make_dyadic, powers_of_two
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, dense_macs, fan_out, simulate
+from tests.helpers.nets import Chain, Concatenated, Residual, dyadic_images, make_dyadic, powers_of_two
 
 # A 3x3 convolution with padding 1 on a 4x4 map: corners reach 4 positions, edges 6, the inside 9.
 BORDERS = torch.tensor([[4, 6, 6, 4], [6, 9, 9, 6], [6, 9, 9, 6], [4, 6, 6, 4]])

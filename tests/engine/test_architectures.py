@@ -12,7 +12,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from cifar_resnet import with_statistics_of
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2, get_model, vgg
 from torchvision.models.mobilenetv2 import InvertedResidual
@@ -23,6 +22,7 @@ from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.numerics import Setting
 from rmpsweep.engine.program import make_program
 from rmpsweep.errors import ConversionError
+from tests.helpers.cifar_resnet import with_statistics_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:layer .* channels are silent")
 SHORT, LONG, LONGER = [128, 256, 512], [128, 256, 512, 1024], [512, 1024, 2048, 4096]
@@ -76,10 +76,13 @@ def slope(ann: nn.Module, net: SpikingNetwork, thresholds, images: Tensor, steps
 @pytest.mark.parametrize(
     ("name", "layers", "size"),
     [
-        ("resnet50", 49, 64), ("mobilenet_v2", 35, 64), ("squeezenet1_1", 26, 64), ("googlenet", 57, 64),
+        ("resnet50", 49, 64),
+        ("mobilenet_v2", 35, 64),
+        ("squeezenet1_1", 26, 64),
+        ("googlenet", 57, 64),
         pytest.param("vgg16_bn", 15, 224, marks=pytest.mark.soak),
     ],
-)  # fmt: skip
+)
 def test_torchvisions_networks_convert(name, layers, size):
     torch.manual_seed(0)
     assert len(convert(named(name), torch.randn(1, 3, size, size)).layers) == layers

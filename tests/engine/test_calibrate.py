@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from nets import Chain, Clipped, Concatenated, Pooled, Residual, dyadic_images, make_dyadic
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, neuron, simulate, thresholds_from_scales
 from rmpsweep.engine.network import activations
 from rmpsweep.errors import CalibrationError
 from rmpsweep.terms import parse_threshold_method
+from tests.helpers.nets import Chain, Clipped, Concatenated, Pooled, Residual, dyadic_images, make_dyadic
 
 IMAGES = dyadic_images(9)
 calibration = importlib.import_module("rmpsweep.engine.calibrate")

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from nets import Clipped, dyadic_images, make_dyadic, powers_of_two
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate, thresholds_from_scales
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.numerics import Setting
+from tests.helpers.nets import Clipped, dyadic_images, make_dyadic, powers_of_two
 
 
 def one_layer(channels: int = 1):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import Concatenated, dyadic_images, make_dyadic, powers_of_two
 from torch import Tensor, nn
 
 from rmpsweep.engine import calibrate, convert, neuron, simulate, simulate_many, thresholds_from_scales
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.numerics import Setting, weights_kind
+from tests.helpers.nets import Concatenated, dyadic_images, make_dyadic, powers_of_two
 
 IMAGES = dyadic_images(4)
 
@@ -107,8 +107,10 @@ def test_settings_share_weights_where_alpha_cancels_out_and_only_there():
     alphas = [n / 37 for n in range(3, 50)]
     for build, kinds in ((Fire, 1), (Concatenated, len(alphas))):
         net = convert(build(), IMAGES)
-        scales = {layer: torch.rand((), generator=torch.Generator().manual_seed(i)) + 0.1 for i, layer in
-                  enumerate(["input", *net.layers])}  # fmt: skip
+        scales = {
+            layer: torch.rand((), generator=torch.Generator().manual_seed(i)) + 0.1
+            for i, layer in enumerate(["input", *net.layers])
+        }
         thresholds = thresholds_from_scales(net, scales)
         for scope, expected in (("network", 1), ("layer", kinds)):
             settings = [Setting(thresholds=thresholds, alpha=alpha, alpha_scope=scope) for alpha in alphas]

@@ -1,13 +1,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import Chain, Residual
 from torch import nn
 from torchvision.ops import StochasticDepth
 
 from rmpsweep.engine import convert
 from rmpsweep.engine.network import activations
 from rmpsweep.errors import ConversionError
+from tests.helpers.nets import Chain, Residual
 
 IMAGE = torch.rand(2, 3, 8, 8)
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets import Chain, Concatenated, GlobalPooled, MaxPooled, Pooled, Residual, Shortcuts
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate, simulate_many, thresholds_from_scales
@@ -22,12 +21,17 @@ from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.network import activations
 from rmpsweep.engine.numerics import Setting
 from rmpsweep.engine.program import make_program
+from tests.helpers.nets import Chain, Concatenated, GlobalPooled, MaxPooled, Pooled, Residual, Shortcuts
 
 STEPS = [8, 33]
 NETS = {
-    "chain": Chain, "pooled": Pooled, "max-pooled": MaxPooled, "residual": lambda: Residual(bias=True),
-    "shortcuts": Shortcuts, "concatenated": Concatenated,
-}  # fmt: skip
+    "chain": Chain,
+    "pooled": Pooled,
+    "max-pooled": MaxPooled,
+    "residual": lambda: Residual(bias=True),
+    "shortcuts": Shortcuts,
+    "concatenated": Concatenated,
+}
 DIGESTS = {
     ("chain", "fixed16", "constant"): "441b09b3ebf7715a",
     ("chain", "fixed16", "poisson"): "de477b395a65e344",
@@ -54,9 +58,7 @@ DIGESTS = {
     ("concatenated", "fixed8", "constant"): "f3c03360cee5a535",
     ("concatenated", "fixed8", "poisson"): "4d6e9835356137c8",
 }
-SETTINGS = [
-    {"alpha": 0.7}, {"alpha": 1.0, "reset": "hard"}, {"alpha": 0.45, "v_init": 0.5, "alpha_scope": "network"},
-]  # fmt: skip
+SETTINGS = [{"alpha": 0.7}, {"alpha": 1.0, "reset": "hard"}, {"alpha": 0.45, "v_init": 0.5, "alpha_scope": "network"}]
 
 
 def images(count):
@@ -185,11 +187,11 @@ def test_floating_point_does_not_depend_on_batch_chunk_or_threads_either(name):
 def test_code_compiled_for_any_processor_gives_the_same_bits():
     """Without the vector instructions of this machine: nothing rounds in between, and integers have no order."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from test_exactness import *\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from tests.engine.test_exactness import *\n"
         "net, settings = problem('residual', 'fixed16')\n"
         "print(digest(simulate_many(net, images(16), settings, STEPS, record_spikes=True)))\n"
     )
     environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", code, str(Path(__file__).parents[2])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == DIGESTS["residual", "fixed16", "constant"]

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from nets import Chain, dyadic_images, make_dyadic, powers_of_two
 from torch import nn
 
 from rmpsweep.engine import convert, simulate, simulate_many
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.numerics import Setting, quantize_input
+from tests.helpers.nets import Chain, dyadic_images, make_dyadic, powers_of_two
 
 PAIRS = [(k, n) for k in ("reference", "auto") for n in ("float32", "float64", "fixed16", "fixed8")]
 if find_spec("triton"):
@@ -140,9 +140,16 @@ def test_law_7_batch_order_chunk_and_company_do_not_matter(kernels, numerics, en
     ids, order = torch.arange(4) + 100, torch.tensor([3, 0, 2, 1])
     whole = simulate(net, IMAGES, time_steps=[12], image_ids=ids, record_spikes=True, kernels=kernels, **setting)
     mixed = simulate_many(
-        net, IMAGES[order], company, [12], image_ids=ids[order], record_spikes=True, kernels=kernels, batch_size=5,
+        net,
+        IMAGES[order],
+        company,
+        [12],
+        image_ids=ids[order],
+        record_spikes=True,
+        kernels=kernels,
+        batch_size=5,
         chunk=5,
-    )[2]  # fmt: skip
+    )[2]
     assert torch.equal(mixed.logits, whole.logits[:, order])
     for layer in net.layers:
         assert torch.equal(mixed.spikes[layer], whole.spikes[layer][:, order])

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 import torch
-from nets import Residual, dyadic_images, make_dyadic, powers_of_two
 
 from rmpsweep.engine import convert, memory, simulate_many
 from rmpsweep.engine.constants import make_constants
-from rmpsweep.engine.cpu import CpuKernels
+from rmpsweep.engine.cpu.device import CpuKernels
 from rmpsweep.engine.memory import bytes_per_row, bytes_per_step, make_memory_plan
 from rmpsweep.engine.numerics import Setting
 from rmpsweep.engine.program import make_program
 from rmpsweep.models.registry import build
+from tests.helpers.nets import Residual, dyadic_images, make_dyadic, powers_of_two
 
 IMAGES = dyadic_images(6)
 

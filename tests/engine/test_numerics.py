@@ -4,15 +4,24 @@ from fractions import Fraction
 
 import pytest
 import torch
-from nets import Bottlenecks, Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate
 from rmpsweep.engine.constants import make_constants
-from rmpsweep.engine.cpu import CpuKernels
+from rmpsweep.engine.cpu.device import CpuKernels
 from rmpsweep.engine.numerics import LARGEST_WEIGHT, Setting, quantize_input
 from rmpsweep.engine.program import make_program
 from rmpsweep.errors import CalibrationError
+from tests.helpers.nets import (
+    Bottlenecks,
+    Chain,
+    MaxPooled,
+    Pooled,
+    Residual,
+    dyadic_images,
+    make_dyadic,
+    powers_of_two,
+)
 
 IMAGES = dyadic_images(4)
 
@@ -174,9 +183,9 @@ def test_a_layer_whose_currents_may_not_fit_int32_starts_in_int64():
     assert torch.equal(one.state.potentials["3"].long(), other.state.potentials["3"])
 
 
-@pytest.mark.parametrize(("images", "threshold", "steps"), [
-    (torch.full((1, 1, 1, 1), 1e12), 1.0, 8), (torch.ones(1, 1, 1, 1), 1e13, 8),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("images", "threshold", "steps"), [(torch.full((1, 1, 1, 1), 1e12), 1.0, 8), (torch.ones(1, 1, 1, 1), 1e13, 8)]
+)
 def test_sums_that_int64_cannot_hold_are_refused_before_anything_runs(images, threshold, steps):
     net = convert(inhibited(1.0, 0.0), torch.ones(1, 1, 1, 1))
     thresholds = {"input": torch.tensor(1.0), "1": torch.tensor(1.0), "3": torch.tensor(threshold)}

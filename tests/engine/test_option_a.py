@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from cifar_resnet import CifarResNet, LambdaLayer, with_statistics_of
-from nets import dyadic_images, make_dyadic, powers_of_two
 from torch import Tensor, nn
 
 from rmpsweep.engine import calibrate, convert, neuron, simulate
 from rmpsweep.errors import ConversionError
+from tests.helpers.cifar_resnet import CifarResNet, LambdaLayer, with_statistics_of
+from tests.helpers.nets import dyadic_images, make_dyadic, powers_of_two
 
 IMAGES = dyadic_images(3, size=6)
 
@@ -119,7 +119,7 @@ class Indexed(nn.Module):
         (lambda x: F.pad(x, (0, 0, 0, 0, 0, 0, 0, 1)), "pads the batch"),
         (lambda x: x.view(-1, 2), "only flattening to [N, features] is supported"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_converted_is_refused_by_name(function, message):
     with pytest.raises(ConversionError) as error:
         convert(Indexed(function), IMAGES)

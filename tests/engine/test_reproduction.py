@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from cifar_resnet import CifarResNet, with_statistics_of
-from lockstep import Comparison, Pair
 
 from rmpsweep.data import ImageSplit, image_order, open_split
 from rmpsweep.engine import convert
 from rmpsweep.engine.network import activations
+from tests.helpers.cifar_resnet import CifarResNet, with_statistics_of
+from tests.helpers.lockstep import Comparison, Pair
 
 T = 64
 DATA = Path(os.environ.get("RMPSWEEP_TEST_DATA", "test-data"))

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from nets import Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate, simulate_many, thresholds_from_scales
 from rmpsweep.engine.encode import fill_poisson, poisson, uniform
 from rmpsweep.engine.network import activations
+from tests.helpers.nets import Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
 
 IMAGES = dyadic_images(5)
 
@@ -16,10 +16,16 @@ def dyadic_net(build=Residual):
     return net, powers_of_two(net)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"reset": "hard"}, {"encoding": "poisson"}, {"v_init": 0.5, "alpha": 0.5},
-    {"alpha_scope": "network", "alpha": 2.0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reset": "hard"},
+        {"encoding": "poisson"},
+        {"v_init": 0.5, "alpha": 0.5},
+        {"alpha_scope": "network", "alpha": 2.0},
+    ],
+)
 @pytest.mark.parametrize("build", [Residual, MaxPooled, Pooled])
 def test_law_6_two_runs_of_half_the_steps_are_one_run(build, options):
     net, thresholds = dyadic_net(build)
@@ -43,9 +49,15 @@ def test_law_7_batch_size_and_order_do_not_matter_on_a_dyadic_net(batch_size, en
     whole = simulate(net, IMAGES, thresholds, [16], image_ids=ids, encoding=encoding, record_spikes=True)
     order = torch.tensor([3, 0, 4, 1, 2])
     mixed = simulate(
-        net, IMAGES[order], thresholds, [16], image_ids=ids[order], encoding=encoding, record_spikes=True,
+        net,
+        IMAGES[order],
+        thresholds,
+        [16],
+        image_ids=ids[order],
+        encoding=encoding,
+        record_spikes=True,
         batch_size=batch_size,
-    )  # fmt: skip
+    )
     assert torch.equal(mixed.logits, whole.logits[:, order])
     for layer in net.layers:
         assert torch.equal(mixed.spikes[layer], whole.spikes[layer][:, order])
@@ -92,17 +104,28 @@ def test_many_settings_equal_one_at_a_time():
 
 
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
-@pytest.mark.parametrize("build", [Chain, lambda: Chain(True), Pooled, lambda: Residual(True), MaxPooled],
-                         ids=["chain", "bias", "pooled", "residual", "max-pooled"])  # fmt: skip
+@pytest.mark.parametrize(
+    "build",
+    [Chain, lambda: Chain(True), Pooled, lambda: Residual(True), MaxPooled],
+    ids=["chain", "bias", "pooled", "residual", "max-pooled"],
+)
 def test_law_3_network_rates_approach_the_anns_activations_as_one_over_T(build, granularity):
     torch.manual_seed(3)
     images = torch.rand(6, 2, 6, 6)
     ann = build().eval()
     net = convert(ann, images)
-    scales = thresholds_from_scales(net, {"input": 1.0, **{
-        layer: value.amax((0, *range(2, value.dim()))).clamp_min(1e-3) if granularity == "channel" else value.max()
-        for layer, value in activations(net, images, net.layers).items()
-    }})  # fmt: skip
+    scales = thresholds_from_scales(
+        net,
+        {
+            "input": 1.0,
+            **{
+                layer: value.amax((0, *range(2, value.dim()))).clamp_min(1e-3)
+                if granularity == "channel"
+                else value.max()
+                for layer, value in activations(net, images, net.layers).items()
+            },
+        },
+    )
     steps = [128, 256, 512, 1024, 2048]
     sim = simulate(net, images, scales, steps, numerics="float64")
     with torch.no_grad():
@@ -210,15 +233,22 @@ def test_uniform_numbers_are_uniform_and_uncorrelated():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"alpha": 0.0}, "alpha: got 0.0"), ({"alpha": float("nan")}, "alpha"),
-        ({"reset": "softt"}, "reset: got 'softt'"), ({"v_init": 1.0}, "v_init: got 1.0"),
-        ({"time_steps": []}, "time_steps"), ({"time_steps": [8, 4]}, "time_steps"),
-        ({"time_steps": [0]}, "time_steps"), ({"time_steps": [4, 4]}, "time_steps"),
-        ({"alpha_scope": "net"}, "alpha_scope"), ({"thresholds": {"input": 1.0}}, "thresholds: no entry for 'act1'"),
-        ({"encoding": "ttfs"}, "encoding"), ({"max_pool": "max"}, "max_pool"), ({"numerics": "int4"}, "numerics"),
+        ({"alpha": 0.0}, "alpha: got 0.0"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"reset": "softt"}, "reset: got 'softt'"),
+        ({"v_init": 1.0}, "v_init: got 1.0"),
+        ({"time_steps": []}, "time_steps"),
+        ({"time_steps": [8, 4]}, "time_steps"),
+        ({"time_steps": [0]}, "time_steps"),
+        ({"time_steps": [4, 4]}, "time_steps"),
+        ({"alpha_scope": "net"}, "alpha_scope"),
+        ({"thresholds": {"input": 1.0}}, "thresholds: no entry for 'act1'"),
+        ({"encoding": "ttfs"}, "encoding"),
+        ({"max_pool": "max"}, "max_pool"),
+        ({"numerics": "int4"}, "numerics"),
         ({"start": 4}, "without a state"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments_name_the_value_and_what_is_allowed(change, message):
     net, thresholds = dyadic_net(Chain)
     with pytest.raises(ValueError, match=r"expected|without") as error:

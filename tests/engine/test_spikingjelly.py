@@ -6,11 +6,11 @@ multiplied by Λ_shortcut / Λ_branch at a junction.
 
 import pytest
 import torch
-from nets import Chain, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
 from spikingjelly.activation_based import functional, neuron
 from torch import nn
 
 from rmpsweep.engine import convert, simulate
+from tests.helpers.nets import Chain, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
 
 T = 64
 BUILDS = {"chain": Chain, "bias": lambda: Chain(bias=True), "pool": Pooled, "residual": Residual}

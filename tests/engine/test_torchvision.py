@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from cifar_resnet import with_statistics_of
 from torch import Tensor, nn
 
 from rmpsweep.engine import calibrate, convert, simulate
+from tests.helpers.cifar_resnet import with_statistics_of
 
 
 def random_resnet(build) -> tuple[nn.Module, Tensor]:

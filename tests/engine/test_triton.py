@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import (
+from torch import nn
+
+from tests.helpers.nets import (
     Chain,
     Concatenated,
     GlobalPooled,
@@ -21,28 +23,30 @@ from nets import (
     dyadic_images,
     make_dyadic,
     powers_of_two,
-)  # fmt: skip
-from torch import nn
+)
 
 pytest.importorskip("triton")
 
 from rmpsweep.engine import calibrate, convert, gpu, simulate, simulate_many
 from rmpsweep.engine.constants import make_constants
-from rmpsweep.engine.kernels import triton as kernels
+from rmpsweep.engine.gpu import kernels
 from rmpsweep.engine.numerics import Setting
 from rmpsweep.engine.program import make_program
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*silent")
-SETTINGS = [
-    {"alpha": 0.7}, {"alpha": 1.0, "reset": "hard"}, {"alpha": 0.45, "v_init": 0.5, "alpha_scope": "network"},
-]  # fmt: skip
+SETTINGS = [{"alpha": 0.7}, {"alpha": 1.0, "reset": "hard"}, {"alpha": 0.45, "v_init": 0.5, "alpha_scope": "network"}]
 STEPS = [2, 6]
 
 
 NETS = {
-    "chain": Chain, "chain-bias": lambda: Chain(True), "pooled": Pooled, "max-pooled": MaxPooled,
-    "residual": lambda: Residual(True), "shortcuts": Shortcuts, "concatenated": Concatenated,
-}  # fmt: skip
+    "chain": Chain,
+    "chain-bias": lambda: Chain(True),
+    "pooled": Pooled,
+    "max-pooled": MaxPooled,
+    "residual": lambda: Residual(True),
+    "shortcuts": Shortcuts,
+    "concatenated": Concatenated,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +90,10 @@ def compare(net, images, settings, steps=STEPS, **options):
     ("name", "numerics", "encoding"),
     [
         *itertools.product([*NETS][:-1], ("fixed16", "fixed8"), ("constant", "poisson")),
-        ("concatenated", "fixed16", "poisson"), ("concatenated", "fixed8", "constant"),  # the last, and slow
+        ("concatenated", "fixed16", "poisson"),
+        ("concatenated", "fixed8", "constant"),  # the last, and slow
     ],
-)  # fmt: skip
+)
 def test_every_bit_is_that_of_the_reference(name, numerics, encoding):
     sims = compare(*problem(NETS[name], numerics, encoding), chunk=4)
     assert all(int(count[-1]) > 0 for sim in sims for count in sim.spike_counts.values())
@@ -136,9 +141,13 @@ def test_bytes_above_127_do_not_wrap(numerics):
 
 def test_potentials_that_leave_int32_are_found_out_and_taken_on():
     ann = nn.Sequential(
-        nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Flatten(),
+        nn.Conv2d(1, 1, 1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(1, 1, 1, bias=False),
+        nn.ReLU(),
+        nn.Flatten(),
         nn.Linear(1, 1, bias=False),
-    )  # fmt: skip
+    )
     for parameter in ann.parameters():
         nn.init.ones_(parameter)
     images = torch.tensor([4000.0, -4000.0, 0.5]).view(-1, 1, 1, 1)
@@ -192,9 +201,14 @@ def test_scaled_addends_are_rounded_halves_up():
     table, potentials = torch.full((1, 16), 3 * 2**15), torch.zeros(1, 1, 1, 16, dtype=torch.int32)
     row, nothing = torch.zeros(1, dtype=torch.int64), torch.zeros_like(potentials)
     neurons = kernels.Neurons(
-        row, torch.ones(1, dtype=torch.uint8), nothing.view(1, 16), nothing.view(1, 16) + 100, potentials,
-        torch.zeros_like(potentials), torch.zeros(1, dtype=torch.int32),
-    )  # fmt: skip
+        row,
+        torch.ones(1, dtype=torch.uint8),
+        nothing.view(1, 16),
+        nothing.view(1, 16) + 100,
+        potentials,
+        torch.zeros_like(potentials),
+        torch.zeros(1, dtype=torch.int32),
+    )
     spikes = torch.empty(1, 1, 1, 1, 16, dtype=torch.uint8)
     kernels.fire_from_currents(nothing[None], row, neurons, kernels.Addend("scaled", addend, table), spikes)
     assert potentials.flatten().tolist() == [math.floor(1.5 * n + 0.5) for n in range(-8, 8)]
@@ -204,10 +218,16 @@ def test_scaled_addends_are_rounded_halves_up():
 def run_without_interpreter(call: str, cache: Path) -> None:
     """A function of this module in a process of its own: what the kernels are is settled when they are imported."""
     environment = {
-        **os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache), "PYTHONPATH": str(Path(__file__).parent),
-    }  # fmt: skip
+        **os.environ,
+        "TRITON_INTERPRET": "0",
+        "TRITON_CACHE_DIR": str(cache),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     subprocess.run(
-        [sys.executable, "-c", f"import test_triton; test_triton.{call}"], env=environment, check=True, timeout=240
+        [sys.executable, "-c", f"from tests.engine import test_triton; test_triton.{call}"],
+        env=environment,
+        check=True,
+        timeout=240,
     )
 
 
@@ -239,9 +259,11 @@ def compile_kernels(*target) -> None:
     narrow = "*u8", "*i8", "*i32", "*u8", "*i32", {"SUM": tl.int32, "PLANES": 2, "KIND": "flag", "LIMIT": 2**30}
     wide = "*fp64", "*fp64", "*i64", "*i64", "*i64", {"SUM": tl.float64, "PLANES": 2, "KIND": "scaled", "LIMIT": 0}
     for kernel, (values, weights, numbers, addend, table, kinds) in (
-        (kernels._fire_from_spikes, narrow), (kernels._fire_from_spikes, wide), (kernels._fire_from_currents, narrow),
+        (kernels._fire_from_spikes, narrow),
+        (kernels._fire_from_spikes, wide),
+        (kernels._fire_from_currents, narrow),
         (kernels._convolve, wide),
-    ):  # fmt: skip
+    ):
         constants = {**kinds, "PIXELS": 64, "CHANNELS": 64, "INPUTS": 32, "BLOCK": 1024, "stride_y": 1}
         constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
         types = {**pointers, "values": values, "weights": weights, "addend": addend, "table": table}

@@ -1,0 +1,230 @@
+"""What `rmpsweep check` does: a network and a few images found, converted, calibrated and compared layer by layer."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rmpsweep.data import image_order
+from rmpsweep.data.transforms import WEIGHTS
+from rmpsweep.errors import NetworkError, SweepError
+from rmpsweep.models.external import find_published, is_external
+from rmpsweep.models.published import published_transform
+from rmpsweep.models.registry import NETWORKS, build_any, build_from_module, is_known
+from rmpsweep.models.weights import SUFFIXES, count_classes, put_weights, read_weights
+from rmpsweep.pipeline.weights import find_weights, with_transform
+from rmpsweep.sweep.schema import Data, Setting, Sweep
+from rmpsweep.sweep.thresholds import read_threshold_file
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rmpsweep.engine import SpikingNetwork
+    from rmpsweep.engine.agreement import Agreement
+
+IMAGENET_SHAPE, IMAGENET_CLASSES = (3, 224, 224), 1000
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked: the network converted, and images [N, C, H, W]; weights, origin: what these are, in words;
+    warnings: of the conversion."""
+
+    label: str
+    weights: str
+    origin: str
+    net: "SpikingNetwork"
+    images: "Tensor"
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of it; warnings: of conversion and calibration, and about choices that are not faithful."""
+
+    subject: Subject
+    agreement: "Agreement"
+    warnings: tuple[str, ...]
+
+    def summary(self) -> str:
+        """In a sentence."""
+        subject, found = self.subject, self.agreement
+        parting, layers = found.parting, [layer.layer for layer in found.layers]
+        starting = sum(layer.verdict == "starting" for layer in found.layers)
+        what = (
+            f"{subject.label}, weights {subject.weights}, {found.images} {subject.origin}, T = {found.time_steps[-1]}"
+        )
+        if parting is not None:
+            said = parting.verdict if parting.verdict != "parts here" else "its error does not fall as 1/T"
+            where = f"layer {layers.index(parting.layer) + 1} of {len(layers)}"
+            return f"{what}: ANN and spiking network part at {parting.layer} ({where}): {said}"
+        if starting:
+            return f"{what}: no layer parts, {starting} of {len(layers)} are still starting; give more --time-steps"
+        return f"{what}: all {len(layers)} spiking layers agree with the ANN"
+
+    def document(self) -> dict[str, Any]:
+        """Plain values."""
+        parting = self.agreement.parting
+        return {
+            "network": self.subject.label,
+            "weights": self.subject.weights,
+            "images_of": self.subject.origin,
+            "agrees": parting is None,
+            "parts_at": None if parting is None else parting.layer,
+            **asdict(self.agreement),
+            "warnings": self.warnings,
+        }
+
+
+def is_network(target: str) -> bool:
+    """Whether an argument is the name of a network (of the registry, a library's, module:factory), not of a sweep."""
+    return is_known(target) or (":" in target and not Path(target).exists())
+
+
+def load_sweeps_network(sweep: Sweep, num_images: int) -> Subject:
+    """The network of a sweep and the first images of its evaluated split.
+
+    Raises:
+        NetworkError, DataError: what a worker would find; weights that are still to be trained.
+    """
+    from rmpsweep.workers.loading import load_network, open_evaluated
+
+    sweep = with_transform(sweep)
+    weights = find_weights(sweep, download=True)
+    if weights.recipe is not None:
+        raise NetworkError(f"{weights.path}: the weights are still to be trained; launch trains them")
+    split = open_evaluated(sweep)
+    with _noting() as notes:
+        _, net = load_network(sweep, weights.path, split)
+    images, _ = split.load(image_order(split.num_images)[:num_images])
+    return Subject(sweep.network.label, str(weights.path), f"images of {split.name}", net, images, tuple(notes))
+
+
+def load_named_network(
+    name: str, weights: str | None, data: Data | None, image_shape: tuple[int, int, int] | None, num_images: int
+) -> Subject:
+    """A network by name, on images of a source or on random ones.
+
+    Args:
+        name: as `is_network` knows it.
+        weights: a file, or the name of weights its library publishes; None for random ones (seed 0).
+        data: None for random images (normal, seed 0) of image_shape, [C, H, W], default what the network is made for.
+    Raises:
+        NetworkError, DataError: it cannot be built or converted, the weights do not fit, the images are unusable.
+    """
+    import torch
+
+    from rmpsweep.engine import convert
+
+    given = None if weights is None else Path(weights)
+    if data is None:
+        shape = image_shape or _usual_shape(name)
+        images = torch.randn(num_images, *shape, generator=torch.Generator().manual_seed(0))
+        origin = f"random images of {'x'.join(map(str, shape))}"
+    else:
+        if data.transform == WEIGHTS:
+            data = data.model_copy(update={"transform": published_transform(name, given)})
+        split = data.open(data.split, download=True)
+        images, _ = split.load(image_order(split.num_images)[:num_images])
+        origin = f"images of {split.name}"
+    ann = _build(name, _find(name, given), tuple(images.shape[1:]))
+    with _noting() as notes:
+        net = convert(ann.eval(), images[:1])
+    return Subject(name, weights or "random (seed 0)", origin, net, images, tuple(notes))
+
+
+def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checked:
+    """Calibrate on the images and compare, both at α = 1 and under constant input.
+
+    Args:
+        setting: its threshold rule, granularity, input scale, reset, max pooling and numerics count.
+    Raises:
+        CalibrationError: a silent layer, or a threshold file that does not fit. SweepError: time_steps.
+    """
+    from rmpsweep.engine import calibrate
+    from rmpsweep.engine.agreement import biased_pools, compare_layers
+    from rmpsweep.workers.loading import given_thresholds
+
+    if time_steps < 4 or time_steps % 4:
+        raise SweepError(
+            f"--time-steps: got {time_steps}, expected a multiple of 4, since T/4 and T/2 are looked at too"
+        )
+    net, images = subject.net, subject.images
+    with _noting() as notes:
+        if setting.threshold_file is not None:
+            thresholds = given_thresholds(net, read_threshold_file(setting.threshold_file), setting)
+        else:
+            thresholds = calibrate(
+                net,
+                images.double(),
+                setting.threshold,
+                setting.granularity,
+                "constant",
+                input_scale=setting.input_scale,
+                max_pool=setting.max_pool,
+                batch_size=1,
+            )
+        found = compare_layers(
+            net,
+            images,
+            thresholds,
+            time_steps,
+            reset=setting.reset,
+            max_pool=setting.max_pool,
+            numerics=setting.numerics,
+        )
+    unfaithful = [
+        f"max_pool: {setting.max_pool} at node {pool!r} is biased: its rate is not the largest rate of the window, and "
+        "more time steps do not help; use max_pool: count"
+        for pool in biased_pools(net, setting.max_pool)
+    ]
+    if setting.reset == "hard":
+        unfaithful.append("reset: hard is biased: what is left of the potential at a spike is lost; use reset: soft")
+    return Checked(subject, found, (*subject.warnings, *notes, *unfaithful))
+
+
+@contextlib.contextmanager
+def _noting() -> Iterator[list[str]]:
+    """A list that holds, at the end, what was warned of."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield notes
+    notes += dict.fromkeys(str(each.message) for each in caught)
+
+
+def _find(name: str, weights: Path | None) -> Path | None:
+    """The file of weights, fetched if its library publishes it."""
+    if weights is None or weights.suffix in SUFFIXES or not is_external(name):
+        return weights
+    return find_published(name, str(weights), download=True)[0]
+
+
+def _build(name: str, weights: Path | None, shape: Sequence[int]) -> "nn.Module":
+    """The network for images [C, H, W], with as many classes as the weights have."""
+    import torch
+
+    channels, size = shape[0], (shape[1], shape[2])
+    state = None if weights is None else read_weights(weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if not is_known(name):
+            ann = build_from_module(name)
+        else:
+            classes = IMAGENET_CLASSES if is_external(name) else NETWORKS[name].inputs[0][2]
+            if state is not None:
+                with torch.device("meta"):
+                    classes = count_classes(build_any(name, classes, channels, size), state) or classes
+            ann = build_any(name, classes, channels, size)
+    if state is not None and weights is not None:
+        put_weights(ann, state, weights)
+    return ann
+
+
+def _usual_shape(name: str) -> tuple[int, int, int]:
+    if name not in NETWORKS:
+        return IMAGENET_SHAPE
+    channels, side, _ = NETWORKS[name].inputs[0]
+    return channels, side, side

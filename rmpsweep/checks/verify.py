@@ -1,0 +1,254 @@
+"""Committed units computed again: is what is on disk what this code, these weights and these images give?
+
+Everything is taken from the results directory, and nothing is written into it. A draw of units stands for all of them.
+"""
+
+import contextlib
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rmpsweep.errors import DataError, NetworkError, ResultsError, VerificationError
+from rmpsweep.pipeline import verbs as pipeline
+from rmpsweep.pipeline.publish import read_run
+from rmpsweep.pipeline.verbs import Prepared
+from rmpsweep.pipeline.weights import find_weights
+from rmpsweep.results import UNIT_SCHEMA, UnitResult
+from rmpsweep.storage import Location
+from rmpsweep.sweep.plan import ANN, make_plan
+from rmpsweep.workers.driver import Driver
+from rmpsweep.workers.events import Execution
+
+if TYPE_CHECKING:
+    from rmpsweep.workers.worker import EvaluationJob, Worker
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A unit on disk against the same unit computed again.
+
+    positions: of its images in the sweep's order; rows: predictions, one for each trial, image and T; differ: column
+    of the predictions, "activity" or "provenance" -> how many entries differ; trials: that they belong to.
+    """
+
+    unit: str
+    positions: tuple[int, int]
+    rows: int
+    differ: Mapping[str, int]
+    trials: tuple[str, ...]
+
+    def __str__(self) -> str:
+        images = f"unit {self.unit} (images {self.positions[0]} to {self.positions[1] - 1} of the order)"
+        if not self.differ:
+            return f"{images}: equal, {self.rows} rows"
+        counts = ", ".join(f"{count} {name}" for name, count in self.differ.items())
+        return f"{images}: differs in {counts} of {self.rows} rows; trials {', '.join(self.trials)}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of it.
+
+    committed: units on disk; left_out: those with trials that are no longer planned, whose settings nobody knows;
+    rejected: unit files that do not count, and why; failed: unit -> why it could not be computed; devices_then,
+    devices_now: of the last launch, and of this computation; numerics: of the trials.
+    """
+
+    compared: tuple[Comparison, ...]
+    failed: Mapping[str, str]
+    committed: int
+    left_out: int
+    rejected: Mapping[str, str]
+    devices_then: tuple[str, ...]
+    devices_now: tuple[str, ...]
+    numerics: tuple[str, ...]
+
+    @property
+    def differing(self) -> list[Comparison]:
+        """The units that differ."""
+        return [comparison for comparison in self.compared if comparison.differ]
+
+    def summary(self) -> str:
+        """In a few sentences."""
+        equal = len(self.compared) - len(self.differing)
+        tried = len(self.compared) + len(self.failed)
+        parts = [f"{equal} of {tried} units are equal bit for bit, of {self.committed} on disk"]
+        if self.left_out:
+            parts.append(f"{self.left_out} hold trials that are no longer planned, and cannot be computed again")
+        if self.rejected:
+            parts.append(f"{len(self.rejected)} unit files do not count, which status lists")
+        return "; ".join(parts)
+
+    def document(self) -> dict[str, Any]:
+        """Plain values."""
+        equal = not self.differing and not self.failed
+        return {"equal": equal, **asdict(self)}
+
+    def check(self) -> None:
+        """Raises VerificationError where a unit differs or could not be computed; names them."""
+        if not self.differing and not self.failed:
+            return
+        lines = [str(comparison) for comparison in self.differing]
+        lines += [f"unit {unit}: cannot be computed: {why}" for unit, why in self.failed.items()]
+        then, now = (" and ".join(devices) or "unknown" for devices in (self.devices_then, self.devices_now))
+        raise VerificationError(
+            f"{self.summary()}\n" + "\n".join(f"  {line}" for line in lines) + f"\nComputed on {then}, again on {now}; "
+            f"numerics {', '.join(self.numerics)}. float32, float64 and the ANN's own rows may differ between kinds of "
+            "device; fixed16 and fixed8 do not: there a file was altered, or a machine computes wrong. To have a unit "
+            "computed anew, delete its file in units/ and launch again"
+        )
+
+
+@dataclass(frozen=True)
+class VerificationJob:
+    """Compute a unit and compare it; nothing is committed."""
+
+    job: "EvaluationJob"
+    expected: UnitResult
+
+    @property
+    def job_id(self) -> str:
+        """The unit's."""
+        return self.job.job_id
+
+    @property
+    def cost(self) -> float:
+        """The unit's."""
+        return self.job.cost
+
+    def sparing(self) -> "VerificationJob":
+        """One row at a time."""
+        return replace(self, job=self.job.sparing())
+
+    def run(self, worker: "Worker") -> Comparison:
+        """What `Worker.run` reports."""
+        return compare(self.job_id, self.expected, worker.evaluate(self.job))
+
+
+def compare(unit_id: str, on_disk: UnitResult, computed: UnitResult) -> Comparison:
+    """Compare two results of one unit, entry by entry."""
+    differ: Counter[str] = Counter()
+    trials: set[str] = set()
+    owners = on_disk.predictions["trial_id"].to_numpy()
+    for name in UNIT_SCHEMA.names:
+        unequal = on_disk.predictions[name].to_numpy() != computed.predictions[name].to_numpy()
+        differ[name] += int(np.count_nonzero(unequal))
+        trials |= set(owners[unequal].tolist())
+    theirs, ours = ({(each.trial_id, each.layer): each for each in r.activity} for r in (on_disk, computed))
+    if all(trial != ANN for trial, _ in theirs):  # units of earlier versions do not hold its operations
+        ours = {key: each for key, each in ours.items() if key[0] != ANN}
+    for key in theirs.keys() | ours.keys():
+        if theirs.get(key) != ours.get(key):
+            differ["activity"] += 1
+            trials.add(key[0])
+    changed = {t for t, digest in computed.provenance.items() if on_disk.provenance.get(t) != digest}
+    differ["provenance"] += len(changed)
+    unit = on_disk.unit
+    return Comparison(
+        unit_id,
+        (unit.start, unit.stop),
+        on_disk.predictions.num_rows,
+        {name: count for name, count in differ.items() if count},
+        tuple(sorted(trials | changed)),
+    )
+
+
+def verify_units(
+    results: Location,
+    units: int,
+    seed: int,
+    tell: Callable[[str], None],
+    *,
+    inline: bool = False,
+    actors: int | None = None,
+    address: str | None = None,
+) -> Verification:
+    """Compute units drawn at random again, and compare them with what is on disk. Writes nothing there.
+
+    Args:
+        units: how many; all of them if there are fewer.
+        tell: gets a line for each.
+    Raises:
+        ResultsError, StorageError: no sweep has been launched here, no unit committed, or by another engine.
+        NetworkError, DataError: weights or images are not what they were. ClusterError: no worker can be had.
+    """
+    prepared = _with_inputs(pipeline.reopen(results))
+    progress = pipeline.inspect(prepared)
+    known = {trial.trial_id for trial in prepared.plan.trials} | {ANN}
+    candidates = [r for r in progress.journal.results if all(trial in known for trial, _ in r.unit.work)]
+    if not candidates:
+        raise ResultsError(f"{prepared.layout.units}: no unit is committed that could be verified; launch the sweep")
+    candidates.sort(key=lambda result: result.unit.unit_id(result.context))
+    drawn = random.Random(seed).sample(candidates, min(units, len(candidates)))
+    jobs = _jobs(prepared, progress.thresholds, sorted(drawn, key=lambda result: (result.unit.start, result.unit.work)))
+
+    def listener(kind: str, value: Any) -> None:
+        if kind == "done":
+            tell(str(value.report.value))
+
+    with contextlib.closing(
+        pipeline.open_pool(prepared, inline=inline, actors=actors, address=address, logs=False)
+    ) as pool:
+        driver = Driver(pool, pipeline.limits(prepared.sweep))
+        execution: Execution = driver.execute(jobs, listener)
+    found = {outcome.job.job_id: outcome.report.value for outcome in execution.outcomes}
+    return Verification(
+        compared=tuple(found[job.job_id] for job in jobs if job.job_id in found),
+        failed={bad.outcome.job.job_id: bad.outcome.message for bad in execution.quarantined},
+        committed=len(progress.journal.results),
+        left_out=len(progress.journal.results) - len(candidates),
+        rejected=progress.journal.rejected,
+        devices_then=tuple(read_run(prepared.layout).get("devices", [])),
+        devices_now=tuple(sorted(set(driver.devices))),
+        numerics=tuple(sorted({trial.setting.numerics for trial in prepared.plan.trials})),
+    )
+
+
+def _with_inputs(prepared: Prepared) -> Prepared:
+    """With the weights found, where they and the images are those of the results."""
+    sweep, facts, data = prepared.sweep, prepared.plan.facts, prepared.sweep.data
+    split = data.open(data.split, index=prepared.layout.index)
+    if split.fingerprint != facts.data:
+        raise DataError(
+            f"{data.path or data.source}: split {data.split!r} has the fingerprint {split.fingerprint[:16]}, but the "
+            f"results in {prepared.layout.root} are of images with {facts.data[:16]}; put those back"
+        )
+    weights = find_weights(sweep)
+    if weights.identity != facts.weights or not weights.path.is_file():
+        got = f"have the SHA-256 {weights.identity[:16]}" if weights.path.is_file() else "are not there"
+        raise NetworkError(
+            f"{weights.path}: the weights {got}, but the results in {prepared.layout.root} are of weights with "
+            f"{facts.weights[:16]}; put those back"
+        )
+    if make_plan(sweep, facts).context != prepared.plan.context:
+        raise ResultsError(
+            f"{prepared.layout.plan}: the results are of another version of the engine than this one; verify them with "
+            "the version that run.json names"
+        )
+    return replace(prepared, weights=weights)
+
+
+def _jobs(prepared: Prepared, thresholds: pipeline.Thresholds, drawn: Sequence[UnitResult]) -> list[VerificationJob]:
+    from rmpsweep.workers.worker import EvaluationJob
+
+    trials = {
+        t.trial_id: (t.setting, thresholds[t.calibration_id])
+        for t in prepared.plan.trials
+        if t.calibration_id in thresholds
+    }
+    return [
+        VerificationJob(
+            EvaluationJob(
+                result.unit.unit_id(result.context),
+                result.unit,
+                result.context,
+                {trial: trials[trial] for trial, _ in result.unit.work if trial != ANN},
+            ),
+            result,
+        )
+        for result in drawn
+    ]

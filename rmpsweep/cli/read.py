@@ -1,0 +1,169 @@
+"""The commands that read a results directory: status, merge, log, report, claims."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rmpsweep.claims import examine, write
+from rmpsweep.cli.display import Display, duration, quantity
+from rmpsweep.cli.options import INTERRUPTED, JsonOption, MlflowOption, ResultsOption, TargetArgument, results_directory
+from rmpsweep.data.figures import InputFigures
+from rmpsweep.errors import SweepError
+from rmpsweep.pipeline import publish
+from rmpsweep.pipeline import status as overview
+from rmpsweep.pipeline import verbs as pipeline
+from rmpsweep.report import needed_predictions
+from rmpsweep.results import Layout
+from rmpsweep.storage import Location
+from rmpsweep.tracking import check_uri
+
+
+def status(
+    target: TargetArgument,
+    results: ResultsOption = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, while a launch runs.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between, with --watch.")] = 10.0,
+    json_: JsonOption = False,
+) -> None:
+    """Show what is done and what is left of a sweep, and its accuracies so far, from its results directory alone.
+
+    Usage: rmpsweep status quickstart --watch
+    """
+    display = Display(json_)
+    where = results_directory(target, results)
+    running = _show_status(display, where)
+    try:
+        while watch and running:
+            time.sleep(every)
+            display.clear()
+            running = _show_status(display, where)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if watch:
+        display.line("no launch runs")
+
+
+def _show_status(display: Display, where: Location) -> bool:
+    """Whether a launch runs."""
+    prepared = pipeline.reopen(where)
+    progress = pipeline.inspect(prepared)
+    standing = overview.status_document(prepared, progress)
+    running = standing["running"]
+    display.standing(standing, prepared.plan.limit, prepared.plan.time_steps[-1])
+    for name, why in standing["rejected"].items():
+        display.line(f"unit file {name} does not count: {why}")
+    for bad in standing["quarantined"]:
+        display.line(f"unit {bad['unit']} is quarantined after {bad['attempts']} attempts: {bad['message']}")
+    for line in [*overview.skipped_note(prepared.plan), *standing["flagged_layers"]]:
+        display.line(f"warning: {line}")
+    if running:
+        _show_running(display, running)
+    images = InputFigures.read(standing["input"])
+    if str(images):
+        display.line(f"{'input' if running else 'input of the last launch'}: {images}")
+    if advice := images.advice():
+        display.line(f"warning: {advice}")
+    rate = "its rate" if running else "the last launch's rate"
+    eta = "" if not standing["eta_s"] else f", about {duration(standing['eta_s'])} at {rate}"
+    steps = quantity(standing["image_steps_left"])
+    at_most = ", at most" if prepared.sweep.search and progress.todo else ""
+    display.line(f"{standing['units_left']} units left ({steps} image-steps{at_most}){eta}")
+    display.document(standing)
+    return running is not None
+
+
+def merge(
+    target: TargetArgument,
+    results: ResultsOption = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Merge what is there.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make the result tables from the committed units; refuses gaps.
+
+    Usage: rmpsweep merge quickstart --allow-partial
+    """
+    display = Display(json_)
+    with _reopened(target, results, display) as prepared:
+        tables = publish.merge_tables(prepared, pipeline.inspect(prepared), allow_partial=allow_partial)
+    display.line(f"{tables.predictions.num_rows} of {prepared.plan.num_cells} predictions in {prepared.layout.root}")
+    display.document({"predictions": tables.predictions.num_rows, "cells": prepared.plan.num_cells})
+
+
+def log(
+    target: TargetArgument, results: ResultsOption = None, mlflow: MlflowOption = None, json_: JsonOption = False
+) -> None:
+    """Log merged results to MLflow; logging again changes nothing.
+
+    Usage: rmpsweep log quickstart --mlflow http://127.0.0.1:5000
+    """
+    display = Display(json_)
+    with _reopened(target, results, display) as prepared:
+        uri = publish.mlflow_uri(prepared, mlflow)
+        if uri is None:
+            raise SweepError("--mlflow: got 'none', expected a tracking URI")
+        check_uri(uri)
+        logged = publish.log(prepared, publish.read_tables(prepared.layout), uri)
+    display.line(f"{logged.runs_total} runs at {logged.tracking_uri}, {logged.runs_created} of them new")
+    display.document(asdict(logged))
+
+
+def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOption = False) -> None:
+    """Write report.html again from the merged tables.
+
+    Usage: rmpsweep report quickstart
+    """
+    display = Display(json_)
+    with _reopened(target, results, display) as prepared:
+        publish.write_report(prepared, publish.read_tables(prepared.layout, needed_predictions))
+    display.line(str(prepared.layout.report))
+    display.document({"report": str(prepared.layout.report)})
+
+
+def claims(
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="response, steps, loss or activity.")],
+    target: Annotated[str | None, typer.Argument(metavar="SWEEP", help="As for report; none for response.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the files; default claims/ in results.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Hold a claim of RMP-SNN against our own figures: a table, a figure (SVG and PNG) and its points (CSV).
+
+    Usage: rmpsweep claims steps quickstart
+    """
+    display = Display(json_)
+    layout = None if target is None else Layout(results_directory(target, None))
+    claim = examine(subject, layout)
+    written = [str(path) for path in write(claim, out or (layout.root if layout else Path()) / "claims")]
+    display.claim(claim)
+    for path in written:
+        display.line(path)
+    display.document(claim.document() | {"files": written})
+
+
+def _show_running(display: Display, running: dict[str, Any]) -> None:
+    """What the launch that runs says of itself."""
+    columns = ("worker", "job", "done", "seconds", "place")
+    rows = [
+        [f"{flight[key]:.0%}" if key == "done" else flight[key] for key in columns] for flight in running["in_flight"]
+    ]
+    workers = ", ".join(f"{number} {state}" for state, number in running["workers"].items())
+    display.table(
+        f"{running['stage']} for {duration(running['written'] - running['began'])}; workers: {workers}", columns, rows
+    )
+    for each in running["last_errors"]:
+        display.line(f"{each['job']} on {each['worker']}: {each['message']}")
+    counts = ", ".join(f"{running[f'jobs_{what}']} {what}" for what in ("done", "waiting", "retried", "quarantined"))
+    display.line(f"{counts}; {quantity(running['image_steps_per_s'])} image-steps/s")
+
+
+@contextlib.contextmanager
+def _reopened(target: str, results: str | None, display: Display) -> Iterator[pipeline.Prepared]:
+    """What was launched, while no other command works on it."""
+    where = results_directory(target, results)
+    pipeline.reopen(where)  # what is no results directory is refused before anything is made in it
+    with pipeline.working_on(where, display.line):
+        yield pipeline.reopen(where)

@@ -1,0 +1,270 @@
+"""Do the spiking layers say what the ANN's layers say? Their rates against its activations, layer by layer.
+
+The law. Under constant input and soft reset a neuron with activation a and spikes worth Λ shall have spiked T·a/Λ times
+after T steps. Charge is conserved and the potential left over is bounded, so by how many spikes it is off stays bounded
+too, once it has begun: the rate's error falls as 1/T (law 3 in tests/engine). Spikes at random times would be off by
+√T. Where the rate itself is wrong, they are off by more and more, as T.
+
+The rule. A layer agrees where its neurons are off, on average, by at most 2^(1/4) times as many spikes after T as after
+T/2, which is an error that falls at least as T^(-3/4), nearer to 1/T than to 1/√T; or by so little more that chance
+explains it (three standard errors).
+
+The start-up lag. A neuron that waits L steps for the layers before it has missed L·a/Λ spikes: one with fewer than half
+of its spikes still lags by more than T/2, and is left out of the rule. A layer is "starting", and more time steps will
+tell, where such neurons should emit the larger part of its spikes (or a rate is less than half of what it should be,
+which looks the same); and where the rule is not met, but the error falls by at least T^(-1/4) and ever faster, by 5 %
+and more. While a lag ends, an error falls faster and faster; one that comes to rest on a bias more and more slowly.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from rmpsweep.engine.network import SpikingNetwork, activations, per_channel
+from rmpsweep.engine.reference import State
+from rmpsweep.engine.scales import scaled
+from rmpsweep.engine.simulate import simulate
+from rmpsweep.terms import AlphaScope, MaxPool, Numerics, Reset
+
+Verdict = Literal["ok", "starting", "silent", "saturated", "parts here", "follows"]
+DISAGREE: tuple[Verdict, ...] = ("silent", "saturated", "parts here")
+LARGEST_GROWTH = 2 ** (1 / 4)
+FALLING = 2 ** (-1 / 4)
+FASTER = 0.95
+ROUNDING = 1e-9
+STANDARD_ERRORS = 3.0
+FRACTIONS = (4, 2, 1)
+"""Rates are compared at T/4, T/2 and T."""
+NEURONS = 2**23
+"""Images are simulated together as long as they have no more neurons."""
+
+
+@dataclass(frozen=True)
+class LayerAgreement:
+    """One spiking layer.
+
+    scale: Λ, its largest over channels;
+    errors: at T/4, T/2 and T, mean |Λ x spikes / T - activation| over mean activation;
+    growth: of the number of spikes that neurons which have begun are off by, from T/2 to T;
+    begun: the share of the expected spikes that these should emit;
+    clipped: the error that no number of steps removes, mean excess of activations over Λ, likewise relative.
+    """
+
+    layer: str
+    scale: float
+    errors: tuple[float, ...]
+    growth: float
+    begun: float
+    clipped: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Every spiking layer in forward order; output_errors: of the logits, as a layer's; causes: why they part."""
+
+    time_steps: tuple[int, ...]
+    images: int
+    layers: tuple[LayerAgreement, ...]
+    output_errors: tuple[float, ...]
+    causes: tuple[str, ...] = ()
+    rule: ClassVar[str] = (
+        "growth: how many times as many spikes a neuron is off at T as at T/2, of neurons that have begun (half of "
+        f"their spikes); 1 where the error falls as 1/T, 2 where it stays; up to {LARGEST_GROWTH:.2f} (2^(1/4)), or "
+        f"what {STANDARD_ERRORS:.0f} standard errors explain, is ok"
+    )
+
+    @property
+    def parting(self) -> LayerAgreement | None:
+        """The first layer that does not say what the ANN's says; None where all do, as far as can be said."""
+        return next((layer for layer in self.layers if layer.verdict in DISAGREE), None)
+
+
+@torch.no_grad()
+def compare_layers(
+    net: SpikingNetwork,
+    images: Tensor,
+    thresholds: Mapping[str, Tensor],
+    time_steps: int,
+    *,
+    alpha: float = 1.0,
+    alpha_scope: AlphaScope = "layer",
+    reset: Reset = "soft",
+    max_pool: MaxPool = "count",
+    numerics: Numerics = "float64",
+) -> Agreement:
+    """Simulate under constant input and compare every layer with the ANN, both on the same images.
+
+    Args:
+        images: [N, C, H, W], as the ANN gets them.
+        thresholds: layer -> θ, "input" -> Λ_0, as `engine.calibrate` returns.
+        time_steps: T, a multiple of 4.
+    Raises:
+        ValueError: T is not; or what `engine.simulate` refuses.
+    """
+    if time_steps < 4 or time_steps % 4:
+        raise ValueError(f"time_steps: got {time_steps}, expected a multiple of 4")
+    steps = tuple(time_steps // fraction for fraction in FRACTIONS)
+    setting: dict[str, Any] = {
+        "alpha": alpha,
+        "alpha_scope": alpha_scope,
+        "reset": reset,
+        "max_pool": max_pool,
+        "numerics": numerics,
+    }
+    scales = scaled(net, thresholds, alpha, alpha_scope)
+    worth = {}
+    for layer in net.layers:
+        weight = scales[layer].channel_weight
+        channels = torch.ones(1, dtype=torch.float64) if weight is None else weight
+        worth[layer] = per_channel(scales[layer].unit * channels, len(net.node(layer).shape) + 1)
+    sums = {layer: LayerSums() for layer in net.layers}
+    output = [0.0] * (len(steps) + 1)
+    wide = net.to(dtype=torch.float64)
+    neurons = sum(math.prod(net.node(layer).shape) for layer in net.layers)
+    for part in images.split(max(1, NEURONS // neurons)):
+        ann = activations(wide, part.to(net.device, torch.float64), [*net.layers, net.output])
+        ann = {name: value.cpu() for name, value in ann.items()}
+        counts: list[dict[str, Tensor]] = []
+        state: State | None = None
+        for k, t in enumerate(steps):
+            sim = simulate(net, part, thresholds, [t], state=state, start=0 if state is None else state.t, **setting)
+            state = sim.state
+            assert state is not None
+            counts.append({layer: state.counts[layer].double().cpu() for layer in net.layers})
+            output[k] += float((sim.logits[0].double() - ann[net.output]).abs().sum())
+        output[-1] += float(ann[net.output].abs().sum())
+        for layer in net.layers:
+            sums[layer].add(ann[layer], [count[layer] for count in counts], worth[layer], steps)
+    layers = tuple(sums[layer].agreement(layer, scales[layer].unit) for layer in net.layers)
+    found = Agreement(
+        steps, len(images), _first_parts(layers), tuple(each / (output[-1] or 1.0) for each in output[:-1])
+    )
+    return replace(found, causes=_causes(net, found, setting))
+
+
+@dataclass
+class LayerSums:
+    """What the verdict on one layer needs, summed over neurons and images."""
+
+    activation: float = 0.0
+    spikes: float = 0.0
+    clipped: float = 0.0
+    errors: list[float] = field(default_factory=lambda: [0.0] * len(FRACTIONS))
+    expected: float = 0.0
+    expected_begun: float = 0.0
+    off_half: float = 0.0
+    off: float = 0.0
+    growing: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+
+    def add(self, ann: Tensor, counts: Sequence[Tensor], worth: Tensor, steps: Sequence[int]) -> None:
+        """ann, counts (at each of the steps): [N, ...]; worth: Λ of each channel."""
+        self.activation += float(ann.sum())
+        self.spikes += float(counts[-1].sum())
+        self.clipped += float((ann - worth * (1 + ROUNDING)).relu().sum())
+        for k, (count, t) in enumerate(zip(counts, steps, strict=True)):
+            self.errors[k] += float((count * worth / t - ann).abs().sum())
+        rate = ann / worth
+        expected = rate * steps[-1]
+        begun = counts[-1] >= expected / 2
+        half, off = ((count - rate * t).abs()[begun] for count, t in zip(counts[-2:], steps[-2:], strict=True))
+        excess = off - LARGEST_GROWTH * half
+        self.expected += float(expected.sum())
+        self.expected_begun += float(expected[begun].sum())
+        self.off_half += float(half.sum())
+        self.off += float(off.sum())
+        terms = (float(len(excess)), float(excess.sum()), float(excess.square().sum()))
+        self.growing = [total + term for total, term in zip(self.growing, terms, strict=True)]
+
+    def agreement(self, layer: str, scale: float) -> LayerAgreement:
+        """What they come to; a layer whose activations are all 0 has no relative error."""
+        activation = self.activation or 1.0
+        errors = tuple(error / activation for error in self.errors)
+        growth = self.off / self.off_half if self.off_half else (math.inf if self.off else 0.0)
+        begun = self.expected_begun / self.expected if self.expected else 1.0
+        clipped = self.clipped / activation
+        verdict: Verdict = "ok"
+        if self.spikes == 0 and self.activation:
+            verdict = "silent"
+        elif 2 * clipped > errors[-1] and errors[-1] > LARGEST_GROWTH / 2 * errors[-2]:
+            verdict = "saturated"
+        elif begun < 1 / 2:
+            verdict = "starting"
+        elif self._grows():
+            first, second, last = self.errors
+            falls_ever_faster = last < FALLING * second and last / second < FASTER * second / first
+            verdict = "starting" if falls_ever_faster else "parts here"
+        return LayerAgreement(layer, scale, errors, growth, begun, clipped, verdict)
+
+    def _grows(self) -> bool:
+        n, total, squares = self.growing
+        mean = total / n
+        return mean > STANDARD_ERRORS * math.sqrt(max(0.0, squares / n - mean**2) / n)
+
+
+def _first_parts(layers: Sequence[LayerAgreement]) -> tuple[LayerAgreement, ...]:
+    """What a layer does itself cannot be said after one that disagrees, nor why it is silent after one that starts."""
+    marked: list[LayerAgreement] = []
+    for layer in layers:
+        before = {each.verdict for each in marked}
+        if layer.verdict == "parts here" and before & set(DISAGREE):
+            layer = replace(layer, verdict="follows")
+        if layer.verdict == "silent" and "starting" in before:
+            layer = replace(layer, verdict="starting")
+        marked.append(layer)
+    return tuple(marked)
+
+
+def biased_pools(net: SpikingNetwork, max_pool: MaxPool) -> list[str]:
+    """The max-pool nodes that `max_pool` does not compute as the ANN does."""
+    return [] if max_pool == "count" else [node.name for node in net.nodes if node.op == "max_pool"]
+
+
+def _causes(net: SpikingNetwork, found: Agreement, setting: Mapping[str, Any]) -> tuple[str, ...]:
+    """Likely causes of the first disagreement, the likeliest first."""
+    first = found.parting
+    if first is None:
+        return ()
+    steps = found.time_steps[-1]
+    causes = []
+    upto = found.layers[: found.layers.index(first) + 1]
+    stays = max(0.0, 2 * first.errors[-1] - first.errors[-2])  # the part of its error that is not c / T
+    if sum(layer.clipped for layer in upto) > stays / 4:
+        most = sorted((layer for layer in upto if layer.clipped), key=lambda layer: -layer.clipped)[:3]
+        shares = ", ".join(f"{layer.clipped:.2%} ({layer.layer})" for layer in most)
+        causes.append(
+            f"activations exceed what a rate can say, one spike (worth Λ) a step, by {shares}: thresholds, or α, are "
+            "too low; calibrate with activation_max or a higher percentile"
+        )
+    above = set(_between(net, first.layer))
+    pools = [pool for pool in biased_pools(net, setting["max_pool"]) if pool in above]
+    if pools:
+        causes.append(
+            f"max_pool: {setting['max_pool']} at {', '.join(map(repr, pools))} does not pass the largest rate on; use "
+            "max_pool: count"
+        )
+    if setting["reset"] == "hard":
+        causes.append("reset: hard forgets what is left of the potential at every spike; use reset: soft")
+    if setting["numerics"] != "float64":
+        causes.append(f"numerics: {setting['numerics']} rounds weights and thresholds; compare with float64")
+    if first.verdict == "silent":
+        causes.append(f"no spike in {steps} steps: its threshold is too high, or --time-steps {4 * steps} is needed")
+    if not causes:
+        causes.append(
+            f"it settles more slowly than the rule expects: see whether --time-steps {4 * steps} says the same"
+        )
+    return tuple(causes)
+
+
+def _between(net: SpikingNetwork, layer: str) -> list[str]:
+    """The nodes between a spiking layer and those before it."""
+    wanted, between = set(net.node(layer).inputs), []
+    for node in reversed(net.nodes):
+        if node.name in wanted and node.op not in ("spike", "input"):
+            between.append(node.name)
+            wanted.update(node.inputs)
+    return between

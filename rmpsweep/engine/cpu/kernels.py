@@ -1,0 +1,300 @@
+"""Event-driven kernels: a spike costs its fan-out in additions, a silent neuron nothing.
+
+Tensors are channels-last, channels padded (`layout`). Spikes of a chunk of time steps are bytes [T, R, H, W, C]. For a
+convolution they become events: for each pixel the list of channels that fired, in order of rows; neighbouring pixels of
+an image row are neighbours in the list, so a kernel row of the convolution reads one stretch of it. An output's current
+is the sum of the weight rows of its events, held in registers together with potential and spike count for all steps of
+the chunk. The order of addition (kernel row, pixel, channel) does not depend on batch, chunk or threads, so even in
+floating point the spikes do not.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload
+
+from rmpsweep.engine.compiled import compiled
+from rmpsweep.engine.cpu.lanes import (
+    UNIT,
+    any_of,
+    append_above,
+    convert,
+    convert_like,
+    load,
+    nonzero,
+    shift_right,
+    spread,
+    store,
+    where,
+)
+from rmpsweep.engine.kernels import PAD, POTENTIAL_LIMIT
+from rmpsweep.engine.numerics import FACTOR_BITS
+
+NOTHING, FLAG, CURRENT, SCALED = 0, 1, 2, 3
+"""What a layer's current gets besides the convolution: nothing; a table's value where a byte is not zero; a current;
+a current times a table's factor (in integers (M I + 2^15) >> 16)."""
+SPARE = PAD
+"""Room that a list of events needs at its end."""
+_PARTIAL = 256
+"""So many int8 weights add up within int16."""
+
+
+def _add_rows(total, start, stop, indices, weights, at, width):
+    """total plus the weight rows of the events from start to stop."""
+
+
+@overload(_add_rows, inline="always")
+def _overload_add_rows(total, start, stop, indices, weights, at, width):
+    lanes = UNIT * len(width)
+
+    def gather(total, start, stop, indices, weights, at, width):
+        for e in range(start, stop):
+            total = total + convert_like(load(weights, at + np.int64(indices[e]) * lanes, width), total)
+        return total
+
+    def gather_bytes(total, start, stop, indices, weights, at, width):
+        e = start
+        while e < stop:
+            end = min(stop, e + _PARTIAL)
+            part = convert(load(weights, at + np.int64(indices[e]) * lanes, width), types.int16)
+            e += 1
+            while e < end:
+                part = part + convert(load(weights, at + np.int64(indices[e]) * lanes, width), types.int16)
+                e += 1
+            total = total + convert_like(part, total)
+        return total
+
+    return gather_bytes if weights.dtype == types.int8 else gather
+
+
+def _scaled(current, table, at, width):
+    """A current times a table's factor; in integers (M I + 2^15) >> 16 in int64."""
+
+
+@overload(_scaled, inline="always")
+def _overload_scaled(current, table, at, width):
+    def floating(current, table, at, width):
+        return current * load(table, at, width)
+
+    def integer(current, table, at, width):
+        product = convert(current, types.int64) * load(table, at, width)
+        return convert_like(shift_right(product + spread(1 << FACTOR_BITS - 1, product), FACTOR_BITS), current)
+
+    return floating if isinstance(table.dtype, types.Float) else integer
+
+
+def _leaves_range(v):
+    """Whether an int32 potential could wrap in a later chunk."""
+
+
+@overload(_leaves_range, inline="always")
+def _overload_leaves_range(v):
+    if v.element != types.int32:
+        return lambda v: False
+    return lambda v: any_of(v >= spread(POTENTIAL_LIMIT, v)) or any_of(v < spread(-POTENTIAL_LIMIT, v))
+
+
+@njit(inline="always")
+def _convolve(total, t_row, pixel, shape, pointers, indices, weights, block, width):
+    """total plus the current of one output pixel; shape: see `pack.Convolution`."""
+    height, columns, channels, kernel_height, kernel_width = shape[0], shape[1], shape[2], shape[6], shape[7]
+    top, left = pixel // shape[4] * shape[8] - shape[10], pixel % shape[4] * shape[9] - shape[11]
+    first, last = min(columns, max(0, left)), max(0, min(columns, left + kernel_width))
+    for row in range(max(0, top), min(height, top + kernel_height)):
+        pixels = (t_row * height + row) * columns
+        at = block + ((row - top) * kernel_width - left) * channels * (UNIT * len(width))
+        total = _add_rows(total, pointers[pixels + first], pointers[pixels + last], indices, weights, at, width)
+    return total
+
+
+@compiled
+def fire(
+    width,
+    pointers,
+    indices,
+    weights,
+    shape,
+    setting,
+    bias,
+    threshold,
+    soft,
+    kind,
+    bytes_,
+    currents,
+    addend_row,
+    addend_step,
+    table,
+    factor,
+    steps,
+    potentials,
+    counts,
+    spikes,
+):
+    """Integrate, fire and reset one layer for some steps; True if int32 potentials left their range.
+
+    setting: int64 [R]; bias, threshold, table, factor: [K, C_out]; soft: [K]; kind: what is added besides the
+    convolution, from bytes_ or currents [T, rows, pixels, C_out], of which row r reads addend_row[r] and addend_step is
+    the distance of steps (0: always the same); potentials, counts: [R, pixels, C_out]; spikes: [T, R, pixels, C_out].
+    """
+    lanes, out_channels, pixels = UNIT * len(width), shape[5], shape[3] * shape[4]
+    num_rows, taps, size = len(setting), shape[6] * shape[7] * shape[2], shape[3] * shape[4] * shape[5]
+    out_of_range = False
+    for block in range(out_channels // lanes):
+        for r in range(num_rows):
+            own = setting[r] * out_channels + block * lanes
+            theta, constant = load(threshold, own, width), load(bias, own, width)
+            flag, resets_softly = load(table, own, width), soft[setting[r]] != 0
+            for pixel in range(pixels):
+                at = pixel * out_channels + block * lanes
+                v, n = load(potentials, r * size + at, width), load(counts, r * size + at, width)
+                for t in range(steps):
+                    z = constant
+                    if taps:
+                        t_row = t * num_rows + r
+                        z = _convolve(z, t_row, pixel, shape, pointers, indices, weights, block * taps * lanes, width)
+                    if kind:
+                        source = t * addend_step + addend_row[r] * size + at
+                        if kind == FLAG:
+                            z = z + where(nonzero(load(bytes_, source, width)), flag)
+                        elif kind == CURRENT:
+                            z = z + load(currents, source, width)
+                        else:
+                            z = z + _scaled(load(currents, source, width), factor, own, width)
+                    v = v + z
+                    fired = v >= theta
+                    v = v - where(fired, theta if resets_softly else v)
+                    n = n + convert(fired, types.int32)
+                    store(spikes, (t * num_rows + r) * size + at, fired)
+                out_of_range = out_of_range or _leaves_range(v)
+                store(potentials, r * size + at, v)
+                store(counts, r * size + at, n)
+    return out_of_range
+
+
+@compiled
+def current(width, pointers, indices, weights, shape, setting, bias, steps, out):
+    """A convolution's currents with bias, [T, R, pixels, C_out]; the arguments are those of `fire`."""
+    lanes, out_channels, pixels = UNIT * len(width), shape[5], shape[3] * shape[4]
+    num_rows, taps = len(setting), shape[6] * shape[7] * shape[2]
+    for block in range(out_channels // lanes):
+        for r in range(num_rows):
+            constant = load(bias, setting[r] * out_channels + block * lanes, width)
+            for t_row in range(r, steps * num_rows, num_rows):
+                for pixel in range(pixels):
+                    z = _convolve(
+                        constant, t_row, pixel, shape, pointers, indices, weights, block * taps * lanes, width
+                    )
+                    store(out, (t_row * pixels + pixel) * out_channels + block * lanes, z)
+
+
+@compiled
+def dense(width, values, weights, shape, out):
+    """A convolution of analog values [R, H, W, C] (images, or spikes summed over steps) in int64 or float64."""
+    lanes, height, columns, channels = UNIT * len(width), shape[0], shape[1], shape[2]
+    out_height, out_width, out_channels, kernel_height, kernel_width = shape[3], shape[4], shape[5], shape[6], shape[7]
+    taps = kernel_height * kernel_width * channels
+    for block in range(out_channels // lanes):
+        for r in range(len(values) // (height * columns * channels)):
+            for y in range(out_height):
+                for x in range(out_width):
+                    top, left = y * shape[8] - shape[10], x * shape[9] - shape[11]
+                    z = spread(0, load(out, 0, width))
+                    for row in range(max(0, top), min(height, top + kernel_height)):
+                        inputs = ((r * height + row) * columns) * channels
+                        at = (block * taps + ((row - top) * kernel_width - left) * channels) * lanes
+                        for i in range(max(0, left) * channels, min(columns, left + kernel_width) * channels):
+                            if values[inputs + i] != 0:
+                                weight = convert_like(load(weights, at + i * lanes, width), z)
+                                z = z + weight * spread(values[inputs + i], weight)
+                    store(out, ((r * out_height + y) * out_width + x) * out_channels + block * lanes, z)
+
+
+@compiled
+def list_events(values: Any, width: int, channels: int, largest: int, pointers: Any, indices: Any) -> None:
+    """Bytes [..., width, channels] -> events: x * channels + c in the order of memory, and where each pixel's begin.
+
+    A byte of n is n equal events, one in each of n passes over its pixel.
+    """
+    end = 0
+    for pixel in range(len(values) // channels):
+        pointers[pixel] = end
+        for level in range(largest):
+            before = end
+            for c in range(0, channels, PAD):
+                end += append_above(indices, end, pixel % width * channels + c, values, pixel * channels + c, level)
+            if end == before:
+                break
+    pointers[len(values) // channels] = end
+
+
+@njit(inline="always")
+def _inside(y, x, window, height, width):
+    """First and last row, first and last column, of a window's part inside the image."""
+    top, left = y * window[2] - window[4], x * window[3] - window[5]
+    return max(0, top), min(height, top + window[0]), max(0, left), min(width, left + window[1])
+
+
+@compiled
+def sum_pool(values: Any, window: Any, multiplier: Any, out: Any) -> None:
+    """Window sums times multiplier [Ho, Wo]. values, out: [B, H, W, C]; window: kernel, stride, padding, y then x."""
+    for b in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                top, bottom, left, right = _inside(y, x, window, values.shape[1], values.shape[2])
+                out[b, y, x] = 0
+                for row in range(top, bottom):
+                    for column in range(left, right):
+                        for c in range(out.shape[3]):
+                            out[b, y, x, c] += values[b, row, column, c]
+                for c in range(out.shape[3]):
+                    out[b, y, x, c] *= multiplier[y, x]
+
+
+@compiled
+def max_pool(values: Any, window: Any, out: Any) -> None:
+    """The largest of each window. values, out: [B, H, W, C]."""
+    for b in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                top, bottom, left, right = _inside(y, x, window, values.shape[1], values.shape[2])
+                out[b, y, x] = 0
+                for row in range(top, bottom):
+                    for column in range(left, right):
+                        for c in range(out.shape[3]):
+                            out[b, y, x, c] = max(out[b, y, x, c], values[b, row, column, c])
+
+
+@compiled
+def count_pool(values: Any, window: Any, totals: Any, largest: Any, out: Any) -> None:
+    """By how much `max_pool` of the values summed over steps grew. values, out: [T, R, H, W, C]; the rest [R, …]."""
+    for t in range(out.shape[0]):
+        for r in range(out.shape[1]):
+            for y in range(values.shape[2]):
+                for x in range(values.shape[3]):
+                    for c in range(values.shape[4]):
+                        totals[r, y, x, c] += values[t, r, y, x, c]
+            for y in range(out.shape[2]):
+                for x in range(out.shape[3]):
+                    top, bottom, left, right = _inside(y, x, window, values.shape[2], values.shape[3])
+                    for c in range(out.shape[4]):
+                        out[t, r, y, x, c] = largest[r, y, x, c]
+                    for row in range(top, bottom):
+                        for column in range(left, right):
+                            for c in range(out.shape[4]):
+                                largest[r, y, x, c] = max(largest[r, y, x, c], totals[r, row, column, c])
+                    for c in range(out.shape[4]):
+                        out[t, r, y, x, c] = largest[r, y, x, c] - out[t, r, y, x, c]
+
+
+@compiled
+def tally(counts: Any, fan_out: Any, limit: float, out: Any) -> None:
+    """Per row of counts [R, M]: spikes, synaptic operations, neurons with `limit` or more spikes; out: [R, 3]."""
+    for r in range(len(counts)):
+        spikes = synops = saturated = np.int64(0)
+        for i in range(counts.shape[1]):
+            n = np.int64(counts[r, i])
+            spikes += n
+            synops += n * fan_out[i]
+            saturated += n >= limit
+        out[r, 0], out[r, 1], out[r, 2] = spikes, synops, saturated

@@ -1,6 +1,0 @@
-"""Where workers run: in this process, or as Ray actors. The only package that imports ray."""
-
-from rmpsweep.pools.cluster import RayPool
-from rmpsweep.pools.inline import InlinePool
-
-__all__ = ["InlinePool", "RayPool"]

@@ -1,0 +1,58 @@
+"""What a Ray actor holds."""
+
+import faulthandler
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from rmpsweep.workers.pools.outcomes import MakeWorker
+
+
+class Actor:
+    """A worker, made and set up after the actor has started, and its log."""
+
+    def place(self, logs: str | None) -> tuple[str, str, str]:
+        """Node id, host and process, and the log file, of which Ray's own is one."""
+        host, pid = ray.util.get_node_ip_address(), os.getpid()
+        log = os.readlink("/proc/self/fd/2") if os.path.exists("/proc/self/fd/2") else ""
+        self.log = logging.getLogger("rmpsweep")
+        if logs is not None:
+            try:
+                path = Path(logs, f"{host}-{pid}.log")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                handler = logging.FileHandler(path)
+                handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+                self.log.addHandler(handler)
+                self.log.setLevel(logging.INFO)
+                faulthandler.enable(handler.stream or 2)
+                log = str(path)
+            except OSError:
+                pass  # a full or read-only folder must not keep a worker from starting: Ray's log remains
+        return ray.get_runtime_context().get_node_id(), f"{host}, process {pid}", log
+
+    def setup(self, make_worker: MakeWorker, threads: int, device: str | None) -> str:
+        """Make the worker and have it load; its device."""
+        self.log.info("loads")
+        self.worker = make_worker(threads, device)
+        name: str = self.worker.setup()
+        self.log.info("is ready: %s, %d threads", name, threads)
+        return name
+
+    def run(self, job: Any) -> Any:
+        """Do a job; the worker's report."""
+        self.log.info("begins %s", job.job_id)
+        try:
+            report = self.worker.run(job)
+        except BaseException:
+            self.log.exception("failed on %s", job.job_id)
+            raise
+        self.log.info("ended %s", job.job_id)
+        return report
+
+    def beat(self) -> tuple[int, float]:
+        """How often anything moved in the job, and how far it has come."""
+        beat: tuple[int, float] = self.worker.beat()
+        return beat

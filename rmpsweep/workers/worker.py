@@ -1,0 +1,303 @@
+"""One resident network, and the jobs it does: calibrate, and evaluate a unit into a committed file.
+
+A plain class: where it runs (this process, a Ray actor) is decided in `pools`.
+"""
+
+import contextlib
+import math
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from rmpsweep.data.decoded import DecodedCache
+from rmpsweep.data.figures import InputFigures
+from rmpsweep.data.prefetch import Chunk, Prefetch
+from rmpsweep.engine import calibrate, dense_macs, simulate_many
+from rmpsweep.engine.encode import saturated_fraction
+from rmpsweep.engine.memory import MOST_ROWS, MOST_ROWS_ON_GPU
+from rmpsweep.errors import CalibrationError
+from rmpsweep.results import LayerActivity, Layout, UnitResult, commit_unit, thresholds_digest
+from rmpsweep.storage import Location
+from rmpsweep.sweep.plan import ANN, Unit
+from rmpsweep.sweep.schema import Setting, Sweep
+from rmpsweep.sweep.thresholds import GivenThresholds
+from rmpsweep.terms import INPUT
+from rmpsweep.workers.gather import Counts, Part, gather
+from rmpsweep.workers.loading import given_thresholds, load_network, open_planned
+
+Thresholds = Mapping[str, Sequence[float]]
+ANN_ROWS, ANN_ELEMENTS = 32, 2**20
+"""The ANN's batch: so many images, fewer where they are large. Fixed, since floating point depends on it."""
+CHUNK_BATCHES, CHUNK_BYTES = 4, (2**24, 2**28)
+"""What is simulated at a time: so many of the engine's batches for every thread, within these bytes of input."""
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker needs to start.
+
+    data, calibration_data: fingerprints that the splits were planned with; threads: of the CPU, None for torch's
+    default; device: None for a GPU if any.
+    """
+
+    sweep: Sweep
+    weights: Path
+    results: Location
+    data: str
+    calibration_data: str
+    threads: int | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationJob:
+    """Find the thresholds of a setting on the images of the calibration split with these ids, or take those given."""
+
+    job_id: str
+    setting: Setting
+    image_ids: tuple[int, ...]
+    given: GivenThresholds | None = None
+
+    @property
+    def cost(self) -> float:
+        """Roughly in passes over an image: the paper's rule simulates, the others need the ANN's activations."""
+        return float(len(self.image_ids) * (100 if self.setting.threshold.startswith("vin") else 1))
+
+    def sparing(self) -> "CalibrationJob":
+        """It keeps within the memory plan as it is."""
+        return self
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """Evaluate a unit; trials: trial_id -> its setting and thresholds; batch_size: rows, None for the sweep's."""
+
+    job_id: str
+    unit: Unit
+    context: str
+    trials: Mapping[str, tuple[Setting, Thresholds]]
+    batch_size: int | None = None
+
+    @property
+    def cost(self) -> float:
+        """Image-steps; something where the ANN is evaluated alone."""
+        return float(max(1, self.unit.image_steps))
+
+    def sparing(self) -> "EvaluationJob":
+        """One row at a time."""
+        return replace(self, batch_size=1)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a finished job tells the driver; thresholds: of a calibration; value: of a job that does itself; input: of
+    the images that were evaluated."""
+
+    seconds: float
+    thresholds: Thresholds | None = None
+    warnings: tuple[str, ...] = ()
+    value: Any = None
+    input: InputFigures = field(default_factory=InputFigures)
+
+
+class Worker:
+    """Holds a converted network and the evaluated split from `setup` on."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self._ticks, self._done = 0, 0
+        self._input = InputFigures()
+
+    def beat(self) -> tuple[int, float]:
+        """How often anything was computed so far, and the image-steps of the present job."""
+        return self._ticks, float(self._done)
+
+    def _advance(self, steps: int) -> None:
+        self._tick()
+        self._done += steps
+
+    def _tick(self) -> None:
+        self._ticks += 1
+
+    def setup(self) -> str:
+        """Load everything; the device's name. Raises NetworkError, DataError: also for other data than was planned."""
+        if self.spec.threads is not None:
+            torch.set_num_threads(self.spec.threads)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+        self.device = torch.device(self.spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        sweep = self.spec.sweep
+        split = open_planned(sweep.data, sweep.data.split, Layout(self.spec.results).index, self.spec.data)
+        cache = DecodedCache(split, int(sweep.run.decoded_cache_gb * 1e9)) if sweep.run.decoded_cache_gb else None
+        self.images = Prefetch(split, torch.get_num_threads(), cache, self._tick)
+        self.ann, self.net = load_network(sweep, self.spec.weights, split)
+        self.ann, self.net = self.ann.to(self.device), self.net.to(self.device)
+        self.macs = dense_macs(self.net)
+        self.neurons = {name: math.prod(self.net.node(name).shape) for name in self.macs}
+        if self.device.type == "cpu":
+            return "CPU"
+        return f"{torch.cuda.get_device_name(self.device)}, TF32 off"
+
+    def run(self, job: Any) -> Report:
+        """Do one job; one of a kind that is not known here does itself, by its `run(worker)`."""
+        began = time.perf_counter()
+        self._done, self._input = 0, InputFigures()
+        thresholds = value = None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            if isinstance(job, CalibrationJob):
+                thresholds = self.calibrate(job)
+            elif isinstance(job, EvaluationJob):
+                commit_unit(Layout(self.spec.results), self.evaluate(job))
+            else:
+                value = job.run(self)
+        messages = tuple(str(each.message) for each in caught)
+        return Report(time.perf_counter() - began, thresholds, messages, value, self._input)
+
+    def calibrate(self, job: CalibrationJob) -> dict[str, list[float]]:
+        """Thresholds by layer, one value or one per channel. Raises CalibrationError, DataError."""
+        if job.given is not None:
+            return _lists(given_thresholds(self.net, job.given, job.setting))
+        data, calibration = self.spec.sweep.data, self.spec.sweep.calibration
+        index = Layout(self.spec.results).index
+        split = open_planned(data, data.calibration_split, index, self.spec.calibration_data)
+        images, _ = split.load(job.image_ids)
+        found = calibrate(
+            self.net,
+            images,
+            job.setting.threshold,
+            job.setting.granularity,
+            calibration.encoding or job.setting.encoding,
+            calibration.time_steps,
+            job.setting.input_scale,
+            calibration.seed,
+            max_pool=job.setting.max_pool,
+            image_ids=job.image_ids,
+            on_steps=lambda _: self._advance(0),
+        )
+        clipped = saturated_fraction(images, float(found[INPUT]))
+        if job.setting.encoding == "poisson" and clipped:
+            warnings.warn(
+                f"{clipped:.2%} of the input elements exceed the input scale {float(found[INPUT]):g}: under poisson "
+                "encoding their rate is clipped at one spike a step",
+                stacklevel=1,
+            )
+        return _lists(found)
+
+    def evaluate(self, job: EvaluationJob) -> UnitResult:
+        """Compute every cell of a unit; the ANN sees the very tensors its conversions see.
+
+        Images are decoded while those before them are simulated, each once for all trials.
+        """
+        unit, groups = job.unit, _together(job)
+        parts: list[list[Part]] = [[] for _ in groups]
+        size = self._chunk_size(job, max(len(members) for _, members in groups))
+        with contextlib.closing(self.images.chunks(unit.start, unit.stop, size, self._input)) as chunks:
+            for chunk in chunks:
+                for (time_steps, members), found in zip(groups, parts, strict=True):
+                    found.append(self._compute(chunk, time_steps, members, job))
+        rows: list[pa.Table] = []
+        activity: list[LayerActivity] = []
+        for (time_steps, members), found in zip(groups, parts, strict=True):
+            tables, counted = gather(members, time_steps, found)
+            rows += tables
+            activity += counted
+        provenance = {trial: thresholds_digest(thresholds) for trial, (_, thresholds) in job.trials.items()}
+        return UnitResult(unit, job.context, provenance, pa.concat_tables(rows).combine_chunks(), tuple(activity))
+
+    def _chunk_size(self, job: EvaluationJob, trials: int) -> int:
+        """Images simulated at a time: the engine's batches are full, and the first images are soon there."""
+        on_gpu = self.device.type == "cuda"
+        batch = job.batch_size or self.spec.sweep.run.batch_size or (MOST_ROWS_ON_GPU if on_gpu else MOST_ROWS)
+        rows = CHUNK_BATCHES * batch * (1 if on_gpu else torch.get_num_threads())
+        least, most = (max(1, limit // (4 * math.prod(self.images.split.image_shape))) for limit in CHUNK_BYTES)
+        return min(most, max(least, -(-rows // trials)))
+
+    def _compute(self, chunk: Chunk, time_steps: tuple[int, ...], members: Sequence[str], job: EvaluationJob) -> Part:
+        """The cells of some images. Raises CalibrationError: an output is not finite."""
+        if members == [ANN]:
+            logits, counts = self._ann_logits(chunk.images)[None, None], [self._ann_counts(len(chunk.ids))]
+        else:
+            logits, counts = self._simulate(chunk, time_steps, [job.trials[m] for m in members], job)
+        for k, member in enumerate(members):
+            if not bool(torch.isfinite(logits[k]).all()):
+                raise CalibrationError(
+                    f"trial {member}: its output is not finite; thresholds and weights overflow its numerics"
+                )
+        return Part(chunk.ids, chunk.labels, logits, counts)
+
+    @torch.no_grad()
+    def _ann_logits(self, images: Tensor) -> Tensor:
+        """[N, classes], in batches padded to one shape."""
+        size = max(1, min(ANN_ROWS, ANN_ELEMENTS // images[0].numel()))
+        parts = []
+        for rows in torch.arange(len(images)).split(size):
+            padded = torch.cat([rows, rows[:1].expand(size - len(rows))])
+            parts.append(self.ann(images[padded].to(self.device))[: len(rows)].cpu())
+            self._advance(0)
+        return torch.cat(parts)
+
+    def _ann_counts(self, images: int) -> Counts:
+        """Multiply-accumulates in place of synaptic operations; nothing spikes."""
+        return {(layer, self.neurons[layer]): torch.tensor([[0], [images * n], [0]]) for layer, n in self.macs.items()}
+
+    def _simulate(
+        self,
+        chunk: Chunk,
+        time_steps: tuple[int, ...],
+        trials: Sequence[tuple[Setting, Thresholds]],
+        job: EvaluationJob,
+    ) -> tuple[Tensor, list[Counts]]:
+        """Logits [K, T, N, classes], and what each trial counted."""
+        settings = [_engine_setting(setting, thresholds) for setting, thresholds in trials]
+        rows = job.batch_size or self.spec.sweep.run.batch_size
+        sims = simulate_many(
+            self.net,
+            chunk.images,
+            settings,
+            time_steps,
+            image_ids=torch.from_numpy(chunk.ids),
+            batch_size=rows,
+            keep_state=False,
+            on_steps=self._advance,
+        )
+        counts: list[Counts] = []
+        for sim in sims:
+            spikes = {INPUT: sim.input_spikes, **sim.spike_counts}
+            saturated = {INPUT: torch.zeros_like(sim.input_spikes), **sim.saturated}
+            counts.append(
+                {
+                    (layer, self.neurons[layer]): torch.stack([spikes[layer], sim.synops[layer], saturated[layer]])
+                    for layer in (INPUT, *self.net.layers)
+                }
+            )
+        return torch.stack([sim.logits.double() for sim in sims]), counts
+
+
+def _lists(thresholds: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    return {layer: value.reshape(-1).tolist() for layer, value in thresholds.items()}
+
+
+def _engine_setting(setting: Setting, thresholds: Thresholds) -> dict[str, object]:
+    """What `simulate_many` takes; calibration settings are spent."""
+    tensors = {
+        layer: torch.tensor(values[0] if len(values) == 1 else list(values), dtype=torch.float64)
+        for layer, values in thresholds.items()
+    }
+    spent = {"threshold", "granularity", "input_scale"}
+    return {"thresholds": tensors, **setting.model_dump(exclude=spent)}
+
+
+def _together(job: EvaluationJob) -> list[tuple[tuple[int, ...], list[str]]]:
+    """Trials of a unit with the same time steps, which are simulated together; the ANN alone."""
+    groups: dict[tuple[object, ...], tuple[tuple[int, ...], list[str]]] = {}
+    for trial, steps in job.unit.work:
+        groups.setdefault((trial == ANN, steps), (steps, []))[1].append(trial)
+    return list(groups.values())

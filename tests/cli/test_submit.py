@@ -1,0 +1,108 @@
+"""A launch sent to a cluster as a Ray Job."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.commands import rmpsweep, run_here
+
+pytestmark = pytest.mark.usefixtures("environment")
+RAY = Path(sys.executable).with_name("ray")
+
+
+def free_ports(number):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture
+def dashboard(monkeypatch, tmp_path):
+    """The address of the dashboard of a cluster of one node."""
+    monkeypatch.setenv("PATH", f"{RAY.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    port, *others = free_ports(5)
+    names = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+    head = subprocess.Popen(
+        [
+            RAY,
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus=2",
+            "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={port}",
+            "--disable-usage-stats",
+            *(f"--{name}={number}" for name, number in zip(names, others, strict=True)),
+        ],
+        stdout=(tmp_path / "head.log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            break
+        except OSError:
+            assert time.monotonic() < deadline, (tmp_path / "head.log").read_text()
+            assert head.poll() is None, (tmp_path / "head.log").read_text()
+            time.sleep(0.5)
+    yield f"http://127.0.0.1:{port}"
+    head.send_signal(signal.SIGTERM)
+    try:
+        head.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(head.pid, signal.SIGKILL)
+
+
+def test_the_same_launch_is_sent_once_and_runs_on_the_cluster(dashboard, write_sweep, tmp_path):
+    results = tmp_path / "results"
+    command = ("launch", write_sweep(), "--results", results, "--limit", 32, "--mlflow", "none")
+    sent = rmpsweep(*command, "--submit", "--address", dashboard)
+    again = rmpsweep(*command, "--submit", "--address", dashboard)
+    assert sent["is_new"]
+    assert sent["submission_id"].startswith("rmpsweep-tiny-")
+    assert (again["submission_id"], again["is_new"]) == (sent["submission_id"], False)
+    deadline = time.monotonic() + 120
+    while not (results / "report.html").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert rmpsweep("status", results)["units_left"] == 0
+    here = tmp_path / "here"
+    rmpsweep("launch", write_sweep(), "--results", here, "--limit", 32, "--mlflow", "none", "--inline")
+    assert (results / "predictions.parquet").read_bytes() == (here / "predictions.parquet").read_bytes()
+
+
+REFUSALS = [
+    ((), 2, "--submit: got --address None, expected the dashboard's"),
+    (("--address", "auto"), 2, "--submit: got --address auto, expected the dashboard's"),
+    (("--address", "http://127.0.0.1:1"), 2, "--submit: got --results None, expected a place that every node reaches"),
+    (("--address", "http://127.0.0.1:1", "--results", "/somewhere"), 4, "http://127.0.0.1:1: takes no jobs"),
+    (
+        (
+            "--address",
+            "http://127.0.0.1:1",
+            "--results",
+            "/somewhere",
+            "--set",
+            "mlflow.tracking_uri=http://me:secret@host:1",
+        ),
+        2,
+        "mlflow.tracking_uri holds a password",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "code", "message"), REFUSALS)
+def test_what_cannot_be_sent_is_refused_with_the_remedy(write_sweep, options, code, message):
+    found, _, errors = run_here(["launch", str(write_sweep()), "--submit", *options])
+    assert (found, message in errors) == (code, True), errors

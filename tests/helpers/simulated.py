@@ -1,0 +1,115 @@
+"""A pool of imagined workers on a clock of its own: what takes a cluster days takes the driver a minute."""
+
+import heapq
+import itertools
+import math
+import random
+from dataclasses import dataclass
+
+from rmpsweep.workers.events import Event, Outcome
+
+BEAT_S = 15.0
+
+
+@dataclass(frozen=True)
+class SimulatedJob:
+    job_id: str
+    cost: float
+
+    def sparing(self):
+        return self
+
+
+class SimulatedPool:
+    """Workers with speeds, drawn as they are started; a job takes cost / speed seconds, which its beats tell.
+
+    crashes: in what fraction of the workers the process dies at some moment of their first `span_s` seconds; replaced
+    ones live. stragglers: the fraction that is ten times slower.
+    """
+
+    def __init__(self, num_workers, seed=0, spread=0.0, crashes=0.0, stragglers=0.0, span_s=1.0, start_s=0.0):
+        self.num_workers, self.spread = num_workers, spread
+        self.crashes, self.stragglers, self.span_s, self.start_s = crashes, stragglers, span_s, start_s
+        self.random = random.Random(seed)
+        self.clock = 0.0
+        self.names = itertools.count()
+        self.order = itertools.count()
+        self.due = []
+        self.speed, self.jobs, self.lives = {}, {}, set()
+        self.attempts = {}
+        self.spans = {}
+
+    def now(self):
+        return self.clock
+
+    def wanted(self):
+        return self.num_workers
+
+    def describe(self):
+        return "simulated"
+
+    def start(self):
+        number = next(self.names)
+        name = f"w{number}"
+        speed = self.random.uniform(1 - self.spread, 1 + self.spread)
+        self.speed[name] = speed / 10 if self.random.random() < self.stragglers else speed
+        self.lives.add(name)
+        at = self.clock + self.start_s
+        self.spans[name] = [at, float("inf")]
+        self.at(at, Event(name, "placed"))
+        self.at(at, Event(name, "ready", device="simulated"))
+        if number < self.num_workers and self.random.random() < self.crashes:
+            self.at(at + self.random.uniform(0, self.span_s), Event(name, "gone", message="crashed", cause="died"))
+        return name
+
+    def at(self, when, event):
+        heapq.heappush(self.due, (when, next(self.order), event))
+
+    def submit(self, worker, job):
+        assert worker not in self.jobs, "a worker does one job at a time"
+        self.jobs[worker] = job
+        self.attempts[job.job_id] = self.attempts.get(job.job_id, 0) + 1
+        outcome = Outcome(job, "done", report=None, worker=worker)
+        duration = job.cost / self.speed[worker]
+        self.at(self.clock + duration, Event(worker, "ended", outcome=outcome))
+        for beat in range(1, math.ceil(duration / BEAT_S)):
+            done = beat * BEAT_S * self.speed[worker]
+            self.at(self.clock + beat * BEAT_S, Event(worker, "beat", ticks=beat, done=done))
+
+    def stop(self, worker):
+        self.lives.discard(worker)
+        self.jobs.pop(worker, None)
+
+    def wait(self, timeout_s):
+        """Everything that happens at the next moment at which anything does."""
+        limit = self.clock + timeout_s
+        while self.due and self.due[0][2].worker not in self.lives:
+            heapq.heappop(self.due)
+        if not self.due or self.due[0][0] > limit:
+            self.clock = limit
+            return []
+        self.clock = self.due[0][0]
+        events = []
+        while self.due and self.due[0][0] <= self.clock:
+            event = heapq.heappop(self.due)[2]
+            if event.worker not in self.lives:
+                continue
+            if event.kind in ("ended", "beat") and event.worker not in self.jobs:
+                continue
+            if event.kind == "ended":
+                del self.jobs[event.worker]
+            if event.kind == "gone":
+                self.lives.discard(event.worker)
+                self.jobs.pop(event.worker, None)
+                self.spans[event.worker][1] = self.clock
+            events.append(event)
+        return events
+
+    def lower_bound(self, cost):
+        """When so much divisible work can be done at the earliest, none lost, by the workers as they came and went."""
+        low, high = 0.0, self.clock
+        for _ in range(60):
+            middle = (low + high) / 2
+            done = sum(max(0, min(end, middle) - begin) * self.speed[w] for w, (begin, end) in self.spans.items())
+            low, high = (low, middle) if done >= cost else (middle, high)
+        return high
