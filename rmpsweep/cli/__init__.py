@@ -6,6 +6,7 @@
 Each command reads as the pipeline: arguments in, verbs of `pipeline` and `publish` called, text and exit codes out.
 """
 
+import inspect
 import os
 import sys
 from typing import Annotated
@@ -43,7 +44,8 @@ for command in (
     check.doctor,
     check.verify,
 ):
-    app.command(name=command.__name__.rstrip("_"))(command)
+    summary = (inspect.getdoc(command) or "").partition("\n\n")[0]  # whole: click would cut it at 45 characters
+    app.command(name=command.__name__.rstrip("_"), short_help=summary)(command)
 
 
 def main() -> None:
