@@ -36,6 +36,10 @@ def test_every_column_is_on_the_page_with_its_type(title, schema):
 
 
 def test_every_exit_code_is_on_the_page():
-    kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.RmpsweepError)]
+    kinds = [
+        each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.RmpsweepError)
+    ]
     section = read(PAGE).partition("\n## Exit codes\n")[2].partition("\n## ")[0]
-    assert {0, 130} | {kind.exit_code for kind in kinds} == {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
+    assert {0, 130} | {kind.exit_code for kind in kinds} == {
+        int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)
+    }

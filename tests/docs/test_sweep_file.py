@@ -35,7 +35,9 @@ def keys(schema: dict[str, Any], definitions: dict[str, Any], before: str = "") 
     """Every key with its path, its default, and the words it may be (empty where it is no closed set)."""
     for name, each in schema.get("properties", {}).items():
         own = list(parts(each, definitions))
-        words = {word for part in own for word in (*part.get("enum", ()), *([part["const"]] if "const" in part else ()))}
+        words = {
+            word for part in own for word in (*part.get("enum", ()), *([part["const"]] if "const" in part else ()))
+        }
         default = each.get("default", REQUIRED if name in schema.get("required", ()) else None)
         yield before + name, default, words
         for part in own:
