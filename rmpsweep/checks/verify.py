@@ -21,14 +21,16 @@ from rmpsweep.results import UNIT_SCHEMA, UnitResult
 from rmpsweep.storage import Location
 from rmpsweep.sweep.plan import ANN, make_plan
 from rmpsweep.workers.driver import Driver
-from rmpsweep.workers.events import Execution
+from rmpsweep.workers.events import Event, JobDone
+from rmpsweep.workers.jobs import EvaluationJob
+from rmpsweep.workers.state import Snapshot
 
 if TYPE_CHECKING:
-    from rmpsweep.workers.worker import EvaluationJob, Worker
+    from rmpsweep.workers.worker import Worker
 
 
 @dataclass(frozen=True)
-class Comparison:
+class UnitCheck:
     """A unit on disk against the same unit computed again.
 
     positions: of its images in the sweep's order; rows: predictions, one for each trial, image and T; differ: column
@@ -58,7 +60,7 @@ class Verification:
     devices_now: of the last launch, and of this computation; numerics: of the trials.
     """
 
-    compared: tuple[Comparison, ...]
+    compared: tuple[UnitCheck, ...]
     failed: Mapping[str, str]
     committed: int
     left_out: int
@@ -68,9 +70,9 @@ class Verification:
     numerics: tuple[str, ...]
 
     @property
-    def differing(self) -> list[Comparison]:
+    def differing(self) -> list[UnitCheck]:
         """The units that differ."""
-        return [comparison for comparison in self.compared if comparison.differ]
+        return [check for check in self.compared if check.differ]
 
     def summary(self) -> str:
         """In a few sentences."""
@@ -92,7 +94,7 @@ class Verification:
         """Raises VerificationError where a unit differs or could not be computed; names them."""
         if not self.differing and not self.failed:
             return
-        lines = [str(comparison) for comparison in self.differing]
+        lines = [str(check) for check in self.differing]
         lines += [f"unit {unit}: cannot be computed: {why}" for unit, why in self.failed.items()]
         then, now = (" and ".join(devices) or "unknown" for devices in (self.devices_then, self.devices_now))
         raise VerificationError(
@@ -107,7 +109,7 @@ class Verification:
 class VerificationJob:
     """Compute a unit and compare it; nothing is committed."""
 
-    job: "EvaluationJob"
+    job: EvaluationJob
     expected: UnitResult
 
     @property
@@ -124,12 +126,12 @@ class VerificationJob:
         """One row at a time."""
         return replace(self, job=self.job.sparing())
 
-    def run(self, worker: "Worker") -> Comparison:
-        """What `Worker.run` reports."""
+    def run(self, worker: "Worker") -> UnitCheck:
+        """What came of it."""
         return compare(self.job_id, self.expected, worker.evaluate(self.job))
 
 
-def compare(unit_id: str, on_disk: UnitResult, computed: UnitResult) -> Comparison:
+def compare(unit_id: str, on_disk: UnitResult, computed: UnitResult) -> UnitCheck:
     """Compare two results of one unit, entry by entry."""
     differ: Counter[str] = Counter()
     trials: set[str] = set()
@@ -148,7 +150,7 @@ def compare(unit_id: str, on_disk: UnitResult, computed: UnitResult) -> Comparis
     changed = {t for t, digest in computed.provenance.items() if on_disk.provenance.get(t) != digest}
     differ["provenance"] += len(changed)
     unit = on_disk.unit
-    return Comparison(
+    return UnitCheck(
         unit_id,
         (unit.start, unit.stop),
         on_disk.predictions.num_rows,
@@ -186,15 +188,15 @@ def verify_units(
     drawn = random.Random(seed).sample(candidates, min(units, len(candidates)))
     jobs = _jobs(prepared, progress.thresholds, sorted(drawn, key=lambda result: (result.unit.start, result.unit.work)))
 
-    def listener(kind: str, value: Any) -> None:
-        if kind == "done":
-            tell(str(value.report.value))
+    def listener(event: Event | Snapshot) -> None:
+        if isinstance(event, JobDone):
+            tell(str(event.report.value))
 
     with contextlib.closing(
         pipeline.open_pool(prepared, inline=inline, actors=actors, address=address, logs=False)
     ) as pool:
         driver = Driver(pool, pipeline.limits(prepared.sweep))
-        execution: Execution = driver.execute(jobs, listener)
+        execution = driver.execute(jobs, listener)
     found = {outcome.job.job_id: outcome.report.value for outcome in execution.outcomes}
     return Verification(
         compared=tuple(found[job.job_id] for job in jobs if job.job_id in found),
@@ -233,8 +235,6 @@ def _with_inputs(prepared: Prepared) -> Prepared:
 
 
 def _jobs(prepared: Prepared, thresholds: pipeline.Thresholds, drawn: Sequence[UnitResult]) -> list[VerificationJob]:
-    from rmpsweep.workers.worker import EvaluationJob
-
     trials = {
         t.trial_id: (t.setting, thresholds[t.calibration_id])
         for t in prepared.plan.trials

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from rich import box
 from rich.console import Console
@@ -18,6 +18,16 @@ from rich.table import Table
 from rmpsweep.claims.claim import Claim
 from rmpsweep.stats import CONVENTIONS, best_trials, varying_settings
 from rmpsweep.stats.comparison import PAIRED, UNPAIRED, Comparison, energy_text, p_text
+from rmpsweep.workers.events import (
+    Event,
+    JobCopied,
+    JobDone,
+    JobLost,
+    JobQuarantined,
+    JobRetried,
+    StageBegan,
+    WorkerChanged,
+)
 
 if TYPE_CHECKING:
     from rmpsweep.engine.agreement import Agreement
@@ -39,14 +49,14 @@ class Display:
     def line(self, text: str) -> None:
         """One line of text."""
         if self.as_json:
-            self.event("message", {"text": text})
+            self.event({"event": "message", "text": text})
         else:
             self.console.print(text, markup=False)
 
-    def event(self, kind: str, values: Mapping[str, Any]) -> None:
-        """With --json, one line of JSON on standard error: when (UNIX time), what, and its values."""
+    def event(self, plain: Mapping[str, Any]) -> None:
+        """With --json, one line of JSON on standard error: when (UNIX time), and the event."""
         if self.as_json:
-            print(json.dumps({"time": round(time.time(), 3), "event": kind, **values}), file=sys.stderr, flush=True)
+            print(json.dumps({"time": round(time.time(), 3), **plain}), file=sys.stderr, flush=True)
 
     def document(self, value: Any) -> None:
         """The JSON document, if it was asked for."""
@@ -221,16 +231,6 @@ class UnitProgress:
             disable=display.as_json or not display.console.is_terminal,
         )
 
-    def begin(self, num_units: int, image_steps: float) -> None:
-        """Units are computed from now on."""
-        if self.num_units:
-            self.bar.remove_task(self.task)
-        self.num_units, self.total = num_units, image_steps
-        self.units, self.done = 0, 0.0
-        self.began = self.shown = time.monotonic()
-        self.task = self.bar.add_task(f"{num_units} units", total=image_steps, rate="")
-        self.bar.start()
-
     def __enter__(self) -> "UnitProgress":
         return self
 
@@ -243,21 +243,45 @@ class UnitProgress:
             self.said = message
             self.display.line(about + message)
 
-    def event(self, kind: str, **values: Any) -> None:
-        """What `watching.Watch` tells."""
-        self.display.event(kind, values)
-        if kind == "quarantined" and not self.num_units:
-            return  # a calibration, whose error ends the launch and says it
-        if kind in ("lost", "retry", "quarantined"):
-            self.failures += kind != "retry"
-            self._say(f"{values['job']}: {kind}: ", values["message"])
-        elif kind in ("worker gone", "worker refused"):
-            self._say(f"{values['worker']}: ", values["place"])
-        if not self.num_units:
-            return
-        if kind == "done":
-            self.units += 1
-            self.done += values["cost"]
+    def event(self, event: Event) -> None:
+        """What a launch tells."""
+        self.display.event(event.plain())
+        match event:
+            case StageBegan(stage="evaluating"):
+                self._begin(event.jobs, event.image_steps)
+                return
+            case JobQuarantined() if not self.num_units:
+                return  # a calibration, whose error ends the launch and says it
+            case JobLost():
+                self.failures += 1
+                self._say(f"{event.job}: lost: ", event.message)
+            case JobQuarantined():
+                self.failures += 1
+                self._say(f"{event.job}: quarantined: ", event.message)
+            case JobRetried():
+                self._say(f"{event.job}: retry: ", event.message)
+            case WorkerChanged(change="gone" | "refused"):
+                self._say(f"{event.worker}: ", event.about)
+            case JobDone() if self.num_units:
+                self.units += 1
+                self.done += event.cost
+            case StageBegan() | WorkerChanged() | JobCopied() | JobDone():
+                pass
+            case _:
+                assert_never(event)
+        if self.num_units:
+            self._show()
+
+    def _begin(self, num_units: int, image_steps: int) -> None:
+        if self.num_units:
+            self.bar.remove_task(self.task)
+        self.num_units, self.total = num_units, image_steps
+        self.units, self.done = 0, 0.0
+        self.began = self.shown = time.monotonic()
+        self.task = self.bar.add_task(f"{num_units} units", total=image_steps, rate="")
+        self.bar.start()
+
+    def _show(self) -> None:
         elapsed = time.monotonic() - self.began
         rate = self.done / elapsed if elapsed else 0.0
         shown_rate = f"{quantity(rate)} image-steps/s" + (f", {self.failures} failed" if self.failures else "")

@@ -117,7 +117,6 @@ def _compute(
         if pool.note:
             display.line(f"note: {pool.note}")
         driver = Driver(pool, limits)
-        watch.begin("calibrating", 0)
         thresholds, notes = pipeline.calibrate(prepared, progress.thresholds, driver, watch, stop)
         for note in notes:
             display.line(f"warning: {note}")
@@ -128,9 +127,6 @@ def _compute(
         while progress.todo and execution.is_whole:
             within = prepared.search.within if prepared.search else None
             progress = pipeline.cut(prepared, progress, pool.wanted(), within)
-            total = sum(unit.image_steps for unit in progress.todo)
-            watch.begin("evaluating", total)
-            units.begin(len(progress.todo), total)
             execution += pipeline.evaluate(prepared, progress, driver, watch, stop)
             if prepared.search is None:
                 break

@@ -1,6 +1,6 @@
-"""What a launch says while it runs: `progress.json` for others to read, and events for the display.
+"""What a launch says while it runs: `progress.json` for others to read, and its events.
 
-`progress.json` is written every few seconds; who reads it decides by its time whether the launch still runs.
+`progress.json` is written every few seconds; its readers decide by its time whether the launch still runs.
 """
 
 import contextlib
@@ -8,99 +8,98 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.errors import StorageError
 from rmpsweep.results import Layout, read_json
 from rmpsweep.storage import write_atomic
-from rmpsweep.workers.events import Standing
+from rmpsweep.workers.events import (
+    Event,
+    JobCopied,
+    JobDone,
+    JobLost,
+    JobQuarantined,
+    JobRetried,
+    StageBegan,
+    WorkerChanged,
+)
+from rmpsweep.workers.state import Snapshot
 
 LAST_ERRORS = 10
 STALE_S = 60.0
-"""A launch that has not written for so long is taken to be gone."""
+"""A launch that has not written for that long is taken to be gone."""
 IN_FLIGHT = 100
-"""So many jobs in flight are listed, the slowest first."""
-
-Tell = Callable[..., None]
-"""Called with the name of an event, and its values by name."""
+"""How many jobs in flight are listed, the longest in flight first."""
 
 
 class Watch:
-    """Follows the runs of a driver, one after the other; an instance is their listener."""
+    """Follows the runs of a driver, one after the other, as their listener."""
 
-    def __init__(self, layout: Layout, tell: Tell) -> None:
-        """tell: gets every event as plain values."""
-        self.layout, self.tell = layout, tell
+    def __init__(self, layout: Layout, on_event: Callable[[Event], None]) -> None:
+        """on_event: gets every event as it is."""
+        self.layout, self.on_event = layout, on_event
         self.errors: list[dict[str, str]] = []
-        self.begin("starting", 0)
+        self(StageBegan(stage="starting"))
 
-    def begin(self, stage: str, total: float) -> None:
-        """A run begins. total: image-steps to do, 0 where they are not counted."""
-        self.stage, self.total = stage, total
-        self.began, self.done = time.time(), 0.0
-        self.counts: Counter[str] = Counter()
-        self.input = InputFigures()
-        self.tell("stage", stage=stage, image_steps=total)
-        self._write(Standing((), (), 0, 0.0, 0.0))
+    def __call__(self, event: Event | Snapshot) -> None:
+        """What `Driver.execute` tells."""
+        match event:
+            case Snapshot():
+                self._write(event)
+                return
+            case StageBegan():
+                self.stage, self.began, self.done = event, time.time(), 0.0
+                self.counts: Counter[type[Event]] = Counter()
+                self.input = InputFigures()
+                self._write(Snapshot())
+            case JobDone():
+                self.done += event.cost
+                self.input += event.report.input
+            case JobLost() | JobQuarantined():
+                error = {"job": event.job, "worker": event.worker, "message": event.message, "log": event.log}
+                self.errors = [*self.errors, error][-LAST_ERRORS:]
+            case WorkerChanged() | JobCopied() | JobRetried():
+                pass
+            case _:
+                assert_never(event)
+        self.counts[type(event)] += 1
+        self.on_event(event)
 
-    def __call__(self, kind: str, value: Any) -> None:
-        """What `Driver.execute` reports."""
-        if kind == "watch":
-            self._write(value)
-            return
-        self.counts[kind] += 1
-        if kind == "done":
-            self.done += value.job.cost
-            self.input += value.report.input
-            self.tell(
-                kind,
-                stage=self.stage,
-                job=value.job.job_id,
-                worker=value.worker,
-                cost=value.job.cost,
-                seconds=value.report.seconds,
-            )
-        elif kind == "worker":
-            self.tell(f"worker {value.kind}", worker=value.worker, place=value.place or value.device or value.message)
-        elif kind == "copy":
-            self.tell(kind, stage=self.stage, job=value.job.job_id, worker=value.worker)
-        else:
-            outcome = value.outcome if kind == "quarantined" else value
-            if kind != "retry":
-                error = {"job": outcome.job.job_id, "worker": outcome.worker, "message": outcome.message}
-                self.errors = [*self.errors, error | {"log": outcome.log}][-LAST_ERRORS:]
-            self.tell(kind, stage=self.stage, job=outcome.job.job_id, worker=outcome.worker, message=outcome.message)
+    def _write(self, snapshot: Snapshot) -> None:
+        content = json.dumps(self._content(snapshot), indent=2).encode()
+        with contextlib.suppress(StorageError):  # units wait for the storage to come back; this can be said later
+            write_atomic(self.layout.progress, content, patience_s=0.0)
 
-    def _write(self, standing: Standing) -> None:
-        elapsed = time.time() - self.began
-        in_flight = sum(min(flight.done, flight.job.cost) for flight in standing.flights)
-        done = min(self.done + in_flight, self.total) if self.total else 0.0
-        flights = sorted(standing.flights, key=lambda flight: flight.began)[:IN_FLIGHT]
-        places = {worker.name: worker for worker in standing.workers}
-        content = {
-            "stage": self.stage,
+    def _content(self, snapshot: Snapshot) -> dict[str, Any]:
+        elapsed, total = time.time() - self.began, self.stage.image_steps
+        in_flight = sum(min(flight.done, flight.job.cost) for flight in snapshot.flights)
+        done = min(self.done + in_flight, total) if total else 0.0
+        flights = sorted(snapshot.flights, key=lambda flight: flight.began)[:IN_FLIGHT]
+        members = {member.name: member for member in snapshot.members}
+        return {
+            "stage": self.stage.stage,
             "written": time.time(),
             "began": self.began,
-            "image_steps": round(self.total),
+            "image_steps": round(total),
             "image_steps_done": round(done),
             "image_steps_per_s": round(done / elapsed, 3) if elapsed else 0.0,
-            "eta_s": round((self.total - done) * elapsed / done) if done and self.total else None,
-            "jobs_waiting": standing.waiting,
-            "jobs_done": self.counts["done"],
-            "jobs_retried": self.counts["retry"],
-            "jobs_quarantined": self.counts["quarantined"],
-            "workers_lost": self.counts["lost"],
+            "eta_s": round((total - done) * elapsed / done) if done and total else None,
+            "jobs_waiting": snapshot.waiting,
+            "jobs_done": self.counts[JobDone],
+            "jobs_retried": self.counts[JobRetried],
+            "jobs_quarantined": self.counts[JobQuarantined],
+            "workers_lost": self.counts[JobLost],
             "input": self.input.document(),
-            "workers": dict(sorted(Counter(worker.state for worker in standing.workers).items())),
+            "workers": dict(sorted(Counter(member.state for member in snapshot.members).items())),
             "in_flight": [
                 {
                     "job": flight.job.job_id,
                     "worker": flight.worker,
-                    "place": places[flight.worker].place,
-                    "log": places[flight.worker].log,
-                    "seconds": round(standing.now - flight.began, 1),
-                    "silent_s": round(standing.now - flight.changed, 1),
+                    "place": members[flight.worker].place,
+                    "log": members[flight.worker].log,
+                    "seconds": round(snapshot.now - flight.began, 1),
+                    "silent_s": round(snapshot.now - flight.changed, 1),
                     "done": round(min(1.0, flight.done / flight.job.cost), 3),
                     "copy": flight.copy,
                     "cells": _cells(flight.job),
@@ -109,10 +108,6 @@ class Watch:
             ],
             "last_errors": self.errors,
         }
-        try:
-            write_atomic(self.layout.progress, json.dumps(content, indent=2).encode(), patience_s=0.0)
-        except StorageError:  # units wait for the storage to come back; this can be said later
-            return
 
     def close(self) -> None:
         """The run is over."""

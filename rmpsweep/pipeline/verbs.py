@@ -24,7 +24,9 @@ from rmpsweep.sweep.schema import Setting, Sweep
 from rmpsweep.sweep.thresholds import GivenThresholds, read_threshold_file
 from rmpsweep.tracking import without_password
 from rmpsweep.workers.driver import Driver
-from rmpsweep.workers.events import Execution, Limits, Listener
+from rmpsweep.workers.events import Execution, Limits, Listener, StageBegan
+from rmpsweep.workers.jobs import CalibrationJob, EvaluationJob
+from rmpsweep.workers.protocol import Pool, WorkerLike
 
 Thresholds = Mapping[str, Mapping[str, Sequence[float]]]
 """calibration_id -> layer -> thresholds."""
@@ -234,7 +236,7 @@ def open_pool(
     actors: int | None = None,
     address: str | None = None,
     logs: bool = True,
-) -> Any:
+) -> Pool:
     """Where the workers will run; logs: whether they write theirs into the results. Raises ClusterError."""
     from rmpsweep.workers.pools import InlinePool, RayPool
 
@@ -263,7 +265,12 @@ def limits(sweep: Sweep, max_failures: int | None = None, *, fail_fast: bool = F
     """When a launch gives up."""
     run = sweep.run
     return Limits(
-        run.retries, max_failures, fail_fast, run.schedule_deadline_s, run.setup_deadline_s, run.stall_deadline_s
+        retries=run.retries,
+        max_failures=max_failures,
+        fail_fast=fail_fast,
+        schedule_s=run.schedule_deadline_s,
+        setup_s=run.setup_deadline_s,
+        stall_s=run.stall_deadline_s,
     )
 
 
@@ -271,7 +278,7 @@ def calibrate(
     prepared: Prepared,
     known: Thresholds,
     driver: Driver,
-    listener: Listener = lambda *_: None,
+    listener: Listener = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Thresholds, list[str]]:
     """Find the thresholds that are not known yet; nothing is written.
@@ -281,8 +288,6 @@ def calibrate(
     Raises:
         CalibrationError, or another InputError: what a worker found. KeyboardInterrupt: stopped before the end.
     """
-    from rmpsweep.workers.worker import CalibrationJob
-
     missing = {t.calibration_id: t.setting for t in prepared.plan.trials if t.calibration_id not in known}
     calibration = prepared.sweep.calibration
     ids = calibration_ids(prepared.plan.facts.num_calibration_images, calibration.images, calibration.seed)
@@ -290,7 +295,7 @@ def calibrate(
         CalibrationJob(key, setting, tuple(ids.tolist()), prepared.given.get(str(setting.threshold_file)))
         for key, setting in missing.items()
     ]
-    execution = driver.execute(jobs, listener, stop)
+    execution = driver.execute(jobs, listener, stop, StageBegan(stage="calibrating", jobs=len(jobs)))
     if execution.interrupted:
         raise KeyboardInterrupt
     for bad in execution.quarantined:
@@ -298,7 +303,7 @@ def calibrate(
         if isinstance(bad.outcome.error, InputError):
             raise type(bad.outcome.error)(f"calibration {rule}: {bad.outcome.error}")
         raise CalibrationError(f"calibration {rule} failed {bad.attempts} times: {bad.outcome.message}")
-    found = {outcome.job.job_id: outcome.report.thresholds for outcome in execution.outcomes}
+    found = {outcome.job.job_id: outcome.report.value for outcome in execution.outcomes}
     notes = [
         f"{rule_name(outcome.job.setting)}: {warning}"
         for outcome in execution.outcomes
@@ -339,20 +344,19 @@ def evaluate(
     prepared: Prepared, progress: Progress, driver: Driver, listener: Listener, stop: Callable[[], bool]
 ) -> Execution:
     """Compute the missing units."""
-    from rmpsweep.workers.worker import EvaluationJob
-
     trials = {t.trial_id: (t.setting, progress.thresholds[t.calibration_id]) for t in prepared.plan.trials}
     context = prepared.plan.context
     jobs = [
         EvaluationJob(unit.unit_id(context), unit, context, {t: trials[t] for t, _ in unit.work if t != ANN})
         for unit in progress.todo
     ]
-    return driver.execute(jobs, listener, stop)
+    image_steps = sum(unit.image_steps for unit in progress.todo)
+    return driver.execute(jobs, listener, stop, StageBegan(stage="evaluating", jobs=len(jobs), image_steps=image_steps))
 
 
 def _make_worker(
     sweep: Sweep, weights: Path, results: Location, facts: Facts, threads: int | None, device: str | None
-) -> Any:
+) -> WorkerLike:
     from rmpsweep.workers.worker import Worker, WorkerSpec
 
     return Worker(WorkerSpec(sweep, weights, results, facts.data, facts.calibration_data, threads, device))

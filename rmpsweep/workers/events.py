@@ -1,114 +1,161 @@
-"""What driver, pools and jobs say to one another: plain values and two protocols."""
+"""What a run tells while it goes on, and what came of it.
+
+The events are one family, `Event`: the driver makes them, and whoever follows a run gets them as they are, `rmpsweep
+launch --json` as one line of JSON each (`plain`). A job is a calibration, named by its calibration_id, or the
+evaluation of a unit, named by its unit_id. Needs neither torch nor ray.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal
+
+from rmpsweep.workers.protocol import Outcome
+from rmpsweep.workers.state import Snapshot
 
 
-class Job(Protocol):
-    """One piece of work."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageBegan:
+    """A list of jobs begins; there may be none in it."""
 
-    @property
-    def job_id(self) -> str:
-        """Unique among the jobs of a run."""
+    stage: str
+    """One of "starting", "calibrating" and "evaluating"; an adaptive search evaluates in several rounds."""
+    jobs: int = 0
+    image_steps: int = 0
+    """Images times time steps that are to be simulated; 0 where that is not counted, as for calibrations."""
 
-    @property
-    def cost(self) -> float:
-        """In any unit; a worker's progress is in the same."""
-
-    def sparing(self) -> Self:
-        """The same job in as little memory as it can."""
-
-
-Cause = Literal["", "memory", "died", "node", "preempted"]
-"""Why a worker is gone; jobs are not charged for nodes and preemption."""
+    def plain(self) -> dict[str, Any]:
+        """The JSON line of `--json`."""
+        return {"event": "stage", "stage": self.stage, "image_steps": self.image_steps}
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one attempt ended: done (with the worker's report), failed (the job raised), lost (its worker is gone).
-
-    error: the exception where it is one of rmpsweep's; message: one line; detail: traceback; log: the worker's.
-    """
-
-    job: Any
-    kind: Literal["done", "failed", "lost"]
-    report: Any = None
-    error: Exception | None = None
-    message: str = ""
-    detail: str = ""
-    cause: Cause = ""
-    worker: str = ""
-    log: str = ""
+Change = Literal["placed", "ready", "gone", "refused"]
 
 
-@dataclass(frozen=True)
-class Event:
-    """What a pool tells of a worker.
-
-    placed: its process runs, and loads (log: where it writes); ready: it can take a job (device); beat: its job has
-    come so far (ticks change whenever anything moved, done in units of cost); ended: its job ended, and it is idle;
-    gone: it is no more, and its job neither (outcome: what the job raised, where that is why); refused: its setup
-    raised.
-    """
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerChanged:
+    """A worker came or went."""
 
     worker: str
-    kind: Literal["placed", "ready", "beat", "ended", "gone", "refused"]
-    place: str = ""
-    log: str = ""
-    device: str = ""
-    ticks: int = 0
-    done: float = 0.0
-    outcome: Outcome | None = None
-    error: Exception | None = None
-    message: str = ""
-    detail: str = ""
-    cause: Cause = ""
+    change: Change
+    """placed: its process runs, and loads; ready: it takes jobs; gone: it is no more; refused: it cannot be set up."""
+    about: str
+    """placed: host and process; ready: the device; gone, refused: why, in one line."""
+
+    def plain(self) -> dict[str, Any]:
+        """The JSON line of `--json`."""
+        return {"event": f"worker {self.change}", "worker": self.worker, "place": self.about}
 
 
-class Pool(Protocol):
-    """Where workers run; each does one job at a time."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobCopied:
+    """A job is so slow that a second worker does it too; the first of the two to end it counts."""
 
-    def now(self) -> float:
-        """Seconds on the clock that deadlines are measured by."""
+    stage: str
+    job: str
+    worker: str
+    """The second worker."""
 
-    def wanted(self) -> int:
-        """How many workers there should be at the moment."""
-
-    def start(self) -> str:
-        """Ask for one more worker; its name."""
-
-    def submit(self, worker: str, job: Any) -> None:
-        """Give a job to a worker that is ready."""
-
-    def stop(self, worker: str) -> None:
-        """End a worker at once, without an event; what it does is dropped."""
-
-    def wait(self, timeout_s: float) -> list[Event]:
-        """Events since the last call; waits for the first one, at most so long."""
-
-    def describe(self) -> str:
-        """What each worker asks for and what there is, for messages."""
+    def plain(self) -> dict[str, Any]:
+        """The JSON line of `--json`."""
+        return {"event": "copy", "stage": self.stage, "job": self.job, "worker": self.worker}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobDone:
+    """A job is done; of a unit, its file is committed."""
+
+    stage: str
+    job: str
+    worker: str
+    cost: float
+    """Image-steps of a unit; of a calibration, roughly passes over an image."""
+    report: Any
+    """The worker's `JobReport`."""
+
+    def plain(self) -> dict[str, Any]:
+        """The JSON line of `--json`."""
+        return {
+            "event": "done",
+            "stage": self.stage,
+            "job": self.job,
+            "worker": self.worker,
+            "cost": self.cost,
+            "seconds": self.report.seconds,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trouble:
+    """What the events of a job that did not end well have in common."""
+
+    stage: str
+    job: str
+    worker: str
+    message: str
+    """What went wrong, in one line."""
+    log: str
+    """Where the worker wrote its log, "" where it has none."""
+
+    def _plain(self, event: str) -> dict[str, Any]:
+        values = {"stage": self.stage, "job": self.job, "worker": self.worker, "message": self.message}
+        return {"event": event, **values}
+
+
+class JobLost(_Trouble):
+    """A job was lost with its worker, or stopped since it made no progress; a retry or a quarantine follows, unless a
+    copy of the job goes on."""
+
+    __slots__ = ()
+
+    def plain(self) -> dict[str, Any]:
+        """The JSON line of `--json`."""
+        return self._plain("lost")
+
+
+class JobRetried(_Trouble):
+    """An attempt at a job failed or was lost, and the job waits for another one."""
+
+    __slots__ = ()
+
+    def plain(self) -> dict[str, Any]:
+        """The JSON line of `--json`."""
+        return self._plain("retry")
+
+
+class JobQuarantined(_Trouble):
+    """A job is given up: it failed more often than its budget allows, or on input that no attempt can mend."""
+
+    __slots__ = ()
+
+    def plain(self) -> dict[str, Any]:
+        """The JSON line of `--json`."""
+        return self._plain("quarantined")
+
+
+Event = StageBegan | WorkerChanged | JobCopied | JobDone | JobLost | JobRetried | JobQuarantined
+Listener = Callable[[Event | Snapshot], None]
+"""Called by the driver with every event, and every few seconds with a snapshot."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """When to give up.
-
-    retries: attempts of a job after its first that may fail or lose their worker; max_failures: such attempts in the
-    whole run, None for any number; fail_fast: the first job given up ends the run. Deadlines, in seconds: schedule_s
-    until any worker runs, setup_s for a worker to load, stall_s for a job without progress.
-    """
+    """When to give up."""
 
     retries: int = 2
+    """Attempts of a job after its first that may fail or lose their worker."""
     max_failures: int | None = None
+    """Such attempts in the whole run, None for any number."""
     fail_fast: bool = False
+    """Whether the first job given up ends the run."""
     schedule_s: float = 900.0
+    """Seconds until any worker runs."""
     setup_s: float = 600.0
+    """Seconds for a worker to load."""
     stall_s: float = 600.0
+    """Seconds that a job may go without progress."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Quarantined:
     """A job given up: it failed more often than its budget allows, or on input that no attempt can mend."""
 
@@ -118,13 +165,17 @@ class Quarantined:
 
 @dataclass
 class Execution:
-    """What came of a list of jobs; `interrupted` leaves the rest undone, `gave_up` says which limit did."""
+    """What came of a list of jobs."""
 
     outcomes: list[Outcome] = field(default_factory=list)
+    """Of the jobs that are done, in the order of their ends."""
     quarantined: list[Quarantined] = field(default_factory=list)
     failures: int = 0
+    """Attempts that failed at the expense of their jobs."""
     interrupted: bool = False
+    """Whether jobs were left undone."""
     gave_up: str = ""
+    """Which limit ended the run, "" for none."""
 
     @property
     def is_whole(self) -> bool:
@@ -140,63 +191,3 @@ class Execution:
             self.interrupted or later.interrupted,
             self.gave_up or later.gave_up,
         )
-
-
-Listener = Callable[[str, Any], None]
-"""Called with "done", "retry", "lost", "copy" (an Outcome, or a Flight for a copy), "quarantined" (a Quarantined),
-"worker" (an Event), and every few seconds "watch" (a Standing)."""
-
-
-@dataclass(eq=False)
-class Task:
-    """A job and what became of it so far. charged, free: attempts that failed at its own expense and at none."""
-
-    job: Any
-    charged: int = 0
-    free: int = 0
-    flights: int = 0
-    ended: bool = False
-    last_worker: str = ""
-
-
-@dataclass(eq=False)
-class Flight:
-    """A job on a worker. began, changed: seconds; done: in units of cost."""
-
-    task: Task
-    worker: str
-    began: float
-    changed: float
-    ticks: int = 0
-    done: float = 0.0
-    copy: bool = False
-
-    @property
-    def job(self) -> Any:
-        """What is being done."""
-        return self.task.job
-
-
-@dataclass(eq=False)
-class Worker:
-    """A worker as the driver sees it. rate: cost per second of its last jobs, None before the first."""
-
-    name: str
-    since: float
-    state: Literal["scheduling", "loading", "idle", "busy"] = "scheduling"
-    place: str = ""
-    log: str = ""
-    device: str = ""
-    rate: float | None = None
-    failures: int = 0
-
-
-@dataclass(frozen=True)
-class Standing:
-    """The run at one moment. waiting: jobs nobody works on, and their cost."""
-
-    workers: tuple[Worker, ...]
-    flights: tuple[Flight, ...]
-    waiting: int
-    waiting_cost: float
-    now: float

@@ -1,4 +1,4 @@
-"""One resident network, and the jobs it does: calibrate, and evaluate a unit into a committed file.
+"""One resident network, and what jobs have it do: calibrate, and evaluate a unit.
 
 A plain class: where it runs (this process, a Ray actor) is decided in `pools`.
 """
@@ -8,9 +8,8 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -23,16 +22,15 @@ from rmpsweep.engine import calibrate, dense_macs, simulate_many
 from rmpsweep.engine.encode import saturated_fraction
 from rmpsweep.engine.memory import MOST_ROWS, MOST_ROWS_ON_GPU
 from rmpsweep.errors import CalibrationError
-from rmpsweep.results import LayerActivity, Layout, UnitResult, commit_unit, thresholds_digest
+from rmpsweep.results import LayerActivity, Layout, UnitResult, thresholds_digest
 from rmpsweep.storage import Location
-from rmpsweep.sweep.plan import ANN, Unit
+from rmpsweep.sweep.plan import ANN
 from rmpsweep.sweep.schema import Setting, Sweep
-from rmpsweep.sweep.thresholds import GivenThresholds
 from rmpsweep.terms import INPUT
 from rmpsweep.workers.gather import Counts, Part, gather
+from rmpsweep.workers.jobs import CalibrationJob, EvaluationJob, Job, JobReport, Result, Thresholds
 from rmpsweep.workers.loading import given_thresholds, load_network, open_planned
 
-Thresholds = Mapping[str, Sequence[float]]
 ANN_ROWS, ANN_ELEMENTS = 32, 2**20
 """The ANN's batch: so many images, fewer where they are large. Fixed, since floating point depends on it."""
 CHUNK_BATCHES, CHUNK_BYTES = 4, (2**24, 2**28)
@@ -54,57 +52,6 @@ class WorkerSpec:
     calibration_data: str
     threads: int | None = None
     device: str | None = None
-
-
-@dataclass(frozen=True)
-class CalibrationJob:
-    """Find the thresholds of a setting on the images of the calibration split with these ids, or take those given."""
-
-    job_id: str
-    setting: Setting
-    image_ids: tuple[int, ...]
-    given: GivenThresholds | None = None
-
-    @property
-    def cost(self) -> float:
-        """Roughly in passes over an image: the paper's rule simulates, the others need the ANN's activations."""
-        return float(len(self.image_ids) * (100 if self.setting.threshold.startswith("vin") else 1))
-
-    def sparing(self) -> "CalibrationJob":
-        """It keeps within the memory plan as it is."""
-        return self
-
-
-@dataclass(frozen=True)
-class EvaluationJob:
-    """Evaluate a unit; trials: trial_id -> its setting and thresholds; batch_size: rows, None for the sweep's."""
-
-    job_id: str
-    unit: Unit
-    context: str
-    trials: Mapping[str, tuple[Setting, Thresholds]]
-    batch_size: int | None = None
-
-    @property
-    def cost(self) -> float:
-        """Image-steps; something where the ANN is evaluated alone."""
-        return float(max(1, self.unit.image_steps))
-
-    def sparing(self) -> "EvaluationJob":
-        """One row at a time."""
-        return replace(self, batch_size=1)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a finished job tells the driver; thresholds: of a calibration; value: of a job that does itself; input: of
-    the images that were evaluated."""
-
-    seconds: float
-    thresholds: Thresholds | None = None
-    warnings: tuple[str, ...] = ()
-    value: Any = None
-    input: InputFigures = field(default_factory=InputFigures)
 
 
 class Worker:
@@ -145,21 +92,15 @@ class Worker:
             return "CPU"
         return f"{torch.cuda.get_device_name(self.device)}, TF32 off"
 
-    def run(self, job: Any) -> Report:
-        """Do one job; one of a kind that is not known here does itself, by its `run(worker)`."""
+    def run(self, job: Job[Result]) -> JobReport[Result]:
+        """Do one job. Raises what the job raises."""
         began = time.perf_counter()
         self._done, self._input = 0, InputFigures()
-        thresholds = value = None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            if isinstance(job, CalibrationJob):
-                thresholds = self.calibrate(job)
-            elif isinstance(job, EvaluationJob):
-                commit_unit(Layout(self.spec.results), self.evaluate(job))
-            else:
-                value = job.run(self)
+            value = job.run(self)
         messages = tuple(str(each.message) for each in caught)
-        return Report(time.perf_counter() - began, thresholds, messages, value, self._input)
+        return JobReport(value=value, seconds=time.perf_counter() - began, warnings=messages, input=self._input)
 
     def calibrate(self, job: CalibrationJob) -> dict[str, list[float]]:
         """Thresholds by layer, one value or one per channel. Raises CalibrationError, DataError."""

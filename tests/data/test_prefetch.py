@@ -22,7 +22,8 @@ from rmpsweep.pipeline import verbs as pipeline
 from rmpsweep.sweep.file import load_sweep
 from rmpsweep.sweep.plan import ANN, Unit
 from rmpsweep.workers.driver import Driver
-from rmpsweep.workers.worker import CalibrationJob, EvaluationJob, Worker, WorkerSpec
+from rmpsweep.workers.jobs import CalibrationJob, EvaluationJob
+from rmpsweep.workers.worker import Worker, WorkerSpec
 from tests.helpers import photographs
 from tests.helpers.commands import rmpsweep, run_here
 
@@ -150,7 +151,7 @@ def make_worker(folder: Path, results: Path) -> tuple[Worker, EvaluationJob]:
     trials = {}
     for trial in prepared.plan.trials:
         found = worker.run(CalibrationJob(trial.trial_id, trial.setting, tuple(range(12))))
-        trials[trial.trial_id] = (trial.setting, found.thresholds)
+        trials[trial.trial_id] = (trial.setting, found.value)
     steps = [(4,), (4, 12), (4, 12), (4, 12), (4, 12)]
     work = ((ANN, (0,)), *((trial, each) for trial, each in zip(trials, steps[: len(trials)], strict=True)))
     unit = Unit(UNIT.start, UNIT.stop, work)

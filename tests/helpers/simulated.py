@@ -6,7 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from rmpsweep.workers.events import Event, Outcome
+from rmpsweep.workers.protocol import Beat, Ended, Gone, Outcome, Placed, Ready
 
 BEAT_S = 15.0
 
@@ -56,10 +56,10 @@ class SimulatedPool:
         self.lives.add(name)
         at = self.clock + self.start_s
         self.spans[name] = [at, float("inf")]
-        self.at(at, Event(name, "placed"))
-        self.at(at, Event(name, "ready", device="simulated"))
+        self.at(at, Placed(worker=name))
+        self.at(at, Ready(worker=name, device="simulated"))
         if number < self.num_workers and self.random.random() < self.crashes:
-            self.at(at + self.random.uniform(0, self.span_s), Event(name, "gone", message="crashed", cause="died"))
+            self.at(at + self.random.uniform(0, self.span_s), Gone(worker=name, message="crashed", cause="died"))
         return name
 
     def at(self, when, event):
@@ -69,12 +69,12 @@ class SimulatedPool:
         assert worker not in self.jobs, "a worker does one job at a time"
         self.jobs[worker] = job
         self.attempts[job.job_id] = self.attempts.get(job.job_id, 0) + 1
-        outcome = Outcome(job, "done", report=None, worker=worker)
+        outcome = Outcome(job=job, kind="done", worker=worker)
         duration = job.cost / self.speed[worker]
-        self.at(self.clock + duration, Event(worker, "ended", outcome=outcome))
+        self.at(self.clock + duration, Ended(worker=worker, outcome=outcome))
         for beat in range(1, math.ceil(duration / BEAT_S)):
             done = beat * BEAT_S * self.speed[worker]
-            self.at(self.clock + beat * BEAT_S, Event(worker, "beat", ticks=beat, done=done))
+            self.at(self.clock + beat * BEAT_S, Beat(worker=worker, ticks=beat, done=done))
 
     def stop(self, worker):
         self.lives.discard(worker)
@@ -94,11 +94,11 @@ class SimulatedPool:
             event = heapq.heappop(self.due)[2]
             if event.worker not in self.lives:
                 continue
-            if event.kind in ("ended", "beat") and event.worker not in self.jobs:
+            if isinstance(event, Ended | Beat) and event.worker not in self.jobs:
                 continue
-            if event.kind == "ended":
+            if isinstance(event, Ended):
                 del self.jobs[event.worker]
-            if event.kind == "gone":
+            if isinstance(event, Gone):
                 self.lives.discard(event.worker)
                 self.jobs.pop(event.worker, None)
                 self.spans[event.worker][1] = self.clock

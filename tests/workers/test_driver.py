@@ -1,6 +1,9 @@
 import itertools
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import pyarrow as pa
 import pytest
@@ -12,8 +15,22 @@ from rmpsweep.results import UNIT_SCHEMA, Layout, UnitResult, commit_unit, make_
 from rmpsweep.sweep.plan import Facts, Plan, Trial, Unit, pending
 from rmpsweep.sweep.schema import Setting
 from rmpsweep.workers.driver import UNCHARGED, Driver
-from rmpsweep.workers.events import Event, Limits, Outcome
+from rmpsweep.workers.events import (
+    Change,
+    Event,
+    JobCopied,
+    JobDone,
+    JobLost,
+    JobQuarantined,
+    JobRetried,
+    Limits,
+    StageBegan,
+    WorkerChanged,
+)
+from rmpsweep.workers.jobs import JobReport
 from rmpsweep.workers.pools import InlinePool
+from rmpsweep.workers.protocol import Ended, Gone, Outcome, Placed, Ready, Refused
+from rmpsweep.workers.state import Snapshot
 
 
 @dataclass(frozen=True)
@@ -94,16 +111,16 @@ class FakePool:
                 continue
             if setup == "loads":
                 self.starting.remove(name)
-                events.append(Event(name, "placed", place="somewhere"))
+                events.append(Placed(worker=name, place="somewhere"))
                 continue
             self.starting.remove(name)
             if setup == "ready":
                 self.alive.add(name)
-                events.append(Event(name, "ready", device="a device"))
+                events.append(Ready(worker=name, device="a device"))
             elif setup == "dies":
-                events.append(Event(name, "gone", message="died while it was set up", cause="died"))
+                events.append(Gone(worker=name, message="died while it was set up", cause="died"))
             else:
-                events.append(Event(name, "refused", error=setup, message=f"cannot be set up: {setup}"))
+                events.append(Refused(worker=name, error=setup, message=f"cannot be set up: {setup}"))
         moving = sorted(worker for worker, (_, fate) in self.running.items() if fate != "hang")
         num = self.random.randint(min(len(moving), self.clock % 8 == 0), len(moving))
         return events + [self.end(worker) for worker in self.random.sample(moving, num)]
@@ -113,14 +130,15 @@ class FakePool:
         del self.running[worker]
         self.attempts[job.job_id].append(fate)
         if fate == "done":
-            return Event(worker, "ended", outcome=Outcome(job, "done", report=f"report of {job.job_id}", worker=worker))
+            outcome = Outcome(job=job, kind="done", report=f"report of {job.job_id}", worker=worker)
+            return Ended(worker=worker, outcome=outcome)
         if fate in ("failed", "hopeless", "full"):
-            return Event(worker, "ended", outcome=Outcome(job, "failed", error=ERRORS[fate], worker=worker))
+            return Ended(worker=worker, outcome=Outcome(job=job, kind="failed", error=ERRORS[fate], worker=worker))
         self.alive.discard(worker)
         if fate == "memory":
-            outcome = Outcome(job, "failed", error=ERRORS[fate], cause="memory", worker=worker)
-            return Event(worker, "gone", outcome=outcome)
-        return Event(worker, "gone", message=f"{fate}: worker died", cause="died" if fate == "lost" else fate)
+            outcome = Outcome(job=job, kind="failed", error=ERRORS[fate], cause="memory", worker=worker)
+            return Gone(worker=worker, outcome=outcome)
+        return Gone(worker=worker, message=f"{fate}: worker died", cause="died" if fate == "lost" else fate)
 
 
 JOBS = [Job(name) for name in "abcdefgh"]
@@ -153,7 +171,7 @@ def test_every_job_is_done_once_or_quarantined_whatever_fails_hangs_or_dies(fate
     expected = {job.job_id: expected_attempts(fates.get(job.job_id, []), retries) for job in jobs}
     pool = FakePool(workers, fates, random)
     events = []
-    result = Driver(pool, replace(LIMITS, retries=retries)).execute(iter(jobs), lambda kind, _: events.append(kind))
+    result = Driver(pool, replace(LIMITS, retries=retries)).execute(iter(jobs), events.append)
     done = Counter(outcome.job.job_id for outcome in result.outcomes)
     given_up = Counter(bad.outcome.job.job_id for bad in result.quarantined)
     assert done + given_up == Counter(job.job_id for job in jobs)
@@ -161,7 +179,9 @@ def test_every_job_is_done_once_or_quarantined_whatever_fails_hangs_or_dies(fate
     assert not result.interrupted
     assert not result.gave_up
     assert pool.most_alive <= workers
-    if "copy" not in events:  # without copies of slow jobs, every attempt is foretold
+    if not any(
+        isinstance(event, JobCopied) for event in events
+    ):  # without copies of slow jobs, every attempt is foretold
         assert pool.attempts == {job: attempts for job, attempts in expected.items() if attempts}
         assert set(done) == {name for name, attempts in expected.items() if attempts[-1] == "done"}
 
@@ -214,14 +234,14 @@ class InOrder:
 
 
 EVENTS = [
-    ([], ["done"]),
-    (["failed"], ["retry", "done"]),
-    (["lost"], ["lost", "retry", "done"]),
-    (["hang"], ["lost", "retry", "done"]),
-    (["hopeless"], ["quarantined"]),
-    (["failed", "failed", "failed"], ["retry", "retry", "quarantined"]),
-    (["failed", "lost", "lost"], ["retry", "lost", "retry", "lost", "quarantined"]),
-    (["preempted", "node", "preempted"], ["lost", "retry", "lost", "retry", "lost", "retry", "done"]),
+    ([], [JobDone]),
+    (["failed"], [JobRetried, JobDone]),
+    (["lost"], [JobLost, JobRetried, JobDone]),
+    (["hang"], [JobLost, JobRetried, JobDone]),
+    (["hopeless"], [JobQuarantined]),
+    (["failed", "failed", "failed"], [JobRetried, JobRetried, JobQuarantined]),
+    (["failed", "lost", "lost"], [JobRetried, JobLost, JobRetried, JobLost, JobQuarantined]),
+    (["preempted", "node", "preempted"], [JobLost, JobRetried] * 3 + [JobDone]),
 ]
 
 
@@ -229,10 +249,57 @@ EVENTS = [
 def test_every_attempt_is_reported(fates, expected):
     events = []
     pool = FakePool(1, {"a": fates}, InOrder())
-    Driver(pool, LIMITS).execute(JOBS[:1], lambda name, what: events.append((name, what)))
-    told = [(name, what) for name, what in events if name not in ("worker", "watch")]
-    assert [name for name, _ in told] == expected
-    assert {(what.outcome.job if name == "quarantined" else what.job).job_id for name, what in told} == {"a"}
+    stage = StageBegan(stage="evaluating", jobs=1)
+    Driver(pool, LIMITS).execute(JOBS[:1], events.append, stage=stage)
+    assert events[0] is stage
+    told = [event for event in events[1:] if not isinstance(event, WorkerChanged | Snapshot)]
+    assert [type(event) for event in told] == expected
+    assert {(event.stage, event.job) for event in told} == {("evaluating", "a")}
+
+
+def test_workers_that_come_and_go_are_reported():
+    events = []
+    pool = FakePool(1, {"a": ["lost"]}, InOrder())
+    pool.setups = ["dies", StorageError("disk full"), "ready"]
+    Driver(pool, LIMITS).execute(JOBS[:1], events.append)
+    changes = [(event.worker, event.change, event.about) for event in events if isinstance(event, WorkerChanged)]
+    assert changes == [
+        ("worker-1", "gone", "died while it was set up"),
+        ("worker-2", "refused", "cannot be set up: disk full"),
+        ("worker-3", "ready", "a device"),
+        ("worker-3", "gone", "lost: worker died"),
+        ("worker-4", "ready", "a device"),
+    ]
+
+
+def test_events_are_lines_of_plain_values():
+    """The lines of --json, which others read: their words and keys stay."""
+    of_job = {"stage": "evaluating", "job": "u", "worker": "w"}
+    failed = {**of_job, "message": "bad"}
+    report = JobReport(value=None, seconds=2.5)
+    lines = [
+        (
+            StageBegan(stage="evaluating", jobs=3, image_steps=7),
+            {"event": "stage", "stage": "evaluating", "image_steps": 7},
+        ),
+        (JobDone(**of_job, cost=4.0, report=report), {"event": "done", **of_job, "cost": 4.0, "seconds": 2.5}),
+        (JobCopied(**of_job), {"event": "copy", **of_job}),
+        (JobRetried(**failed, log="l"), {"event": "retry", **failed}),
+        (JobLost(**failed, log="l"), {"event": "lost", **failed}),
+        (JobQuarantined(**failed, log="l"), {"event": "quarantined", **failed}),
+    ]
+    for change in get_args(Change):
+        event = WorkerChanged(worker="w", change=change, about="somewhere")
+        lines.append((event, {"event": f"worker {change}", "worker": "w", "place": "somewhere"}))
+    assert {type(event) for event, _ in lines} == set(get_args(Event))
+    for event, line in lines:
+        assert list(event.plain().items()) == list(line.items())
+
+
+def test_events_jobs_and_driver_need_neither_torch_nor_ray():
+    modules = ", ".join(f"rmpsweep.workers.{name}" for name in ("events", "jobs", "driver", "pools"))
+    code = f"import sys, {modules}; print({{'torch', 'ray'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_losing_nodes_is_free_up_to_a_point():
@@ -334,10 +401,9 @@ def test_fail_fast_ends_the_run_at_the_first_quarantine():
 
 def test_a_slow_job_gets_one_copy_and_the_faster_counts():
     pool = FakePool(4, {"a": ["hang"]}, InOrder())
-    copies = []
-    driver = Driver(pool, replace(LIMITS, stall_s=10_000))
-    result = driver.execute(JOBS, lambda kind, what: copies.append(what.job.job_id) if kind == "copy" else None)
-    assert copies == ["a"]
+    events = []
+    result = Driver(pool, replace(LIMITS, stall_s=10_000)).execute(JOBS, events.append)
+    assert [event.job for event in events if isinstance(event, JobCopied)] == ["a"]
     assert Counter(outcome.job.job_id for outcome in result.outcomes) == Counter(job.job_id for job in JOBS)
     assert pool.clock < 60
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -17,6 +18,8 @@ from rmpsweep.errors import CalibrationError, ClusterError, NetworkError
 from rmpsweep.workers.driver import Driver
 from rmpsweep.workers.events import Limits
 from rmpsweep.workers.pools import InlinePool, RayPool
+from rmpsweep.workers.pools.connection import keep_off_stdout
+from rmpsweep.workers.protocol import Beat, Ended, Gone, Ready, Refused
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes cannot import test files
 DEADLINE_S = 60.0
@@ -104,14 +107,14 @@ def crew(pool, num):
     names = {pool.start() for _ in range(num)}
     ready = set()
     wait_until(
-        lambda: ready.update(event.worker for event in pool.wait(0.5) if event.kind == "ready") or ready == names
+        lambda: ready.update(event.worker for event in pool.wait(0.5) if isinstance(event, Ready)) or ready == names
     )
     return sorted(names)
 
 
-def next_event(pool, kinds=("ended", "gone", "refused")):
+def next_event(pool, kinds=Ended | Gone | Refused):
     found = []
-    wait_until(lambda: found.extend(event for event in pool.wait(0.5) if event.kind in kinds) or found)
+    wait_until(lambda: found.extend(event for event in pool.wait(0.5) if isinstance(event, kinds)) or found)
     return found[0]
 
 
@@ -166,6 +169,17 @@ def test_a_cluster_that_is_not_there_is_an_error_at_once():
     assert not ray.is_initialized()
     with pytest.raises(ClusterError, match=r"Ray on 127\.0\.0\.1:1 cannot be used: .*--inline"):
         RayPool(Worker, 1, address="127.0.0.1:1")
+
+
+def test_ray_is_kept_off_standard_output_where_it_can_be(capsys, monkeypatch):
+    monkeypatch.setattr(ray._private.worker, "print_to_stdstream", lambda *_, **__: print("a worker died"))
+    keep_off_stdout(ray)
+    ray._private.worker.print_to_stdstream({}, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+    for other in (SimpleNamespace(), SimpleNamespace(_private=SimpleNamespace(worker=SimpleNamespace()))):
+        before = repr(other)
+        keep_off_stdout(other)
+        assert repr(other) == before
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +261,7 @@ def test_a_worker_that_works_tells_how_far_it_has_come(cluster, monkeypatch):
     with ray_pool(Worker, 1) as pool:
         (name,) = crew(pool, 1)
         pool.submit(name, Job("a", "sleep"))
-        beat = next_event(pool, ("beat",))
+        beat = next_event(pool, Beat)
     assert (beat.worker, beat.ticks, beat.done) == (name, 1, 0.5)
 
 
@@ -258,7 +272,8 @@ def test_an_idle_worker_that_is_killed_is_gone_before_it_gets_a_job(cluster, mon
         pool.submit(name, Job("a", "process"))
         os.kill(next_event(pool).outcome.report, signal.SIGKILL)
         gone = next_event(pool)
-        assert (gone.kind, gone.cause, gone.worker, gone.outcome) == ("gone", "died", name, None)
+        assert isinstance(gone, Gone)
+        assert (gone.cause, gone.worker, gone.outcome) == ("died", name, None)
         assert run(pool, "answer")["answer"].report == 42
 
 

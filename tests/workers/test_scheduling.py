@@ -8,6 +8,7 @@ from rmpsweep.sweep.plan import Facts, Plan, Trial, pending
 from rmpsweep.sweep.schema import Setting
 from rmpsweep.workers.driver import Driver
 from rmpsweep.workers.events import Limits
+from rmpsweep.workers.schedule import Schedule
 from tests.helpers.simulated import SimulatedJob, SimulatedPool
 
 RATE = 2000.0
@@ -49,7 +50,7 @@ def test_a_sweep_ends_within_5_percent_of_the_earliest_possible(num_workers, spr
 
 def test_without_copies_the_slowest_worker_decides(monkeypatch):
     """What the test above would see if stragglers were left alone."""
-    monkeypatch.setattr(Driver, "_plan_copies", lambda *_: None)
+    monkeypatch.setattr(Schedule, "plan_copies", lambda *_: None)
     jobs = planned_units(1000)
     pool = SimulatedPool(1000, stragglers=0.05, start_s=30)
     Driver(pool, Limits(stall_s=10_000)).execute(jobs)

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from rmpsweep.workers.pools.outcomes import MakeWorker
+from rmpsweep.workers.protocol import MakeWorker
 
 
 class Actor:
@@ -37,7 +37,7 @@ class Actor:
         """Make the worker and have it load; its device."""
         self.log.info("loads")
         self.worker = make_worker(threads, device)
-        name: str = self.worker.setup()
+        name = self.worker.setup()
         self.log.info("is ready: %s, %d threads", name, threads)
         return name
 
@@ -54,5 +54,4 @@ class Actor:
 
     def beat(self) -> tuple[int, float]:
         """How often anything moved in the job, and how far it has come."""
-        beat: tuple[int, float] = self.worker.beat()
-        return beat
+        return self.worker.beat()

@@ -5,12 +5,24 @@ import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, assert_never
 
 from rmpsweep.errors import ClusterError, RmpsweepError
-from rmpsweep.workers.events import Cause, Event, Outcome
 from rmpsweep.workers.pools.connection import connect
-from rmpsweep.workers.pools.outcomes import MakeWorker, failed_outcome, first_line, see
+from rmpsweep.workers.pools.outcomes import failed_outcome, first_line, see
+from rmpsweep.workers.protocol import (
+    Beat,
+    Cause,
+    Ended,
+    Gone,
+    MakeWorker,
+    Outcome,
+    Placed,
+    Pool,
+    PoolEvent,
+    Ready,
+    Refused,
+)
 
 BEAT_EVERY_S = 5.0
 CAPACITY_EVERY_S = 10.0
@@ -20,20 +32,27 @@ CPU_WORKERS = 2
 """Workers on a node without a GPU, where nobody says how many."""
 
 
-@dataclass(eq=False)
-class _Member:
-    """An actor. node: its id, once it runs; job: what it does; beat: the call whose answer is awaited."""
+Question = Literal["place", "setup", "beat", "run"]
+"""What an actor was called for."""
+
+
+@dataclass(eq=False, slots=True)
+class _Handle:
+    """An actor, and what is known of it."""
 
     actor: Any
     node: str = ""
+    """The id of its node, once it runs."""
     log: str = ""
     ready: bool = False
     job: Any = None
     beat_at: float = 0.0
+    """When it was last asked, or has answered, how far it has come; infinite while the answer is awaited."""
     calls: set[Any] = field(default_factory=set)
+    """Those whose answers are awaited."""
 
 
-class RayPool:
+class RayPool(Pool):
     """Ray actors, each with a worker of its own.
 
     Ray restarts and retries nothing by itself: attempts, budgets and replacement are the driver's, so that each has
@@ -71,8 +90,8 @@ class RayPool:
 
         self.ray, self.make_worker, self.given, self.logs = ray, make_worker, num_workers, logs
         self.beat_every_s = beat_every_s or BEAT_EVERY_S
-        self.members: dict[str, _Member] = {}
-        self.calls: dict[Any, tuple[str, str]] = {}
+        self.handles: dict[str, _Handle] = {}
+        self.calls: dict[Any, tuple[str, Question]] = {}
         self.started = 0
         self.owns_ray = not ray.is_initialized()
         if self.owns_ray:
@@ -100,11 +119,9 @@ class RayPool:
         self.workers_gauge = Gauge("rmpsweep_workers", "Workers started and not gone.")
 
     def now(self) -> float:
-        """Of the monotonic clock."""
         return time.monotonic()
 
     def wanted(self) -> int:
-        """As many as given, or as there is room for."""
         if self.given is not None:
             return self.given
         if self.now() > self.room_at + CAPACITY_EVERY_S and self._finds_head():  # nodes() would wait for it for ever
@@ -112,52 +129,47 @@ class RayPool:
         return max(1, self.room)
 
     def start(self) -> str:
-        """Ask Ray for an actor."""
         self.started += 1
         name = f"worker-{self.started}"
-        member = self.members[name] = _Member(self.actor_class.remote())
-        self._call(name, "placed", member.actor.place.remote(str(self.logs) if self.logs else None))
-        self.workers_gauge.set(len(self.members))
+        handle = self.handles[name] = _Handle(self.actor_class.remote())
+        self._call(name, "place", handle.actor.place.remote(str(self.logs) if self.logs else None))
+        self.workers_gauge.set(len(self.handles))
         return name
 
     def submit(self, worker: str, job: Any) -> None:
-        """Hand the job to the actor."""
-        member = self.members[worker]
-        member.job, member.beat_at = job, self.now()
-        self._call(worker, "ended", member.actor.run.remote(job))
+        handle = self.handles[worker]
+        handle.job, handle.beat_at = job, self.now()
+        self._call(worker, "run", handle.actor.run.remote(job))
 
     def stop(self, worker: str) -> None:
-        """Kill the actor."""
-        member = self.members.pop(worker)
-        for call in member.calls:
+        handle = self.handles.pop(worker)
+        for call in handle.calls:
             del self.calls[call]
-        self.ray.kill(member.actor)
-        self.workers_gauge.set(len(self.members))
+        self.ray.kill(handle.actor)
+        self.workers_gauge.set(len(self.handles))
 
-    def wait(self, timeout_s: float) -> list[Event]:
-        """Events that arrived. Raises ClusterError if Ray's head has been away for too long."""
+    def wait(self, timeout_s: float) -> list[PoolEvent]:
         if self.now() > self.head_sought_at + HEAD_EVERY_S:
             self._finds_head()
-        for name, member in self.members.items():
-            if member.ready and self.now() > member.beat_at + self.beat_every_s:
-                member.beat_at = float("inf")
-                self._call(name, "beat", member.actor.beat.options(concurrency_group="beat").remote())
+        for name, handle in self.handles.items():
+            if handle.ready and self.now() > handle.beat_at + self.beat_every_s:
+                handle.beat_at = float("inf")
+                self._call(name, "beat", handle.actor.beat.options(concurrency_group="beat").remote())
         if not self.calls:
             time.sleep(timeout_s)
             return []
         ready, _ = self.ray.wait(list(self.calls), num_returns=1, timeout=timeout_s)
         if ready:
             ready, _ = self.ray.wait(list(self.calls), num_returns=len(self.calls), timeout=0)
-        events = []
+        events: list[PoolEvent] = []
         for call in ready:
             if call in self.calls:
-                name, kind = self.calls.pop(call)
-                self.members[name].calls.discard(call)
-                events += self._events(name, kind, call)
+                name, question = self.calls.pop(call)
+                self.handles[name].calls.discard(call)
+                events += self._events(name, question, call)
         return events
 
     def describe(self) -> str:
-        """What a worker asks for, and the cluster."""
         has = _resources(self.ray.cluster_resources())
         asked = _resources({"CPU": self.threads, "GPU": self.gpus})
         return f"each of {self.wanted()} workers asks for {asked}, the cluster has {has}"
@@ -179,58 +191,65 @@ class RayPool:
         return True
 
     def close(self) -> None:
-        """Stop the workers, jobs in flight are dropped; and Ray if it was started here."""
-        for name in list(self.members):
+        """As of `Pool`; Ray is stopped too if it was started here."""
+        for name in list(self.handles):
             self.stop(name)
         if self.owns_ray:
             self.ray.shutdown()
 
-    def _call(self, name: str, kind: str, call: Any) -> None:
-        self.calls[call] = name, kind
-        self.members[name].calls.add(call)
+    def _call(self, name: str, question: Question, call: Any) -> None:
+        self.calls[call] = name, question
+        self.handles[name].calls.add(call)
 
-    def _events(self, name: str, kind: str, call: Any) -> list[Event]:
-        member = self.members[name]
+    def _events(self, name: str, question: Question, call: Any) -> list[PoolEvent]:
+        """What an answer comes to; asks the next question where there is one."""
+        handle = self.handles[name]
         try:
-            value = self.ray.get(call)
+            answer = self.ray.get(call)
         except self.ray.exceptions.RayTaskError as error:
-            return [self._raised(name, kind, error)]
+            return [self._raised(name, question, error)]
         except self.ray.exceptions.RayError as error:
             return [self._gone(name, error)]
-        if kind == "placed":
-            member.node, place, member.log = value
-            self._call(name, "ready", member.actor.setup.remote(self.make_worker, self.threads, self.device))
-            return [Event(name, "placed", place=place, log=member.log)]
-        if kind == "ready":
-            member.ready, member.beat_at = True, self.now()
-            return [Event(name, "ready", device=value)]
-        if kind == "beat":
-            member.beat_at = self.now()
-            return [Event(name, "beat", ticks=value[0], done=value[1])] if member.job is not None else []
-        job, member.job = member.job, None
-        self.jobs_counter.inc(1, {"end": "done"})
-        return [Event(name, "ended", outcome=Outcome(job, "done", value, worker=name, log=member.log))]
+        match question:
+            case "place":
+                handle.node, place, handle.log = answer
+                self._call(name, "setup", handle.actor.setup.remote(self.make_worker, self.threads, self.device))
+                return [Placed(worker=name, place=place, log=handle.log)]
+            case "setup":
+                handle.ready, handle.beat_at = True, self.now()
+                return [Ready(worker=name, device=answer)]
+            case "beat":
+                handle.beat_at = self.now()
+                ticks, done = answer
+                return [Beat(worker=name, ticks=ticks, done=done)] if handle.job is not None else []
+            case "run":
+                job, handle.job = handle.job, None
+                self.jobs_counter.inc(1, {"end": "done"})
+                outcome = Outcome(job=job, kind="done", report=answer, worker=name, log=handle.log)
+                return [Ended(worker=name, outcome=outcome)]
+            case _:
+                assert_never(question)
 
-    def _raised(self, name: str, kind: str, error: Any) -> Event:
+    def _raised(self, name: str, question: Question, error: Any) -> PoolEvent:
         """What setup, or a job, raised. A fault of the process, such as a broken CUDA context, ends its worker."""
-        member = self.members[name]
+        handle = self.handles[name]
         cause = error.cause if isinstance(error.cause, Exception) else error
-        if kind != "ended":
+        if question != "run":
             self.stop(name)
-            message = f"a worker cannot be set up: {first_line(error.cause or error)}{see(member.log)}"
+            message = f"a worker cannot be set up: {first_line(error.cause or error)}{see(handle.log)}"
             known = cause if isinstance(cause, RmpsweepError) else None
-            return Event(name, "refused", error=known, message=message, detail=str(error))
-        job, member.job = member.job, None
+            return Refused(worker=name, error=known, message=message, detail=str(error))
+        job, handle.job = handle.job, None
         self.jobs_counter.inc(1, {"end": "failed"})
-        outcome = failed_outcome(job, cause, str(error), name, member.log)
+        outcome = failed_outcome(job, cause, str(error), name, handle.log)
         if isinstance(cause, RmpsweepError):
-            return Event(name, "ended", outcome=outcome)
+            return Ended(worker=name, outcome=outcome)
         self.stop(name)
-        return Event(name, "gone", outcome=outcome, message=outcome.message)
+        return Gone(worker=name, outcome=outcome, message=outcome.message)
 
-    def _gone(self, name: str, error: Exception) -> Event:
+    def _gone(self, name: str, error: Exception) -> Gone:
         """The actor, its process, or its node is no more. Raises ClusterError where no other could do better."""
-        member = self.members[name]
+        handle = self.handles[name]
         exceptions = self.ray.exceptions
         hopeless = (
             exceptions.RuntimeEnvSetupError,
@@ -242,15 +261,15 @@ class RayPool:
         )
         if isinstance(error, hopeless):
             raise ClusterError(f"Ray cannot run workers: {type(error).__name__}: {first_line(error)}") from error
-        where = f" on {member.node[:8]}" if member.node else ""
+        where = f" on {handle.node[:8]}" if handle.node else ""
         self.stop(name)
-        cause = self._cause(member, error)
-        if member.job is not None:
+        cause = self._cause(handle, error)
+        if handle.job is not None:
             self.jobs_counter.inc(1, {"end": "lost"})
-        message = f"{name}{where}: {_WHY[cause]}: {first_line(error)}{see(member.log)}"
-        return Event(name, "gone", message=message, detail=str(error), cause=cause)
+        message = f"{name}{where}: {_WHY[cause]}: {first_line(error)}{see(handle.log)}"
+        return Gone(worker=name, message=message, detail=str(error), cause=cause)
 
-    def _cause(self, member: _Member, error: Exception) -> Cause:
+    def _cause(self, handle: _Handle, error: Exception) -> Cause:
         exceptions = self.ray.exceptions
         if getattr(error, "preempted", False):
             return "preempted"
@@ -259,7 +278,7 @@ class RayPool:
         nodes = self.ray.nodes() if self._finds_head() else []
         dead = {node["NodeID"] for node in nodes if not node["Alive"]}
         process = (exceptions.ActorDiedError, exceptions.WorkerCrashedError)
-        lost_node = member.node in dead or "node" in str(error).lower().partition("died because")[2][:40]
+        lost_node = handle.node in dead or "node" in str(error).lower().partition("died because")[2][:40]
         return "died" if isinstance(error, process) and not lost_node else "node"
 
 

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from typing import Any
 
 from rmpsweep.environment import usable_cpus
 from rmpsweep.errors import ClusterError
@@ -28,8 +29,7 @@ def connect(address: str | None, num_workers: int, answer_s: float | None = ANSW
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # on by default, and says so every time
-    # whatever log_to_driver says, Ray tells of lost workers on standard output, where --json has its document
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    keep_off_stdout(ray)
     local = {} if address else {"num_cpus": max(num_workers, usable_cpus()), "include_dashboard": False}
     named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address or ""
     try:
@@ -43,6 +43,16 @@ def connect(address: str | None, num_workers: int, answer_s: float | None = ANSW
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         where = address or "this machine"
         raise ClusterError(f"Ray on {where} cannot be used: {error}; or run with --inline, without Ray") from error
+
+
+def keep_off_stdout(ray: Any) -> None:
+    """Keep Ray from telling of lost workers on standard output, where `--json` has its document.
+
+    Ray does so whatever log_to_driver says; a Ray without the function that does is left as it is.
+    """
+    internals: Any = getattr(getattr(ray, "_private", None), "worker", None)
+    if hasattr(internals, "print_to_stdstream"):
+        internals.print_to_stdstream = lambda *_, **__: None
 
 
 def _check_answers(address: str, answer_s: float) -> None:

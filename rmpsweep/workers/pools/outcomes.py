@@ -1,28 +1,25 @@
 """What every pool makes of an error."""
 
-from collections.abc import Callable
 from typing import Any
 
-from rmpsweep.workers.events import Cause, Outcome
-
-MakeWorker = Callable[[int | None, str | None], Any]
-"""Given CPU threads (None: torch's default) and device (None: a GPU if any), makes a worker with `setup`, `run` and
-`beat`."""
+from rmpsweep.workers.protocol import Cause, Outcome
 
 
 def failed_outcome(job: Any, error: Exception, detail: str, worker: str, log: str) -> Outcome:
-    """Of a job that raised."""
+    """The outcome of a job that raised."""
     message = f"{type(error).__name__}: {first_line(error)}{see(log)}"
     cause: Cause = "memory" if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" else ""
-    return Outcome(job, "failed", None, error, message, detail, cause, worker, log)
+    return Outcome(
+        job=job, kind="failed", error=error, message=message, detail=detail, cause=cause, worker=worker, log=log
+    )
 
 
 def first_line(error: object) -> str:
-    """What a message says of an error."""
+    """The first line of an error's message, or its type where it has no message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def see(log: str) -> str:
-    """Where to read on."""
+    """The end of a message that says where to read on; "" without a log."""
     return f" (log: {log})" if log else ""
