@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.chaos import KINDS, Killer, LocalCluster, processes
 from tests.helpers.commands import rmpsweep
-from tests.pipeline.test_launch import tables
+from tests.helpers.results import tables
 
 pytestmark = pytest.mark.usefixtures("environment")
 CELLS = 5 * 3 + 1

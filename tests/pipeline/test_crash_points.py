@@ -14,8 +14,8 @@ import pytest
 from rmpsweep.storage import LOCK
 from tests.helpers import mishaps, servers
 from tests.helpers.commands import rmpsweep
-from tests.pipeline.test_launch import tables
-from tests.storage.test_storage import tmpfs
+from tests.helpers.disks import tmpfs
+from tests.helpers.results import tables
 
 pytestmark = pytest.mark.usefixtures("environment")
 

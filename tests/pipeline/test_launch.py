@@ -1,23 +1,14 @@
 """The main command from end to end, in processes of its own, on real digits, real Ray and real MLflow."""
 
 import json
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.commands import rmpsweep, run_here
+from tests.helpers.results import TABLES, tables, unit_files
 
 pytestmark = pytest.mark.usefixtures("environment")
-TABLES = ("predictions.parquet", "summary.parquet", "activity.parquet")
-
-
-def tables(results: Path) -> dict[str, bytes]:
-    return {name: (results / name).read_bytes() for name in TABLES}
-
-
-def unit_files(results: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in (results / "units").glob("*.parquet")}
 
 
 def test_results_are_the_same_bytes_inline_and_with_two_actors_and_any_shard_size(write_sweep, tmp_path):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.helpers.commands import rmpsweep
-from tests.pipeline.test_launch import tables, unit_files
+from tests.helpers.results import tables, unit_files
 
 pytestmark = pytest.mark.usefixtures("environment")
 UNITS = 20

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.commands import rmpsweep
-from tests.pipeline.test_launch import tables, unit_files
+from tests.helpers.results import tables, unit_files
 
 pytestmark = pytest.mark.usefixtures("environment")
 GRID = "grid=[{reset: [soft, hard], alpha_scope: [network], alpha: [0.3, 0.5, 1.0, 2.0, 4.0]}]"

@@ -17,8 +17,8 @@ import pytest
 from rmpsweep.errors import StorageError
 from rmpsweep.storage import LOCK, hold_lease
 from tests.helpers.commands import rmpsweep
-from tests.pipeline.test_launch import tables
-from tests.storage.test_storage import tmpfs
+from tests.helpers.disks import tmpfs
+from tests.helpers.results import tables
 
 HOLDER = """
 import subprocess, sys, time

@@ -15,8 +15,8 @@ from rmpsweep.results import Layout, commit_unit, scan
 from rmpsweep.storage import LOCK, hold_lease, local_copies, locate, write_atomic
 from tests.helpers import servers
 from tests.helpers.commands import TINY, rmpsweep, run_here
-from tests.pipeline.test_launch import TABLES
-from tests.results.test_results import CONTEXT, PROVENANCE, UNIT, result_of
+from tests.helpers.results import TABLES
+from tests.helpers.units import CONTEXT, PROVENANCE, UNIT, result_of
 
 pytestmark = pytest.mark.usefixtures("environment")
 OPTIONS = {"s3": "scheme=http&endpoint_override=127.0.0.1:{}", "gs": "scheme=http&endpoint_override=127.0.0.1:{}"}

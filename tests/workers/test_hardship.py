@@ -12,8 +12,8 @@ import pytest
 
 from tests.helpers.chaos import LocalCluster
 from tests.helpers.commands import run_here
-from tests.helpers.faulty import SHARD_SIZE, prepared
-from tests.pipeline.test_launch import tables, unit_files
+from tests.helpers.faulty import SHARD_SIZE
+from tests.helpers.results import tables, unit_files
 
 UNITS = 8
 SHARED = ("--limit", UNITS * SHARD_SIZE, "--mlflow", "none", "--json")
@@ -22,28 +22,7 @@ LOG = r" \(log: (\S+)\)"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("hardship")
-
-
-@pytest.fixture(scope="module")
-def environment(folder):
-    with prepared(folder) as sweep_and_faults:
-        yield sweep_and_faults
-
-
-@pytest.fixture(scope="module")
-def sweep(environment):
-    return environment[0]
-
-
-@pytest.fixture(scope="module")
-def faults(environment):
-    return environment[1]
-
-
-@pytest.fixture(scope="module")
-def cluster(environment):
+def cluster(faulty):
     """Two CPUs, no GPU."""
     with LocalCluster([2]) as cluster:
         yield cluster
@@ -178,7 +157,7 @@ def test_a_launch_that_shall_not_go_on_stops(launch, faults, options, attempts, 
 
 
 @pytest.mark.soak
-def test_what_rays_memory_monitor_kills_is_given_up_as_out_of_memory(launch, faults, environment):
+def test_what_rays_memory_monitor_kills_is_given_up_as_out_of_memory(launch, faults):
     """Needs some gigabytes for a moment."""
     info = {line.split(":")[0]: int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines()}
     total, free = info["MemTotal"], info["MemAvailable"]

@@ -16,32 +16,11 @@ import pytest
 
 from tests.helpers.chaos import START_S, LocalCluster, committed, kill, processes, title, wait_until
 from tests.helpers.commands import run_here
-from tests.helpers.faulty import SHARD_SIZE, prepared
-from tests.pipeline.test_launch import tables
+from tests.helpers.faulty import SHARD_SIZE
+from tests.helpers.results import tables
 
 UNITS = 50
 HOSTS = ("10.77.0.1", "10.77.0.2")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("nodes")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(folder):
-    with prepared(folder) as sweep_and_faults:
-        yield sweep_and_faults
-
-
-@pytest.fixture(scope="module")
-def sweep(environment):
-    return environment[0]
-
-
-@pytest.fixture(scope="module")
-def faults(environment):
-    return environment[1]
 
 
 def arguments(sweep, results):
