@@ -11,30 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small: a thread pool 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-LONGEST = (
-    "test_resume.py",
-    "test_chaos.py",
-    "test_hardship.py",
-    "test_crash_points.py",
-    "test_pools.py",
-    "test_launch.py",
-    "test_triton.py",
-    "test_doctor.py",
-    "test_object_store.py",
-    "test_tutorial.py",
-    "test_watching.py",
-    "test_nodes.py",
-    "test_exactness.py",
-    "test_verify.py",
-    "test_packings.py",
-    "test_submit.py",
-    "test_lease.py",
-)
-"""Files that take longest are begun first, so that both processes of `make test` end together."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+pytest_plugins = ("tests.helpers.markers",)
 
 
 @pytest.fixture(scope="session")

@@ -31,30 +31,20 @@ def dashboard(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     port, *others = free_ports(5)
     names = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
-    head = subprocess.Popen(
-        [
-            RAY,
-            "start",
-            "--head",
-            "--block",
-            "--num-cpus=2",
-            "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={port}",
-            "--disable-usage-stats",
-            *(f"--{name}={number}" for name, number in zip(names, others, strict=True)),
-        ],
-        stdout=(tmp_path / "head.log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    log = tmp_path / "head.log"
+    command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
+    command += [f"--dashboard-port={port}"]
+    command += [f"--{name}={number}" for name, number in zip(names, others, strict=True)]
+    with log.open("w") as sink:
+        head = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
     deadline = time.monotonic() + 90
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
             break
         except OSError:
-            assert time.monotonic() < deadline, (tmp_path / "head.log").read_text()
-            assert head.poll() is None, (tmp_path / "head.log").read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            assert head.poll() is None, log.read_text()
             time.sleep(0.5)
     yield f"http://127.0.0.1:{port}"
     head.send_signal(signal.SIGTERM)

@@ -142,6 +142,7 @@ os.execv({str(Path(sys.executable).with_name("rmpsweep"))!r}, sys.argv)
 """rmpsweep, once there are two nodes: a sweep this small would be done before."""
 
 
+@pytest.mark.ray
 @pytest.mark.soak
 def test_slurm_runs_a_sweep_on_two_nodes(slurm, write_sweep, tmp_path):
     options = ("--results", tmp_path / "results", "--mlflow", "none", "--limit", "40", "--actors", "2")

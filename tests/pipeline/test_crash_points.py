@@ -172,6 +172,7 @@ def test_too_little_space_is_said_before_anything_is_computed(server, write_swee
         assert list(disk.iterdir()) == []
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_an_mlflow_server_that_dies_in_the_middle_is_said_and_the_same_command_finishes(
     server, write_sweep, tmp_path, undisturbed

@@ -11,6 +11,7 @@ from tests.helpers.results import TABLES, tables, unit_files
 pytestmark = pytest.mark.usefixtures("environment")
 
 
+@pytest.mark.ray
 def test_results_are_the_same_bytes_inline_and_with_two_actors_and_any_shard_size(write_sweep, tmp_path):
     found = {}
     for label, shard_size, options in [

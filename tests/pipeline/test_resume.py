@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("environment")
 UNITS = 20
 
 
+@pytest.mark.ray
 @pytest.mark.soak
 def test_five_kills_of_the_driver_lose_no_committed_unit_and_change_no_byte(write_sweep, tmp_path):
     results = tmp_path / "killed"
@@ -66,9 +67,11 @@ def test_five_kills_of_the_driver_lose_no_committed_unit_and_change_no_byte(writ
             True,
             "--actors=2",
             id="Ctrl-C with Ray: a terminal signals every process",
-            marks=pytest.mark.soak,
+            marks=(pytest.mark.ray, pytest.mark.soak),
         ),
-        pytest.param(signal.SIGTERM, False, "--actors=2", id="SIGTERM to the driver", marks=pytest.mark.soak),
+        pytest.param(
+            signal.SIGTERM, False, "--actors=2", id="SIGTERM to the driver", marks=(pytest.mark.ray, pytest.mark.soak)
+        ),
     ],
 )
 def test_an_interrupt_finishes_units_in_flight_and_exits_130(write_sweep, tmp_path, signum, whole_group, where):

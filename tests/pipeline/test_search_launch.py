@@ -64,6 +64,7 @@ def test_a_search_is_a_part_of_the_grid_and_each_becomes_the_other(launch):
     assert {tuple(row.values()) for row in pq.read_table(results / "predictions.parquet").to_pylist()} == theirs
 
 
+@pytest.mark.ray
 @pytest.mark.soak
 def test_a_search_on_two_actors_with_other_shards_is_the_same_bytes(launch):
     results, _ = launch("search", "--inline", "--set", SEARCH)

@@ -46,6 +46,8 @@ def holding(root):
             os.kill(int(child), signal.SIGKILL)
         holder.kill()
         holder.wait()
+        for pipe in (holder.stdin, holder.stdout):
+            pipe.close()
 
 
 def test_a_second_one_is_told_who_is_at_work_and_goes_on_when_that_ends(tmp_path):

@@ -136,6 +136,7 @@ def test_a_sweep_in_s3_is_the_same_bytes_as_in_a_folder_and_every_command_works(
 CUT = "its checksum does not match its contents"
 
 
+@pytest.mark.ray
 @pytest.mark.soak
 def test_ray_actors_commit_to_a_store(ports, write_sweep, tmp_path, in_folder, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{ports['s3']}")

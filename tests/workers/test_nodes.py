@@ -19,6 +19,7 @@ from tests.helpers.commands import run_here
 from tests.helpers.faulty import SHARD_SIZE
 from tests.helpers.results import tables
 
+pytestmark = pytest.mark.ray
 UNITS = 50
 HOSTS = ("10.77.0.1", "10.77.0.2")
 
