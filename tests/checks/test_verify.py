@@ -64,7 +64,7 @@ def verify_with_ray(*arguments: object, expected: int) -> tuple[dict, str]:
 
 
 @pytest.mark.ray
-def test_what_was_launched_is_equal_and_the_one_altered_unit_is_found_in_this_process_and_by_two_actors(results):
+def test_verify_finds_the_one_altered_unit_inline_and_with_two_actors(results):
     before = snapshot(results)
     document = rmpsweep("verify", results, "--inline", "--units", 9)
     assert document["equal"] is True

@@ -50,7 +50,7 @@ def holding(root):
             pipe.close()
 
 
-def test_a_second_one_is_told_who_is_at_work_and_goes_on_when_that_ends(tmp_path):
+def test_a_second_launch_is_told_who_holds_the_lease_and_goes_on_when_it_is_free(tmp_path):
     root, told = tmp_path / "results", []
     with holding(root) as (holder, _):
         (root / "sweep.yaml").write_text("")
@@ -66,7 +66,7 @@ def test_a_second_one_is_told_who_is_at_work_and_goes_on_when_that_ends(tmp_path
     assert [path.name for path in root.iterdir()] == ["sweep.yaml"]
 
 
-def test_a_killed_one_frees_its_lease_at_once_although_its_child_lives_on(tmp_path):
+def test_a_killed_holder_frees_its_lease_at_once_although_its_child_lives_on(tmp_path):
     root, told = tmp_path / "results", []
     with holding(root) as (holder, child):
         holder.kill()

@@ -286,7 +286,7 @@ def test_the_lease_of_a_store_is_waited_for_and_taken_over_from_the_dead(bucket,
     assert not lock.is_file()
 
 
-def test_of_two_that_take_the_lease_at_the_same_time_one_waits(bucket, monkeypatch):
+def test_launches_that_take_the_lease_at_the_same_time_run_one_after_another(bucket, monkeypatch):
     for name, seconds in (("POLL_S", 0.05), ("SETTLE_S", 0.3)):
         monkeypatch.setattr(LEASE, name, seconds)
     inside, most, barrier = [], [], threading.Barrier(3)

@@ -80,9 +80,7 @@ def on(cluster, actors, *changes):
     return "--address", cluster.address, "--actors", actors, *sets
 
 
-def test_units_that_kill_their_process_hang_or_exhaust_memory_are_given_up_and_the_others_done(
-    launch, faults, cluster, tmp_path
-):
+def test_units_that_crash_hang_or_exhaust_memory_are_given_up_and_the_others_done(launch, faults, cluster, tmp_path):
     faults.set({4: "exit", 5: "hang", 6: "memory"})
     code, document, errors = launch(*on(cluster, 2, "run.stall_deadline_s=4", "run.retries=1"))
     assert (code, document["units_run"], document["units_left"]) == (3, 1, 3), errors

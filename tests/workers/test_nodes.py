@@ -180,9 +180,7 @@ def ray_on(names):
 
 
 @pytest.mark.soak
-def test_a_link_that_is_cut_for_a_moment_and_then_for_good_costs_no_more_than_the_units_behind_it(
-    sweep, faults, quiet, tmp_path
-):
+def test_a_node_behind_a_cut_link_loses_only_its_unfinished_units(sweep, faults, quiet, tmp_path):
     results, log = tmp_path / "results", tmp_path / "log"
     here, there = (f"{host}-*" for host in HOSTS)
     faults.set(pause_s=0.5)
