@@ -18,6 +18,7 @@ def command(out: Path) -> list[str]:
     return ["train", "digits-vgg-small", "--out", str(out), *CHANGES]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_killed_training_ends_with_the_weights_and_the_log_of_an_undisturbed_one(tmp_path: Path) -> None:
     undisturbed = rmpsweep(*command(tmp_path / "a" / "w.safetensors"))

@@ -70,6 +70,7 @@ def test_cluster_is_closed_and_its_head_computes_nothing(manifest):
         assert node["node_config"]["MetadataOptions"] == {"HttpTokens": "required"}
 
 
+@pytest.mark.slow
 def test_ray_starts_the_nodes_on_a_simulated_aws(manifest, monkeypatch):
     moto, boto3 = pytest.importorskip("moto"), pytest.importorskip("boto3")
     from ray.autoscaler._private.aws.config import bootstrap_aws

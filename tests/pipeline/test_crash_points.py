@@ -76,6 +76,7 @@ def comparable(results):
     return {str(path.relative_to(results)): path.read_bytes() for path in names} | tables(results)
 
 
+@pytest.mark.slow
 def test_a_driver_killed_at_every_point_loses_nothing_and_the_same_command_finishes(server, write_sweep, tmp_path):
     results = tmp_path / "killed"
     command = ["launch", write_sweep(), "--results", results, "--limit", 40, "--inline"]
@@ -134,6 +135,7 @@ DISKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trouble", "said", "remedy"), DISKS.values(), ids=DISKS)
 def test_a_disk_that_fails_ends_the_launch_soon_and_the_same_command_finishes(
     server, write_sweep, tmp_path, undisturbed, trouble, said, remedy
@@ -152,6 +154,7 @@ def test_a_disk_that_fails_ends_the_launch_soon_and_the_same_command_finishes(
         assert tables(results) == undisturbed
 
 
+@pytest.mark.slow
 def test_results_that_go_away_and_come_back_are_waited_for(server, write_sweep, tmp_path, undisturbed):
     results = tmp_path / "results"
     command = ("launch", write_sweep(), "--results", results, "--limit", 40, "--inline", "--mlflow", "none")

@@ -49,6 +49,7 @@ def test_second_launch_does_nothing_and_mlflow_gains_no_run(write_sweep, tmp_pat
     assert state() == before
 
 
+@pytest.mark.slow
 def test_a_new_alpha_a_new_time_step_and_a_larger_limit_compute_only_what_is_missing(write_sweep, tmp_path):
     sweep, results = write_sweep(), tmp_path / "grown"
     options = ("--results", results, "--inline", "--mlflow", "none")

@@ -58,6 +58,7 @@ def test_five_kills_of_the_driver_lose_no_committed_unit_and_change_no_byte(writ
         assert (results / "units" / name).read_bytes() == (undisturbed / "units" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "whole_group", "where"),
     [

@@ -50,6 +50,7 @@ def bits_flipped(draw, content):
     return bytes(damaged)
 
 
+@pytest.mark.slow
 def test_every_damage_of_a_file_is_found_out_and_mended_by_computing_just_that_unit(results):
     prepared = pipeline.reopen(results)
     sound = pipeline.inspect(prepared)

@@ -173,6 +173,7 @@ def test_a_launch_that_waits_can_be_interrupted(write_sweep, tmp_path):
         assert [path.name for path in root.iterdir()] == [LOCK]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_two_launches_at_once_both_end_well_with_one_result(write_sweep, tmp_path):
     from mlflow import MlflowClient
