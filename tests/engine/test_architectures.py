@@ -102,6 +102,7 @@ def test_torchvisions_networks_that_are_refused(name, message):
     assert message in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "size", "steps", "numerics", "granularity", "program"),
     [

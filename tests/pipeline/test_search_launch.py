@@ -35,6 +35,7 @@ def launch(write_sweep, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_search_is_a_part_of_the_grid_and_each_becomes_the_other(launch):
     results, found = launch("search", "--inline", "--set", SEARCH)
     search = json.loads((results / "search.json").read_text())
