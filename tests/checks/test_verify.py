@@ -23,14 +23,6 @@ from tests.helpers.inputs import snapshot
 pytestmark = pytest.mark.usefixtures("environment")
 
 
-@pytest.fixture
-def results(write_sweep, tmp_path) -> Path:
-    """The tiny sweep on 40 images: three units, of five trials and the ANN."""
-    directory = tmp_path / "results"
-    rmpsweep("launch", write_sweep(), "--results", directory, "--limit", 40, "--inline", "--mlflow", "none")
-    return directory
-
-
 def committed(results: Path) -> list[UnitResult]:
     journal = pipeline.inspect(pipeline.reopen(results)).journal
     return sorted(journal.results, key=lambda result: result.unit.start)

@@ -75,10 +75,8 @@ def test_a_new_alpha_a_new_time_step_and_a_larger_limit_compute_only_what_is_mis
     assert tables(fresh) == tables(results)
 
 
-def test_damaged_unit_files_are_found_out_and_computed_again(write_sweep, tmp_path):
-    results = tmp_path / "results"
+def test_damaged_unit_files_are_found_out_and_computed_again(write_sweep, results):
     command = ("launch", write_sweep(), "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
-    rmpsweep(*command)
     undisturbed = tables(results)
     files = sorted((results / "units").glob("*.parquet"))
     files[0].write_bytes(files[0].read_bytes()[:-100])
@@ -90,10 +88,8 @@ def test_damaged_unit_files_are_found_out_and_computed_again(write_sweep, tmp_pa
     assert tables(results) == undisturbed
 
 
-def test_lost_thresholds_are_found_again_and_results_kept(write_sweep, tmp_path):
-    results = tmp_path / "results"
+def test_lost_thresholds_are_found_again_and_results_kept(write_sweep, results):
     command = ("launch", write_sweep(), "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
-    rmpsweep(*command)
     for path in (results / "calibration").glob("*"):
         path.unlink()
     assert rmpsweep(*command)["units_run"] == 0
@@ -108,11 +104,7 @@ def test_lost_thresholds_are_found_again_and_results_kept(write_sweep, tmp_path)
     assert rmpsweep(*command)["units_run"] > 0
 
 
-def test_status_merge_report_and_log_work_from_the_results_directory_alone(write_sweep, tmp_path):
-    results = tmp_path / "results"
-    sweep = write_sweep()
-    rmpsweep("launch", sweep, "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
-    sweep.unlink()
+def test_status_merge_report_and_log_work_from_the_results_directory_alone(results, tmp_path):
     status = rmpsweep("status", results)
     assert status["units_left"] == 0
     assert {row["done"] for row in status["trials"]} == {40, 80}
