@@ -19,6 +19,7 @@ def one_layer(channels: int = 1):
     return convert(ann.double(), z[:1].view(1, 1, 1, 1)), z
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [6.0, 10.0])
 @pytest.mark.parametrize(("alpha", "scope"), [(1.0, "layer"), (1.7, "layer"), (3.0, "network")])
 @pytest.mark.parametrize("numerics", ["float64", "fixed16"])
