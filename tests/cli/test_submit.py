@@ -10,18 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.chaos import wait_until
 from tests.helpers.commands import rmpsweep, run_here
+from tests.helpers.servers import free_ports
 
 pytestmark = pytest.mark.usefixtures("environment")
 RAY = Path(sys.executable).with_name("ray")
-
-
-def free_ports(number):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture
@@ -62,10 +56,7 @@ def test_the_same_launch_is_sent_once_and_runs_on_the_cluster(dashboard, write_s
     assert sent["is_new"]
     assert sent["submission_id"].startswith("rmpsweep-tiny-")
     assert (again["submission_id"], again["is_new"]) == (sent["submission_id"], False)
-    deadline = time.monotonic() + 120
-    while not (results / "report.html").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    wait_until((results / "report.html").exists, 120)
     assert rmpsweep("status", results)["units_left"] == 0
     here = tmp_path / "here"
     rmpsweep("launch", write_sweep(), "--results", here, "--limit", 32, "--mlflow", "none", "--inline")
