@@ -1,40 +1,18 @@
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import TINY
+from tests.helpers.commands import TINY, rmpsweep
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for GPUs run in Triton's interpreter here
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small: a thread pool costs more than it gives
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-LONGEST = (
-    "test_resume.py",
-    "test_chaos.py",
-    "test_hardship.py",
-    "test_crash_points.py",
-    "test_pools.py",
-    "test_launch.py",
-    "test_triton.py",
-    "test_doctor.py",
-    "test_object_store.py",
-    "test_tutorial.py",
-    "test_watching.py",
-    "test_nodes.py",
-    "test_exactness.py",
-    "test_verify.py",
-    "test_packings.py",
-    "test_submit.py",
-    "test_lease.py",
-)
-"""Files that take longest are begun first, so that both processes of `make test` end together."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+pytest_plugins = ("tests.helpers.markers",)
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +38,28 @@ def write_sweep(weights: Path, tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def finished(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of the tiny sweep on 40 images: three units, of five trials and the ANN. To be read; see `results`.
+
+    They were launched in this process and not logged; the sweep's file is gone.
+    """
+    home = tmp_path_factory.mktemp("finished")
+    sweep = home / "tiny.yaml"
+    sweep.write_text(TINY.format(weights=weights, shard_size=16))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RMPSWEEP_CACHE", str(home / "cache"))
+        rmpsweep("launch", sweep, "--results", home / "results", "--limit", 40, "--inline", "--mlflow", "none")
+    sweep.unlink()
+    return home / "results"
+
+
+@pytest.fixture
+def results(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished results that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "results"))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from rmpsweep.claims.charts import loss_chart
 from rmpsweep.claims.claim import Claim, Row, ShownTable, panel, panel_order, partial_note, rows_beside
 from rmpsweep.errors import ResultsError
 from rmpsweep.stats import SETTINGS, BestTrial, best_trials, paired_interval, varying_settings
-from rmpsweep.sweep.plan import ANN
+from rmpsweep.terms import ANN
 
 STATEMENT = (
     "A scale α on the threshold trades accuracy against latency (RMP-SNN, arXiv:2003.01811, as a review reports). "

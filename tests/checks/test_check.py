@@ -166,7 +166,7 @@ def test_layers_behind_one_that_starts_are_not_silent_but_starting():
 
 
 @pytest.mark.parametrize("time_steps", [0, 2, 63])
-def test_time_steps_that_have_no_quarter(time_steps):
+def test_time_steps_that_are_no_multiple_of_4_are_refused(time_steps):
     with pytest.raises(ValueError, match=f"time_steps: got {time_steps}, expected a multiple of 4"):
         compare_layers(*converted(Chain), time_steps)
 
@@ -237,7 +237,7 @@ def test_the_table_and_the_sentence(weights: Path):
         assert part in output
 
 
-def test_a_network_of_the_users_own_that_parts(modules: Path):
+def test_a_network_of_the_user_that_disagrees_is_located(modules: Path):
     options = ("check", "rmpsweep_checked:pooled", "--source", "digits", "--time-steps", 128)
     assert rmpsweep(*options)["agrees"]
     document = rmpsweep(*options, "--max-pool", "spike", expected=3)

@@ -80,8 +80,7 @@ def running(disk: Path) -> Iterator[Cluster]:
         _, address, raylet, apart = line.split()
         yield Cluster(address, f"{address.partition(':')[0]}:{port}", int(raylet), apart == "1")
     finally:
-        process.stdin.close()
-        process.wait(60)
+        process.communicate(timeout=60)
 
 
 def doctor(*arguments: object, expected: int) -> dict[str, dict[str, Any]]:
@@ -97,6 +96,7 @@ def problems(findings: dict[str, dict[str, Any]]) -> set[str]:
     return {name for name, finding in findings.items() if not finding["ok"]}
 
 
+@pytest.mark.ray
 def test_every_node_of_a_cluster_is_looked_at_and_what_is_wrong_with_one_is_said(write_sweep, weights, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -151,6 +151,7 @@ print(json.dumps([asdict(f) for f in examine(Path("{tmp_path}"), None, None, "{c
             connect(f"{host}:{port}", 1, answer_s=6)
 
 
+@pytest.mark.ray
 def test_a_machine_that_can_run_a_sweep_has_no_problem_and_nothing_is_left_behind(write_sweep, tmp_path):
     place = tmp_path / "place"
     place.mkdir()

@@ -23,14 +23,6 @@ from tests.helpers.inputs import snapshot
 pytestmark = pytest.mark.usefixtures("environment")
 
 
-@pytest.fixture
-def results(write_sweep, tmp_path) -> Path:
-    """The tiny sweep on 40 images: three units, of five trials and the ANN."""
-    directory = tmp_path / "results"
-    rmpsweep("launch", write_sweep(), "--results", directory, "--limit", 40, "--inline", "--mlflow", "none")
-    return directory
-
-
 def committed(results: Path) -> list[UnitResult]:
     journal = pipeline.inspect(pipeline.reopen(results)).journal
     return sorted(journal.results, key=lambda result: result.unit.start)
@@ -63,7 +55,8 @@ def verify_with_ray(*arguments: object, expected: int) -> tuple[dict, str]:
     return json.loads(done.stdout), done.stderr
 
 
-def test_what_was_launched_is_equal_and_the_one_altered_unit_is_found_in_this_process_and_by_two_actors(results):
+@pytest.mark.ray
+def test_verify_finds_the_one_altered_unit_inline_and_with_two_actors(results):
     before = snapshot(results)
     document = rmpsweep("verify", results, "--inline", "--units", 9)
     assert document["equal"] is True

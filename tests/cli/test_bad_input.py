@@ -282,6 +282,7 @@ def test_images_and_weights_without_the_mistake_are_accepted(assets):
     assert exit_code(launch("parquet $ASSETS/good --set network.weights=$ASSETS/rgb.safetensors", assets)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected", "parts"),
     [

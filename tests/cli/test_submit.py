@@ -10,18 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.chaos import wait_until
 from tests.helpers.commands import rmpsweep, run_here
+from tests.helpers.servers import free_ports
 
 pytestmark = pytest.mark.usefixtures("environment")
 RAY = Path(sys.executable).with_name("ray")
-
-
-def free_ports(number):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture
@@ -31,30 +25,20 @@ def dashboard(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     port, *others = free_ports(5)
     names = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
-    head = subprocess.Popen(
-        [
-            RAY,
-            "start",
-            "--head",
-            "--block",
-            "--num-cpus=2",
-            "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={port}",
-            "--disable-usage-stats",
-            *(f"--{name}={number}" for name, number in zip(names, others, strict=True)),
-        ],
-        stdout=(tmp_path / "head.log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    log = tmp_path / "head.log"
+    command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
+    command += [f"--dashboard-port={port}"]
+    command += [f"--{name}={number}" for name, number in zip(names, others, strict=True)]
+    with log.open("w") as sink:
+        head = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
     deadline = time.monotonic() + 90
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
             break
         except OSError:
-            assert time.monotonic() < deadline, (tmp_path / "head.log").read_text()
-            assert head.poll() is None, (tmp_path / "head.log").read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            assert head.poll() is None, log.read_text()
             time.sleep(0.5)
     yield f"http://127.0.0.1:{port}"
     head.send_signal(signal.SIGTERM)
@@ -72,10 +56,7 @@ def test_the_same_launch_is_sent_once_and_runs_on_the_cluster(dashboard, write_s
     assert sent["is_new"]
     assert sent["submission_id"].startswith("rmpsweep-tiny-")
     assert (again["submission_id"], again["is_new"]) == (sent["submission_id"], False)
-    deadline = time.monotonic() + 120
-    while not (results / "report.html").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    wait_until((results / "report.html").exists, 120)
     assert rmpsweep("status", results)["units_left"] == 0
     here = tmp_path / "here"
     rmpsweep("launch", write_sweep(), "--results", here, "--limit", 32, "--mlflow", "none", "--inline")

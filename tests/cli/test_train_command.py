@@ -18,21 +18,21 @@ def command(out: Path) -> list[str]:
     return ["train", "digits-vgg-small", "--out", str(out), *CHANGES]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_killed_training_ends_with_the_weights_and_the_log_of_an_undisturbed_one(tmp_path: Path) -> None:
     undisturbed = rmpsweep(*command(tmp_path / "a" / "w.safetensors"))
     out = tmp_path / "b" / "w.safetensors"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "rmpsweep", *command(out)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch 2/5"):
-            process.send_signal(signal.SIGKILL)
-    process.wait()
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 2/5"):
+                process.send_signal(signal.SIGKILL)
     assert not out.exists()
     code, shown, _ = run_here(command(out))
     assert (code, shown.splitlines()[0].startswith("epoch 3/5")) == (0, True)

@@ -12,7 +12,7 @@ from tests.helpers.manifests import ROOT, documents
 
 
 @pytest.fixture
-def cluster():
+def manifest():
     (config,) = documents(ROOT / "ray_cluster.yaml")
     return config
 
@@ -29,11 +29,11 @@ def prepared(config):
     return filled
 
 
-def test_ray_accepts_the_cluster_and_adds_nothing_of_its_own(cluster):
-    filled = prepared(cluster)
+def test_ray_accepts_the_cluster_and_adds_nothing_of_its_own(manifest):
+    filled = prepared(manifest)
     commands = [key for key in filled if key.endswith("_commands")]
     assert {key: filled[key] for key in commands if filled[key]} == {
-        key: cluster[key] for key in ("head_start_ray_commands", "worker_start_ray_commands")
+        key: manifest[key] for key in ("head_start_ray_commands", "worker_start_ray_commands")
     }
     assert filled["available_node_types"].keys() == {"head", "gpu"}
 
@@ -48,29 +48,30 @@ def test_ray_accepts_the_cluster_and_adds_nothing_of_its_own(cluster):
         {"available_node_types": {"head": {"resources": {"CPU": 0.5}, "node_config": {}}}},
     ],
 )
-def test_ray_refuses_a_broken_cluster(cluster, change):
+def test_ray_refuses_a_broken_cluster(manifest, change):
     with pytest.raises((jsonschema.ValidationError, ValueError)):
-        prepared(cluster | change)
+        prepared(manifest | change)
 
 
-def test_cluster_is_closed_and_its_head_computes_nothing(cluster):
-    head, gpu = (cluster["available_node_types"][name] for name in ("head", "gpu"))
+def test_cluster_is_closed_and_its_head_computes_nothing(manifest):
+    head, gpu = (manifest["available_node_types"][name] for name in ("head", "gpu"))
     assert head["resources"] == {"CPU": 0}
     assert gpu["min_workers"] == 0
     assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-    assert cluster["provider"]["cache_stopped_nodes"] is False
-    starts = [*cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]]
+    assert manifest["provider"]["cache_stopped_nodes"] is False
+    starts = [*manifest["head_start_ray_commands"], *manifest["worker_start_ray_commands"]]
     assert [re.findall(r"--dashboard-host=(\S+)", line) for line in starts if "--head" in line] == [["127.0.0.1"]]
-    assert "--env=RAY_AUTH_MODE=token" in cluster["docker"]["run_options"]
-    (token,) = (option.split("=", 2)[2] for option in cluster["docker"]["run_options"] if "TOKEN_PATH" in option)
-    assert cluster["file_mounts"][token].startswith("~/")
+    assert "--env=RAY_AUTH_MODE=token" in manifest["docker"]["run_options"]
+    (token,) = (option.split("=", 2)[2] for option in manifest["docker"]["run_options"] if "TOKEN_PATH" in option)
+    assert manifest["file_mounts"][token].startswith("~/")
     for node in (head, gpu):  # left out, Ray makes a group with SSH from everywhere, and a role that may do anything
         assert node["node_config"]["SecurityGroupIds"]
         assert node["node_config"]["IamInstanceProfile"]
         assert node["node_config"]["MetadataOptions"] == {"HttpTokens": "required"}
 
 
-def test_ray_starts_the_nodes_on_a_simulated_aws(cluster, monkeypatch):
+@pytest.mark.slow
+def test_ray_starts_the_nodes_on_a_simulated_aws(manifest, monkeypatch):
     moto, boto3 = pytest.importorskip("moto"), pytest.importorskip("boto3")
     from ray.autoscaler._private.aws.config import bootstrap_aws
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
@@ -85,12 +86,12 @@ def test_ray_starts_the_nodes_on_a_simulated_aws(cluster, monkeypatch):
         group = ec2.create_security_group(GroupName="own", Description="own", VpcId=vpc.id)
         before = {each.id for each in ec2.security_groups.all()}
         image = next(iter(ec2.images.all())).id
-        cluster["provider"]["region"] = "us-west-2"
-        for node in cluster["available_node_types"].values():
+        manifest["provider"]["region"] = "us-west-2"
+        for node in manifest["available_node_types"].values():
             iam.create_instance_profile(InstanceProfileName=node["node_config"]["IamInstanceProfile"]["Name"])
             node["node_config"] |= {"SecurityGroupIds": [group.id], "ImageId": image, "KeyName": "key"}
-        cluster["auth"]["ssh_private_key"] = "key.pem"
-        config = AWSNodeProvider.fillout_available_node_types_resources(prepared(cluster))
+        manifest["auth"]["ssh_private_key"] = "key.pem"
+        config = AWSNodeProvider.fillout_available_node_types_resources(prepared(manifest))
         config = bootstrap_aws(config)
         provider = AWSNodeProvider(config["provider"], config["cluster_name"])
         started = {}

@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.chaos import wait_until
 from tests.helpers.manifests import SLURM
 
 FAKES = {
@@ -94,13 +94,6 @@ def command_lines():
     return text
 
 
-def until(true, timeout_s=20.0):
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("code", [0, 3])
 def test_slurm_passes_arguments_on_and_the_exit_code_back(slurm, code):
     arguments = ("my sweep.yaml", "--results", "r", "--set", "grid.alpha=[0.5, 1.0]")
@@ -119,7 +112,7 @@ def test_slurm_passes_arguments_on_and_the_exit_code_back(slurm, code):
 @pytest.mark.parametrize(("signum", "restarts", "requeued"), [("USR1", 0, 1), ("USR1", 20, 0), ("TERM", 0, 0)])
 def test_slurm_drains_before_the_time_limit_and_goes_on_later(slurm, signum, restarts, requeued):
     job = slurm("s.yaml", programs=FAKES | FAKE_RAY, CODE="-1", SLURM_RESTART_COUNT=str(restarts))
-    until(lambda: slurm.record.exists() and "rmpsweep launch" in slurm.record.read_text())
+    wait_until(lambda: slurm.record.exists() and "rmpsweep launch" in slurm.record.read_text())
     job.send_signal(getattr(signal, f"SIG{signum}"))
     assert job.wait(30) == 130
     assert slurm.record.read_text().splitlines().count(f"scontrol requeue {slurm.id}") == requeued
@@ -142,6 +135,7 @@ os.execv({str(Path(sys.executable).with_name("rmpsweep"))!r}, sys.argv)
 """rmpsweep, once there are two nodes: a sweep this small would be done before."""
 
 
+@pytest.mark.ray
 @pytest.mark.soak
 def test_slurm_runs_a_sweep_on_two_nodes(slurm, write_sweep, tmp_path):
     options = ("--results", tmp_path / "results", "--mlflow", "none", "--limit", "40", "--actors", "2")

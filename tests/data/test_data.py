@@ -115,7 +115,7 @@ def test_slices_are_of_a_permutation_and_complete_each_other() -> None:
 @pytest.mark.parametrize(
     "split", ["train[1000:2000]", "train[9:9]", "train[9:3]", "train[1:", "train[a:b]", "train[-5:]"]
 )
-def test_slices_that_hold_nothing_or_make_no_sense(split: str) -> None:
+def test_empty_or_invalid_slices_are_refused(split: str) -> None:
     with pytest.raises(DataError, match=re.escape(f"digits: split: got {split!r}")):
         open_split("digits", None, split, None)
 

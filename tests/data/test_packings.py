@@ -73,6 +73,7 @@ def launch(path, folder, *options):
     return code, json.loads(output) if output else {}, errors, results
 
 
+@pytest.mark.slow
 def test_five_packings_give_the_same_bytes(packed, images, tmp_path):
     written = set()
     for where in packed.values():

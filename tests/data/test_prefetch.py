@@ -195,6 +195,7 @@ def test_a_unit_is_the_same_bytes_however_its_images_come_in(
     assert figures.images_decoded == len(UNIT)
 
 
+@pytest.mark.slow
 def test_a_network_that_runs_node_by_node_gives_the_same_bytes_too(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(import_module("rmpsweep.engine.simulate"), "find_program", lambda *_: None)
     worker, job = make_worker(folder, tmp_path / "results")

@@ -90,6 +90,7 @@ def check_same(path: str, split: str, local: Path) -> None:
     assert torch.equal(ours.pixels([19, 0, 3])[0], expected.pixels([19, 0, 3])[0])
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_object_stores(scheme, local, tmp_path, monkeypatch):
     with getattr(servers, {"s3": "s3", "gs": "gcs"}[scheme])(tmp_path) as port:

@@ -141,7 +141,7 @@ def test_a_split_that_is_not_there_lists_those_that_are(source, write, names, tm
         open_split(source, None, "test", "imagenet-224")
 
 
-def test_a_split_of_which_a_shard_is_missing(tmp_path):
+def test_a_split_with_a_missing_shard_is_refused(tmp_path):
     packings.parquet(IMAGES, tmp_path)
     packings.webdataset(IMAGES, tmp_path)
     (tmp_path / "validation-00001-of-00002.parquet").unlink()

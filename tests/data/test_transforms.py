@@ -105,7 +105,9 @@ def test_images_equal_those_of_timms_own_transform(name: str) -> None:
         ("timm:resnet34", "mine.pth", DataError, "do not say it"),
     ],
 )
-def test_weights_that_do_not_say_it(network: str, weights: str | None, error: type, message: str) -> None:
+def test_weights_that_name_no_transform_are_refused(
+    network: str, weights: str | None, error: type, message: str
+) -> None:
     if network.startswith("timm:"):
         pytest.importorskip("timm", reason="timm is optional")
     with pytest.raises(error, match=message):
@@ -214,7 +216,7 @@ def test_interpolation_without_a_resize_is_no_difference() -> None:
         ("{mean: 0.5}", ["data.transform.mean: got 0.5", "a list"]),
     ],
 )
-def test_transforms_that_are_none(transform: str, messages: list[str], write) -> None:
+def test_an_invalid_transform_is_refused_in_one_line(transform: str, messages: list[str], write) -> None:
     with pytest.raises(SweepError) as caught:
         load_sweep(write(transform))
     for message in messages:

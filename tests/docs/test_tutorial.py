@@ -38,6 +38,7 @@ def make_images(folder: Path) -> None:
             )
 
 
+@pytest.mark.ray
 @pytest.mark.soak
 def test_its_ten_lines_of_shell_end_in_a_report(tmp_path: Path) -> None:
     shell = re.search(r"```sh\n(.*?)```", (DOCS / "tutorial.md").read_text(encoding="utf-8"), re.DOTALL)

@@ -98,7 +98,7 @@ def digest(sims) -> str:
 @cache
 def digest_of_reference(name) -> str:
     net, settings = problem(name, "fixed16")
-    return digest(simulate_many(net, images(22), settings, STEPS, record_spikes=True, kernels="reference"))
+    return digest(simulate_many(net, images(9), settings, STEPS, record_spikes=True, kernels="reference"))
 
 
 @pytest.mark.parametrize("encoding", ["constant", "poisson"])
@@ -154,7 +154,7 @@ def test_batch_chunk_and_threads_change_no_bit(name, batch_size, chunk):
         for number in (1, 2):
             torch.set_num_threads(number)
             sims = simulate_many(
-                net, images(22), settings, STEPS, record_spikes=True, batch_size=batch_size, chunk=chunk
+                net, images(9), settings, STEPS, record_spikes=True, batch_size=batch_size, chunk=chunk
             )
             assert digest(sims) == digest_of_reference(name)
     finally:
@@ -184,6 +184,7 @@ def test_floating_point_does_not_depend_on_batch_chunk_or_threads_either(name):
         assert digest(sims) == whole
 
 
+@pytest.mark.slow
 def test_code_compiled_for_any_processor_gives_the_same_bits():
     """Without the vector instructions of this machine: nothing rounds in between, and integers have no order."""
     code = (

@@ -17,8 +17,8 @@ from rmpsweep.engine.numerics import Setting, quantize_input
 from tests.helpers.nets import Chain, dyadic_images, make_dyadic, powers_of_two
 
 PAIRS = [(k, n) for k in ("reference", "auto") for n in ("float32", "float64", "fixed16", "fixed8")]
-if find_spec("triton"):
-    PAIRS += [("triton", "float32"), ("triton", "fixed16")]  # interpreted, and so slow
+if find_spec("triton"):  # is interpreted here
+    PAIRS += [pytest.param("triton", numerics, marks=pytest.mark.slow) for numerics in ("float32", "fixed16")]
 every_kernel = pytest.mark.parametrize(("kernels", "numerics"), PAIRS)
 IMAGES = dyadic_images(4)
 

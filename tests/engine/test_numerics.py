@@ -60,7 +60,7 @@ def test_weights_thresholds_biases_and_factors_are_those_of_the_rule(numerics):
             step = float(grid[name, c])
             theta = float(powers_of_two(net)[layer]) * 0.75
             assert constants.threshold[layer][0, c] == max(1, half_even(Fraction(theta / step)))
-            bias = float(getattr(ann, name).bias[c])
+            bias = getattr(ann, name).bias[c].item()
             assert constants.bias[name][0, c] == half_even(Fraction(bias / float(unit[source]) / step))
             assert constants.start[layer][0, c] == min(
                 half_even(Fraction(int(constants.threshold[layer][0, c])) / 4), constants.threshold[layer][0, c] - 1
@@ -215,6 +215,7 @@ class Linear2(nn.Module):
         return self.fc(self.act3(self.conv4(x)).flatten(1))
 
 
+@pytest.mark.filterwarnings("ignore:.*silent")
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
 @pytest.mark.parametrize("build", [Grouped, Linear2, Bottlenecks])
 def test_networks_without_a_program_run_node_by_node_on_the_same_grid(build, granularity):

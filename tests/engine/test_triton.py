@@ -33,7 +33,7 @@ from rmpsweep.engine.gpu import kernels
 from rmpsweep.engine.numerics import Setting
 from rmpsweep.engine.program import make_program
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*silent")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*silent")]
 SETTINGS = [{"alpha": 0.7}, {"alpha": 1.0, "reset": "hard"}, {"alpha": 0.45, "v_init": 0.5, "alpha_scope": "network"}]
 STEPS = [2, 6]
 

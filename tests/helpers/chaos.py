@@ -109,9 +109,7 @@ class LocalCluster:
 
     def __exit__(self, *_: object) -> None:
         try:
-            assert self.keeper.stdin is not None
-            self.keeper.stdin.close()
-            self.keeper.wait(60)
+            self.keeper.communicate(timeout=60)
             wait_until(lambda: not self.pids(), 30, lambda: list(map(title, self.pids())))
         finally:
             self._clean()
@@ -120,7 +118,7 @@ class LocalCluster:
         while pids := self.pids():
             kill(*pids)
             self.keeper.poll()
-        self.keeper.wait()
+        self.keeper.communicate()
         shutil.rmtree(self.folder)
 
     def _answer(self) -> Any:

@@ -64,6 +64,7 @@ def test_recipe_files_name_themselves_and_a_known_network(path: Path) -> None:
     build(recipe.network, 10, 3, 32, recipe.dropout)
 
 
+@pytest.mark.slow
 def test_digits_recipe_reaches_97_percent(digits: tuple[ImageSplit, ImageSplit], tmp_path: Path) -> None:
     recipe, path, reports = recipe_file("digits-vgg-small"), tmp_path / "digits.safetensors", []
     card = train(recipe, *digits, path, reports.append)

@@ -12,9 +12,9 @@ import pytest
 
 from tests.helpers.chaos import KINDS, Killer, LocalCluster, processes
 from tests.helpers.commands import rmpsweep
-from tests.pipeline.test_launch import tables
+from tests.helpers.results import tables
 
-pytestmark = pytest.mark.usefixtures("environment")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("environment")]
 CELLS = 5 * 3 + 1
 """Of an image: five trials at three time steps, and the ANN."""
 SHORT_KILLS = 6

@@ -14,8 +14,8 @@ import pytest
 from rmpsweep.storage import LOCK
 from tests.helpers import mishaps, servers
 from tests.helpers.commands import rmpsweep
-from tests.pipeline.test_launch import tables
-from tests.storage.test_storage import tmpfs
+from tests.helpers.disks import tmpfs
+from tests.helpers.results import tables
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -76,6 +76,7 @@ def comparable(results):
     return {str(path.relative_to(results)): path.read_bytes() for path in names} | tables(results)
 
 
+@pytest.mark.slow
 def test_a_driver_killed_at_every_point_loses_nothing_and_the_same_command_finishes(server, write_sweep, tmp_path):
     results = tmp_path / "killed"
     command = ["launch", write_sweep(), "--results", results, "--limit", 40, "--inline"]
@@ -114,14 +115,6 @@ def test_young_orphans_are_left_to_their_writers_until_the_sweep_is_complete(ser
     assert list(results.glob("units/.*")) == []
 
 
-@pytest.fixture
-def undisturbed(write_sweep, tmp_path):
-    """Tables of the sweep on a disk without trouble."""
-    results = tmp_path / "undisturbed"
-    rmpsweep("launch", write_sweep(), "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
-    return tables(results)
-
-
 DISKS = {
     # what happens after the first unit: (what it is made of, what is said, how it is mended)
     "it is full": ("fill('{disk}')", "the disk is full: free space, or name another folder", "rm {disk}/ballast"),
@@ -134,9 +127,10 @@ DISKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trouble", "said", "remedy"), DISKS.values(), ids=DISKS)
 def test_a_disk_that_fails_ends_the_launch_soon_and_the_same_command_finishes(
-    server, write_sweep, tmp_path, undisturbed, trouble, said, remedy
+    server, write_sweep, tmp_path, finished, trouble, said, remedy
 ):
     with tmpfs(tmp_path / "disk", "64m") as disk:
         results = disk / "results"
@@ -149,16 +143,17 @@ def test_a_disk_that_fails_ends_the_launch_soon_and_the_same_command_finishes(
         assert len(list(results.glob("units/[!.]*"))) == 1
         subprocess.run(remedy.format(disk=disk), shell=True, check=True)
         assert rmpsweep(*command)["units_run"] == 2
-        assert tables(results) == undisturbed
+        assert tables(results) == tables(finished)
 
 
-def test_results_that_go_away_and_come_back_are_waited_for(server, write_sweep, tmp_path, undisturbed):
+@pytest.mark.slow
+def test_results_that_go_away_and_come_back_are_waited_for(server, write_sweep, tmp_path, finished):
     results = tmp_path / "results"
     command = ("launch", write_sweep(), "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
     where = f"when_named('link', False, '.parquet', take_away('{results}', 4))"
     code, output = server.run(where, *command)
     assert code == 0, output
-    assert tables(results) == undisturbed
+    assert tables(results) == tables(finished)
     assert rmpsweep(*command)["units_run"] == 0
 
 
@@ -172,9 +167,10 @@ def test_too_little_space_is_said_before_anything_is_computed(server, write_swee
         assert list(disk.iterdir()) == []
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_an_mlflow_server_that_dies_in_the_middle_is_said_and_the_same_command_finishes(
-    server, write_sweep, tmp_path, undisturbed
+    server, write_sweep, tmp_path, finished
 ):
     port = servers.free_port()
     uri = f"http://127.0.0.1:{port}"
@@ -192,7 +188,7 @@ def test_an_mlflow_server_that_dies_in_the_middle_is_said_and_the_same_command_f
         True,
     ), output
     assert time.monotonic() - began < 120
-    assert tables(results) == undisturbed
+    assert tables(results) == tables(finished)
     with servers.serving(*start, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
         assert rmpsweep(*command)["units_run"] == 0
         assert [status for _, status, _, _ in logged(uri)] == ["FINISHED"] * 6

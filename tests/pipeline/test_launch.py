@@ -1,25 +1,17 @@
 """The main command from end to end, in processes of its own, on real digits, real Ray and real MLflow."""
 
 import json
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.commands import rmpsweep, run_here
+from tests.helpers.results import TABLES, tables, unit_files
 
 pytestmark = pytest.mark.usefixtures("environment")
-TABLES = ("predictions.parquet", "summary.parquet", "activity.parquet")
 
 
-def tables(results: Path) -> dict[str, bytes]:
-    return {name: (results / name).read_bytes() for name in TABLES}
-
-
-def unit_files(results: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in (results / "units").glob("*.parquet")}
-
-
+@pytest.mark.ray
 def test_results_are_the_same_bytes_inline_and_with_two_actors_and_any_shard_size(write_sweep, tmp_path):
     found = {}
     for label, shard_size, options in [
@@ -57,6 +49,7 @@ def test_second_launch_does_nothing_and_mlflow_gains_no_run(write_sweep, tmp_pat
     assert state() == before
 
 
+@pytest.mark.slow
 def test_a_new_alpha_a_new_time_step_and_a_larger_limit_compute_only_what_is_missing(write_sweep, tmp_path):
     sweep, results = write_sweep(), tmp_path / "grown"
     options = ("--results", results, "--inline", "--mlflow", "none")
@@ -82,10 +75,8 @@ def test_a_new_alpha_a_new_time_step_and_a_larger_limit_compute_only_what_is_mis
     assert tables(fresh) == tables(results)
 
 
-def test_damaged_unit_files_are_found_out_and_computed_again(write_sweep, tmp_path):
-    results = tmp_path / "results"
+def test_damaged_unit_files_are_found_out_and_computed_again(write_sweep, results):
     command = ("launch", write_sweep(), "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
-    rmpsweep(*command)
     undisturbed = tables(results)
     files = sorted((results / "units").glob("*.parquet"))
     files[0].write_bytes(files[0].read_bytes()[:-100])
@@ -97,10 +88,8 @@ def test_damaged_unit_files_are_found_out_and_computed_again(write_sweep, tmp_pa
     assert tables(results) == undisturbed
 
 
-def test_lost_thresholds_are_found_again_and_results_kept(write_sweep, tmp_path):
-    results = tmp_path / "results"
+def test_lost_thresholds_are_found_again_and_results_kept(write_sweep, results):
     command = ("launch", write_sweep(), "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
-    rmpsweep(*command)
     for path in (results / "calibration").glob("*"):
         path.unlink()
     assert rmpsweep(*command)["units_run"] == 0
@@ -115,11 +104,7 @@ def test_lost_thresholds_are_found_again_and_results_kept(write_sweep, tmp_path)
     assert rmpsweep(*command)["units_run"] > 0
 
 
-def test_status_merge_report_and_log_work_from_the_results_directory_alone(write_sweep, tmp_path):
-    results = tmp_path / "results"
-    sweep = write_sweep()
-    rmpsweep("launch", sweep, "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
-    sweep.unlink()
+def test_status_merge_report_and_log_work_from_the_results_directory_alone(results, tmp_path):
     status = rmpsweep("status", results)
     assert status["units_left"] == 0
     assert {row["done"] for row in status["trials"]} == {40, 80}

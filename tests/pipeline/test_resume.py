@@ -10,12 +10,13 @@ import time
 import pytest
 
 from tests.helpers.commands import rmpsweep
-from tests.pipeline.test_launch import tables, unit_files
+from tests.helpers.results import tables, unit_files
 
 pytestmark = pytest.mark.usefixtures("environment")
 UNITS = 20
 
 
+@pytest.mark.ray
 @pytest.mark.soak
 def test_five_kills_of_the_driver_lose_no_committed_unit_and_change_no_byte(write_sweep, tmp_path):
     results = tmp_path / "killed"
@@ -57,6 +58,7 @@ def test_five_kills_of_the_driver_lose_no_committed_unit_and_change_no_byte(writ
         assert (results / "units" / name).read_bytes() == (undisturbed / "units" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "whole_group", "where"),
     [
@@ -66,9 +68,11 @@ def test_five_kills_of_the_driver_lose_no_committed_unit_and_change_no_byte(writ
             True,
             "--actors=2",
             id="Ctrl-C with Ray: a terminal signals every process",
-            marks=pytest.mark.soak,
+            marks=(pytest.mark.ray, pytest.mark.soak),
         ),
-        pytest.param(signal.SIGTERM, False, "--actors=2", id="SIGTERM to the driver", marks=pytest.mark.soak),
+        pytest.param(
+            signal.SIGTERM, False, "--actors=2", id="SIGTERM to the driver", marks=(pytest.mark.ray, pytest.mark.soak)
+        ),
     ],
 )
 def test_an_interrupt_finishes_units_in_flight_and_exits_130(write_sweep, tmp_path, signum, whole_group, where):

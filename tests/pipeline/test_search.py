@@ -119,7 +119,7 @@ def test_bad_trials_stop_early_and_equal_ones_go_on_to_all_images():
     assert found["over"] is True
 
 
-def test_a_defeat_is_by_the_leader_before_its_round_and_at_the_stated_odds():
+def test_a_trial_is_stopped_by_the_previous_leader_at_the_stated_odds():
     accuracies = [0.9, 0.899, 0.898, 0.897, 0.87, 0.86, 0.85, 0.84, 0.83, 0.8, 0.75, 0.7]
     sweep = sweep_of([0.1 * (k + 1) for k in range(len(accuracies))], first_images=15)
     plan = plan_of(sweep, 1500)

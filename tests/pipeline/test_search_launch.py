@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.commands import rmpsweep
-from tests.pipeline.test_launch import tables, unit_files
+from tests.helpers.results import tables, unit_files
 
 pytestmark = pytest.mark.usefixtures("environment")
 GRID = "grid=[{reset: [soft, hard], alpha_scope: [network], alpha: [0.3, 0.5, 1.0, 2.0, 4.0]}]"
@@ -35,6 +35,7 @@ def launch(write_sweep, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_search_is_a_part_of_the_grid_and_each_becomes_the_other(launch):
     results, found = launch("search", "--inline", "--set", SEARCH)
     search = json.loads((results / "search.json").read_text())
@@ -64,6 +65,7 @@ def test_a_search_is_a_part_of_the_grid_and_each_becomes_the_other(launch):
     assert {tuple(row.values()) for row in pq.read_table(results / "predictions.parquet").to_pylist()} == theirs
 
 
+@pytest.mark.ray
 @pytest.mark.soak
 def test_a_search_on_two_actors_with_other_shards_is_the_same_bytes(launch):
     results, _ = launch("search", "--inline", "--set", SEARCH)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.commands import rmpsweep, run_here
 
-pytestmark = pytest.mark.usefixtures("environment")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("environment")]
 OPTIONS = ("--limit", 160, "--mlflow", "none", "--set", "data.shard_size=8", "--set", "time_steps=[4, 12, 2000]")
 
 
@@ -32,7 +32,7 @@ def launched(write_sweep, tmp_path):
         time.sleep(0.1)
     yield driver, command, results
     driver.kill()
-    driver.wait()
+    driver.communicate()
 
 
 def _runs(results):
@@ -93,6 +93,7 @@ def test_status_tells_what_is_in_flight_and_cancel_stops_it(launched):
     while document := _next_document(watching.stdout):
         seen.append(document)
     assert watching.wait(timeout=30) == 0
+    watching.stdout.close()
     assert [each["running"] is not None for each in seen] == [True] * (len(seen) - 1) + [False]
     left = rmpsweep("status", results)
     assert left["running"] is None

@@ -64,6 +64,6 @@ def test_without_a_search_nothing_is_said_of_one():
     assert "Adaptive search" not in text
 
 
-def test_who_went_furthest_comes_first():
+def test_stopped_trials_are_listed_by_how_far_they_came():
     search = SEARCH | {"stopped": {STOPPED: DEFEATS, f"{1:016x}": [DEFEATS[0] | {"images": 25}]}}
     assert [row["images"] for row in stopped_rows(search, by_trial(stopped_summary().to_pylist()))] == [20, 30, 25]

@@ -10,8 +10,8 @@ from rmpsweep.pipeline import verbs as pipeline
 from rmpsweep.results import commit_unit
 from rmpsweep.sweep.plan import pending
 from tests.helpers.commands import TINY, rmpsweep
-from tests.pipeline.test_launch import tables
-from tests.results.test_results import rewritten
+from tests.helpers.results import tables
+from tests.helpers.units import rewritten
 
 UNITS = 12
 OPTIONS = ("--inline", "--mlflow", "none", "--limit", 48, "--set", "data.shard_size=4")
@@ -50,6 +50,7 @@ def bits_flipped(draw, content):
     return bytes(damaged)
 
 
+@pytest.mark.slow
 def test_every_damage_of_a_file_is_found_out_and_mended_by_computing_just_that_unit(results):
     prepared = pipeline.reopen(results)
     sound = pipeline.inspect(prepared)

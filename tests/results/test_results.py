@@ -13,9 +13,7 @@ from rmpsweep.errors import StorageError
 from rmpsweep.results import (
     CALIBRATION_SCHEMA,
     UNIT_SCHEMA,
-    LayerActivity,
     Layout,
-    UnitResult,
     commit_unit,
     make_units,
     read_json,
@@ -28,29 +26,8 @@ from rmpsweep.results import (
     write_table,
     write_thresholds,
 )
-from rmpsweep.results.journal import _NO_CHECKSUM, _checksum
-from rmpsweep.sweep.plan import ANN, Unit
-
-CONTEXT = "weights and data"
-PROVENANCE = {"a": "thresholds of a", "b": "thresholds of b"}
-
-
-def result_of(unit, rank=0):
-    rows = [
-        {"trial_id": trial, "image_id": 7 * i, "label": i % 3, "time_steps": t, "prediction": 2, "label_rank": rank + i}
-        for trial, steps in unit.work
-        for t in steps
-        for i in range(unit.start, unit.stop)
-    ]
-    activity = (
-        LayerActivity("a", "input", 64, (4, 8), (10, 20), (2**40, 0), (0, 0)),
-        LayerActivity("a", "λ", 2, (4,), (1,), (2,), (1,)),
-    )
-    provenance = {trial: PROVENANCE[trial] for trial, _ in unit.work if trial in PROVENANCE}
-    return UnitResult(unit, CONTEXT, provenance, pa.Table.from_pylist(rows, schema=UNIT_SCHEMA), activity)
-
-
-UNIT = Unit(2, 5, ((ANN, (0,)), ("a", (4, 8)), ("b", (4,))))
+from rmpsweep.sweep.plan import Unit
+from tests.helpers.units import CONTEXT, PROVENANCE, UNIT, result_of, rewritten
 
 
 @pytest.fixture
@@ -124,29 +101,6 @@ def test_a_commit_makes_no_folder(layout):
     with pytest.raises(StorageError, match=r"units/.*\.parquet: cannot be written .*No such file"):
         commit_unit(layout, result_of(UNIT), patience_s=0.5)
     assert not layout.units.exists()
-
-
-def rewritten(sound=False, **changed):
-    """The same rows and footer in a good Parquet file, with columns or footer entries replaced; sound: with a checksum
-    that fits them."""
-
-    def rewrite(content):
-        table = pq.read_table(pa.BufferReader(content))
-        metadata = {**pq.ParquetFile(pa.BufferReader(content)).metadata.metadata}
-        for key, change in changed.items():
-            if key in table.column_names:
-                column = pa.array(change(table[key].to_pylist()), table.schema.field(key).type)
-                table = table.set_column(table.column_names.index(key), key, column)
-            else:
-                metadata[f"rmpsweep.{key}".encode()] = change(metadata[f"rmpsweep.{key}".encode()])
-        if sound:
-            metadata[b"rmpsweep.checksum"] = _NO_CHECKSUM.encode()
-        sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(metadata), sink)
-        content = sink.getvalue().to_pybytes()
-        return content.replace(_NO_CHECKSUM.encode(), _checksum(content)) if sound else content
-
-    return rewrite
 
 
 def foreign(content):

@@ -221,6 +221,7 @@ def test_comparing_loads_neither_torch_nor_ray_nor_mlflow(results):
     assert len(json.loads(done.stdout)["differences"]) == 8
 
 
+@pytest.mark.browser
 def test_the_page_draws_every_trial_and_difference_quietly_and_shows_intervals(compare, tmp_path):
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By

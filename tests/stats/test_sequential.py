@@ -58,7 +58,7 @@ def test_a_rival_that_is_always_right_wins_soon_and_a_lead_larger_than_what_is_l
     assert bet_against(rival[:51], trial[:, :51], 1, 100, NONE)[0][0] == math.inf
 
 
-def test_bets_go_on_where_they_were_left_and_no_trial_hears_of_another():
+def test_bets_can_be_continued_and_do_not_depend_on_other_trials():
     generator = np.random.default_rng(0)
     rival, trials = generator.random(300) < 0.8, generator.random((5, 300)) < 0.7
     at_once, highest = bet_against(rival, trials, 10, 400, np.zeros(5))

@@ -16,9 +16,8 @@ import pytest
 
 from rmpsweep.errors import StorageError
 from rmpsweep.storage import LOCK, hold_lease
-from tests.helpers.commands import rmpsweep
-from tests.pipeline.test_launch import tables
-from tests.storage.test_storage import tmpfs
+from tests.helpers.disks import tmpfs
+from tests.helpers.results import tables
 
 HOLDER = """
 import subprocess, sys, time
@@ -46,9 +45,11 @@ def holding(root):
             os.kill(int(child), signal.SIGKILL)
         holder.kill()
         holder.wait()
+        for pipe in (holder.stdin, holder.stdout):
+            pipe.close()
 
 
-def test_a_second_one_is_told_who_is_at_work_and_goes_on_when_that_ends(tmp_path):
+def test_a_second_launch_is_told_who_holds_the_lease_and_goes_on_when_it_is_free(tmp_path):
     root, told = tmp_path / "results", []
     with holding(root) as (holder, _):
         (root / "sweep.yaml").write_text("")
@@ -64,7 +65,7 @@ def test_a_second_one_is_told_who_is_at_work_and_goes_on_when_that_ends(tmp_path
     assert [path.name for path in root.iterdir()] == ["sweep.yaml"]
 
 
-def test_a_killed_one_frees_its_lease_at_once_although_its_child_lives_on(tmp_path):
+def test_a_killed_holder_frees_its_lease_at_once_although_its_child_lives_on(tmp_path):
     root, told = tmp_path / "results", []
     with holding(root) as (holder, child):
         holder.kill()
@@ -171,8 +172,9 @@ def test_a_launch_that_waits_can_be_interrupted(write_sweep, tmp_path):
         assert [path.name for path in root.iterdir()] == [LOCK]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
-def test_two_launches_at_once_both_end_well_with_one_result(write_sweep, tmp_path):
+def test_two_launches_at_once_both_end_well_with_one_result(write_sweep, finished, tmp_path):
     from mlflow import MlflowClient
 
     results = tmp_path / "results"
@@ -186,7 +188,5 @@ def test_two_launches_at_once_both_end_well_with_one_result(write_sweep, tmp_pat
     assert "nothing to do: every result is there, merged, reported and logged" in waited
     client = MlflowClient(f"sqlite:///{results / 'mlflow.db'}")
     assert len(client.search_runs([each.experiment_id for each in client.search_experiments()])) == 6
-    alone = tmp_path / "alone"
-    rmpsweep("launch", write_sweep(), "--results", alone, "--limit", 40, "--inline", "--mlflow", "none")
-    assert tables(results) == tables(alone)
+    assert tables(results) == tables(finished)
     assert not [path for path in Path(results).rglob(".*") if path.name == LOCK or path.suffix == ".tmp"]

@@ -14,9 +14,9 @@ from rmpsweep.errors import StorageError
 from rmpsweep.results import Layout, commit_unit, scan
 from rmpsweep.storage import LOCK, hold_lease, local_copies, locate, write_atomic
 from tests.helpers import servers
-from tests.helpers.commands import TINY, rmpsweep, run_here
-from tests.pipeline.test_launch import TABLES
-from tests.results.test_results import CONTEXT, PROVENANCE, UNIT, result_of
+from tests.helpers.commands import rmpsweep, run_here
+from tests.helpers.results import TABLES
+from tests.helpers.units import CONTEXT, PROVENANCE, UNIT, result_of
 
 pytestmark = pytest.mark.usefixtures("environment")
 OPTIONS = {"s3": "scheme=http&endpoint_override=127.0.0.1:{}", "gs": "scheme=http&endpoint_override=127.0.0.1:{}"}
@@ -73,15 +73,6 @@ def test_an_object_is_read_listed_and_deleted_as_a_file_is(ports, tmp_path, sche
     store.check_bucket()
 
 
-@pytest.fixture(scope="module")
-def in_folder(weights, tmp_path_factory):
-    """The tiny sweep's results in a folder."""
-    home = tmp_path_factory.mktemp("folder")
-    (home / "tiny.yaml").write_text(TINY.format(weights=weights, shard_size=16))
-    rmpsweep("launch", home / "tiny.yaml", "--results", home / "r", "--limit", 40, "--inline", "--mlflow", "none")
-    return home / "r"
-
-
 def check_equal(root, folder):
     """Same units, tables and settings, byte for byte, and nothing left over."""
     for name in (*TABLES, "plan.json", "sweep.yaml", "calibration.csv"):
@@ -91,17 +82,15 @@ def check_equal(root, folder):
     assert not (root / LOCK).is_file()
 
 
-def test_a_sweep_in_google_cloud_storage_is_the_same_bytes_as_in_a_folder(ports, write_sweep, tmp_path, in_folder):
+def test_a_sweep_in_google_cloud_storage_is_the_same_bytes_as_in_a_folder(ports, write_sweep, tmp_path, finished):
     place = uri("gs", ports["gs"], tmp_path.name)
     command = ("launch", write_sweep(), "--results", place, "--limit", 40, "--inline", "--mlflow", "none")
     assert rmpsweep(*command)["units_run"] == 3
     assert rmpsweep(*command)["units_run"] == 0
-    check_equal(locate(place), in_folder)
+    check_equal(locate(place), finished)
 
 
-def test_a_sweep_in_s3_is_the_same_bytes_as_in_a_folder_and_every_command_works(
-    ports, write_sweep, tmp_path, in_folder
-):
+def test_a_sweep_in_s3_is_the_same_bytes_as_in_a_folder_and_every_command_works(ports, write_sweep, tmp_path, finished):
     from mlflow import MlflowClient
 
     place = uri("s3", ports["s3"], tmp_path.name)
@@ -112,13 +101,13 @@ def test_a_sweep_in_s3_is_the_same_bytes_as_in_a_folder_and_every_command_works(
     document = rmpsweep(*command)
     assert (document["units_run"], document["results"]) == (3, place)
     root = locate(place)
-    check_equal(root, in_folder)
+    check_equal(root, finished)
 
     client = MlflowClient(tracking)
     runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     logged = client.download_artifacts(parent.info.run_id, "predictions.parquet")
-    assert Path(logged).read_bytes() == (in_folder / "predictions.parquet").read_bytes()
+    assert Path(logged).read_bytes() == (finished / "predictions.parquet").read_bytes()
 
     known = next((root / "units").glob("*.parquet"))
     (root / "units" / f"{known.name.partition('.')[0]}.0123.parquet").write_bytes(known.read_bytes()[:-1])
@@ -136,13 +125,14 @@ def test_a_sweep_in_s3_is_the_same_bytes_as_in_a_folder_and_every_command_works(
 CUT = "its checksum does not match its contents"
 
 
+@pytest.mark.ray
 @pytest.mark.soak
-def test_ray_actors_commit_to_a_store(ports, write_sweep, tmp_path, in_folder, monkeypatch):
+def test_ray_actors_commit_to_a_store(ports, write_sweep, tmp_path, finished, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{ports['s3']}")
     place = f"s3://bucket/{tmp_path.name}"
     rmpsweep("launch", write_sweep(), "--results", place, "--limit", 40, "--actors", 2, "--mlflow", "none")
     for name in TABLES:
-        assert (locate(place) / name).read_bytes() == (in_folder / name).read_bytes()
+        assert (locate(place) / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_every_attempt_has_a_file_and_one_of_equal_ones_counts(bucket):
@@ -285,7 +275,7 @@ def test_the_lease_of_a_store_is_waited_for_and_taken_over_from_the_dead(bucket,
     assert not lock.is_file()
 
 
-def test_of_two_that_take_the_lease_at_the_same_time_one_waits(bucket, monkeypatch):
+def test_launches_that_take_the_lease_at_the_same_time_run_one_after_another(bucket, monkeypatch):
     for name, seconds in (("POLL_S", 0.05), ("SETTLE_S", 0.3)):
         monkeypatch.setattr(LEASE, name, seconds)
     inside, most, barrier = [], [], threading.Barrier(3)

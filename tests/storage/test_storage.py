@@ -1,6 +1,5 @@
 """Writing files: whole, once, and through trouble. On real file systems, a small tmpfs where one has to be full."""
 
-import contextlib
 import errno
 import os
 import subprocess
@@ -12,19 +11,7 @@ import pytest
 
 from rmpsweep.errors import ResultsError, StorageError
 from rmpsweep.storage import ObjectPath, locate, remove_temporaries, write_atomic, write_first
-
-
-@contextlib.contextmanager
-def tmpfs(folder, size="2m"):
-    """A small file system of its own."""
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+from tests.helpers.disks import tmpfs
 
 
 @pytest.fixture

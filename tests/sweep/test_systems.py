@@ -64,10 +64,10 @@ def test_shipped_recipes_load(name: str) -> None:
         ("vgg16", 32, 10, 15),
         ("resnet20", 32, 100, 1 + 2 * 9),
         ("resnet20-wide", 32, 10, 3 + 2 * 8),
-        ("torchvision:resnet34", 224, 1000, 1 + 2 * 16),
+        pytest.param("torchvision:resnet34", 224, 1000, 1 + 2 * 16, marks=pytest.mark.slow),
         # smaller than 224, for time: every layer is there, the first linear one of VGG-16 narrower
-        ("resnet34", 112, 1000, 3 + 2 * 16),
-        ("vgg16", 64, 1000, 15),
+        pytest.param("resnet34", 112, 1000, 3 + 2 * 16, marks=pytest.mark.slow),
+        pytest.param("vgg16", 64, 1000, 15, marks=pytest.mark.slow),
     ],
 )
 def test_systems_convert_and_run(name: str, side: int, classes: int, layers: int) -> None:

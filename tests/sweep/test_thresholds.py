@@ -174,14 +174,14 @@ def test_what_a_sweep_says_goes_before_its_preset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["qcfs", "nonesuch", "[a]", "null"])
-def test_presets_that_do_not_exist_or_lack_something(name: str, tmp_path: Path) -> None:
+def test_unknown_and_incomplete_presets_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(
         SweepError, match="needs threshold" if name == "qcfs" else f"expected one of {', '.join(PRESETS)}"
     ):
         preset(name, tmp_path)
 
 
-def test_weights_are_found_beside_the_sweep_file_where_there_are_none_here(
+def test_weights_are_looked_for_here_and_then_beside_the_sweep_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

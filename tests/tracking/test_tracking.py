@@ -48,7 +48,7 @@ def server_uri(tmp_path_factory):
         yield f"http://127.0.0.1:{port}"
 
 
-@pytest.fixture(params=["sqlite", "server"])
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.server)])
 def uri(request):
     return request.getfixturevalue(f"{request.param}_uri")
 

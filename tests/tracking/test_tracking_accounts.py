@@ -18,6 +18,7 @@ from tests.helpers.commands import TINY, rmpsweep, run_here
 from tests.helpers.servers import Wire, free_port, serving
 from tests.helpers.tracked import client_of
 
+pytestmark = pytest.mark.server
 PASSWORDS = {"admin": "long-secret-of-admin", "reader": "long-secret-of-reader"}
 OF_THE_STORE = ("mlflow.parentRunId", "mlflow.user", "rmpsweep.digest")
 """Tags with the store's own ids, or digests of them."""
@@ -184,6 +185,7 @@ def test_the_examples_of_the_docs_find_parent_and_children(server, results, user
     assert {run.info.run_id for run in scope["front"]} < {run.info.run_id for run in scope["trials"]}
 
 
+@pytest.mark.browser
 def test_the_compare_page_draws_accuracy_against_time_steps(server, results, user, tmp_path):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait

@@ -12,8 +12,8 @@ import pytest
 
 from tests.helpers.chaos import LocalCluster
 from tests.helpers.commands import run_here
-from tests.helpers.faulty import SHARD_SIZE, prepared
-from tests.pipeline.test_launch import tables, unit_files
+from tests.helpers.faulty import SHARD_SIZE
+from tests.helpers.results import tables, unit_files
 
 UNITS = 8
 SHARED = ("--limit", UNITS * SHARD_SIZE, "--mlflow", "none", "--json")
@@ -22,28 +22,7 @@ LOG = r" \(log: (\S+)\)"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("hardship")
-
-
-@pytest.fixture(scope="module")
-def environment(folder):
-    with prepared(folder) as sweep_and_faults:
-        yield sweep_and_faults
-
-
-@pytest.fixture(scope="module")
-def sweep(environment):
-    return environment[0]
-
-
-@pytest.fixture(scope="module")
-def faults(environment):
-    return environment[1]
-
-
-@pytest.fixture(scope="module")
-def cluster(environment):
+def cluster(faulty):
     """Two CPUs, no GPU."""
     with LocalCluster([2]) as cluster:
         yield cluster
@@ -101,9 +80,7 @@ def on(cluster, actors, *changes):
     return "--address", cluster.address, "--actors", actors, *sets
 
 
-def test_units_that_kill_their_process_hang_or_exhaust_memory_are_given_up_and_the_others_done(
-    launch, faults, cluster, tmp_path
-):
+def test_units_that_crash_hang_or_exhaust_memory_are_given_up_and_the_others_done(launch, faults, cluster, tmp_path):
     faults.set({4: "exit", 5: "hang", 6: "memory"})
     code, document, errors = launch(*on(cluster, 2, "run.stall_deadline_s=4", "run.retries=1"))
     assert (code, document["units_run"], document["units_left"]) == (3, 1, 3), errors
@@ -178,7 +155,7 @@ def test_a_launch_that_shall_not_go_on_stops(launch, faults, options, attempts, 
 
 
 @pytest.mark.soak
-def test_what_rays_memory_monitor_kills_is_given_up_as_out_of_memory(launch, faults, environment):
+def test_what_rays_memory_monitor_kills_is_given_up_as_out_of_memory(launch, faults):
     """Needs some gigabytes for a moment."""
     info = {line.split(":")[0]: int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines()}
     total, free = info["MemTotal"], info["MemAvailable"]

@@ -16,32 +16,12 @@ import pytest
 
 from tests.helpers.chaos import START_S, LocalCluster, committed, kill, processes, title, wait_until
 from tests.helpers.commands import run_here
-from tests.helpers.faulty import SHARD_SIZE, prepared
-from tests.pipeline.test_launch import tables
+from tests.helpers.faulty import SHARD_SIZE
+from tests.helpers.results import tables
 
+pytestmark = pytest.mark.ray
 UNITS = 50
 HOSTS = ("10.77.0.1", "10.77.0.2")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("nodes")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment(folder):
-    with prepared(folder) as sweep_and_faults:
-        yield sweep_and_faults
-
-
-@pytest.fixture(scope="module")
-def sweep(environment):
-    return environment[0]
-
-
-@pytest.fixture(scope="module")
-def faults(environment):
-    return environment[1]
 
 
 def arguments(sweep, results):
@@ -200,9 +180,7 @@ def ray_on(names):
 
 
 @pytest.mark.soak
-def test_a_link_that_is_cut_for_a_moment_and_then_for_good_costs_no_more_than_the_units_behind_it(
-    sweep, faults, quiet, tmp_path
-):
+def test_a_node_behind_a_cut_link_loses_only_its_unfinished_units(sweep, faults, quiet, tmp_path):
     results, log = tmp_path / "results", tmp_path / "log"
     here, there = (f"{host}-*" for host in HOSTS)
     faults.set(pause_s=0.5)

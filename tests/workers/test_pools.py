@@ -153,6 +153,7 @@ def check_outcomes(pool, log=""):
     assert all(log in outcome.message for outcome in failed)
 
 
+@pytest.mark.ray
 def test_a_ray_started_here_is_stopped_and_leaves_no_processes():
     assert not ray.is_initialized()
     before = descendants()
