@@ -2,6 +2,7 @@ import json
 import random
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from rmpsweep.data import image_order
 from rmpsweep.sweep import plan as plan_module
+from rmpsweep.sweep.file import parse_sweep
 from rmpsweep.sweep.plan import (
     ANN,
     TRIALS_PER_UNIT,
@@ -24,6 +26,7 @@ from rmpsweep.sweep.plan import (
 )
 from rmpsweep.sweep.schema import Setting, Sweep
 
+EARLIER = Path(__file__).parents[1] / "fixtures" / "results-b667ece"
 FACTS = Facts(weights="w", data="d", calibration_data="c", num_images=40, num_calibration_images=100)
 SWEEP = """
 name: t
@@ -69,6 +72,35 @@ def cells(*units):
 
 def planned(plan):
     return cells(Unit(0, plan.limit, plan.work))
+
+
+def test_identities_are_those_of_earlier_versions():
+    """Literals of commit b667ece. A change of any of them voids every result on every disk."""
+    plan = plan_with()
+    assert plan.context == "6747c9594bf81322"
+    assert [(trial.trial_id, trial.calibration_id) for trial in plan.trials] == [
+        ("9851b7fdf1901336", "1aecd9668cb44dec")
+    ]
+    assert [unit.unit_id(plan.context) for unit in pending(plan, [])] == [
+        "add6ea55743fb90b",
+        "4b3d60552cdcc019",
+        "93010db5c1992b11",
+    ]
+
+
+def test_a_plan_on_disk_is_planned_again_with_the_identities_it_has():
+    saved = json.loads((EARLIER / "plan.json").read_text())
+    sweep = parse_sweep((EARLIER / "sweep.yaml").read_text(), "sweep.yaml")
+    plan = make_plan(sweep, Facts(**saved["facts"]), saved["limit"])
+    assert plan.context == saved["context"] == "9e4eb628f398df3e"
+    assert [(trial.trial_id, trial.calibration_id) for trial in plan.trials] == [
+        ("462d717f445dbec3", "0fce2bcba8cd9f2d"),
+        ("a5fb9cefda381a5b", "0fce2bcba8cd9f2d"),
+        ("2b9cccfe10379af7", "a85f592cbd5227fd"),
+    ]
+    units = {f"{unit.unit_id(plan.context)}.parquet" for unit in pending(plan, [])}
+    assert units == {path.name for path in (EARLIER / "units").iterdir()}
+    assert units == {"50be41ed68339b84.parquet", "99f45e7404a515c7.parquet"}
 
 
 OTHER_SETTING = {
