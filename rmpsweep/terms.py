@@ -1,8 +1,15 @@
-"""The field's words as types, shared by the sweep file and the engine. Imports nothing heavy."""
+"""The field's words as types and the settings of a trial, shared by the sweep file and the engine.
+
+Nothing heavy is imported here.
+"""
 
 import re
+from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_types import Ge, Gt, Lt
 
 Reset = Literal["soft", "hard"]
 Encoding = Literal["constant", "poisson"]
@@ -10,6 +17,8 @@ MaxPool = Literal["count", "spike", "average"]
 AlphaScope = Literal["layer", "network"]
 Granularity = Literal["layer", "channel"]
 Numerics = Literal["float32", "float64", "fixed16", "fixed8"]
+
+RESETS: tuple[Reset, ...] = get_args(Reset)
 
 INPUT = "input"
 """The name that stands for the network's input among its layers."""
@@ -35,11 +44,75 @@ FILE = "file:"
 _THRESHOLD_METHOD = re.compile(r"(vin|activation)_(max|p(\d{1,3}(?:\.\d+)?))|(activation_max_ema)")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """The settings of one trial, which are everything but the time step.
+
+    Types say what is allowed; the sweep file and the engine check it where settings enter. The order of the fields is
+    the order of trials in a grid, slowest first: trials that can share a batch come one after another.
+    """
+
+    encoding: Encoding = "constant"
+    max_pool: MaxPool = "count"
+    numerics: Numerics = "fixed16"
+    reset: Reset = "soft"
+    threshold: str = "vin_max"
+    """The rule that finds the thresholds; see THRESHOLD_METHODS."""
+    granularity: Granularity = "layer"
+    input_scale: Annotated[float, Gt(0)] | Literal["auto"] = 1.0
+    alpha_scope: AlphaScope = "layer"
+    v_init: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """The initial potential, as a fraction of the threshold."""
+    alpha: Annotated[float, Gt(0)] = 1.0
+    seed: Annotated[int, Ge(0), Lt(2**31)] = 0
+
+    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 (read by pydantic)
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
+    @property
+    def threshold_file(self) -> Path | None:
+        """Where the thresholds are given; None where they are found by calibration."""
+        return Path(self.threshold.removeprefix(FILE)) if self.threshold.startswith(FILE) else None
+
+    def identity(self) -> dict[str, Any]:
+        """The values that a trial's id is a digest of, by field.
+
+        A field that was added since version 1 is left out while it has its default, so results from before still count.
+        """
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if name in _VERSION_1 or value != default}
+
+
+_VERSION_1 = (
+    "threshold",
+    "granularity",
+    "alpha",
+    "alpha_scope",
+    "reset",
+    "encoding",
+    "input_scale",
+    "v_init",
+    "max_pool",
+    "seed",
+    "numerics",
+)
+SETTINGS = (*_VERSION_1, *(field.name for field in fields(Setting) if field.name not in _VERSION_1))
+"""The fields of `Setting` in the order of the summary's columns; those added since version 1 come last."""
+
+
 def check_choice(name: str, value: object, choices: object) -> None:
     """Raises ValueError unless `value` is one of the words of a Literal type."""
     allowed = get_args(choices)
     if value not in allowed:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
+
+
+def check_threshold(threshold: object) -> None:
+    """Raises ValueError unless `threshold` names a rule, or a file of thresholds."""
+    if not isinstance(threshold, str) or not threshold.startswith(FILE):
+        parse_threshold_method(str(threshold))
 
 
 def parse_threshold_method(method: str) -> tuple[str, Fraction]:

@@ -17,7 +17,7 @@ from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.execute import layer_currents
 from rmpsweep.engine.memory import make_memory_plan
 from rmpsweep.engine.network import SpikingNetwork, activations
-from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.numerics import CalibratedSetting
 from rmpsweep.engine.reference import OnSteps, Rows, State
 from rmpsweep.engine.scales import scaled, thresholds_from_scales
 from rmpsweep.errors import CalibrationError
@@ -101,7 +101,7 @@ def calibrate(
     numerics: Numerics = "float64" if images.dtype == torch.float64 else "float32"
     unset = {name: torch.ones((), dtype=torch.float64) for name in net.layers}
     for layer in net.layers:
-        setting = Setting(
+        setting = CalibratedSetting(
             thresholds={**unset, **found}, encoding=encoding, seed=seed, max_pool=max_pool, numerics=numerics
         )
         top = statistic(layer, time_steps)
@@ -119,7 +119,7 @@ def _padded(rows: Tensor, size: int) -> tuple[Tensor, int]:
 def _observe_current(
     net: SpikingNetwork,
     layer: str,
-    setting: Setting,
+    setting: CalibratedSetting,
     images: Tensor,
     ids: Tensor,
     num_real: int,

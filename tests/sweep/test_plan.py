@@ -1,7 +1,7 @@
 import json
 import random
 import re
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,11 @@ from rmpsweep.sweep.plan import (
     calibration_ids,
     disjoint,
     make_plan,
+    make_trial,
     pending,
 )
-from rmpsweep.sweep.schema import Setting, Sweep
+from rmpsweep.sweep.schema import Sweep
+from rmpsweep.terms import SETTINGS, Setting
 
 EARLIER = Path(__file__).parents[1] / "fixtures" / "results-b667ece"
 FACTS = Facts(weights="w", data="d", calibration_data="c", num_images=40, num_calibration_images=100)
@@ -103,6 +105,28 @@ def test_a_plan_on_disk_is_planned_again_with_the_identities_it_has():
     assert units == {"50be41ed68339b84.parquet", "99f45e7404a515c7.parquet"}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extended(Setting):
+    """A setting with an axis that came after version 1."""
+
+    offset: float = 0.0
+
+
+def test_an_axis_that_was_added_leaves_trial_ids_alone_at_its_default_and_changes_them_off_it():
+    plan = plan_with()
+    (trial,) = plan.trials
+    extended = Extended(**asdict(trial.setting))
+    again = make_trial(sweep_with(), extended, FACTS, plan.context)
+    assert (again.trial_id, again.calibration_id) == (trial.trial_id, trial.calibration_id)
+    other = make_trial(sweep_with(), replace(extended, offset=0.5), FACTS, plan.context)
+    assert other.trial_id != trial.trial_id
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_of_version_1_is_in_the_identity_at_its_default_too(name):
+    assert name in Setting().identity()
+
+
 OTHER_SETTING = {
     "encoding": "constant",
     "max_pool": "spike",
@@ -118,7 +142,7 @@ OTHER_SETTING = {
 }
 
 
-@pytest.mark.parametrize("field", Setting.model_fields)
+@pytest.mark.parametrize("field", SETTINGS)
 def test_trial_id_depends_on_each_setting(field):
     assert only_trial(("grid", field, OTHER_SETTING[field])).trial_id != only_trial().trial_id
 
