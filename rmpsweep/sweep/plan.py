@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rmpsweep.sweep.schema import Sweep
-from rmpsweep.terms import ANN, ENGINE_VERSION, Setting, parse_threshold_method
+from rmpsweep.terms import ANN, ENGINE_VERSION, Setting
 
 ANN_TIME_STEPS = (0,)
 TRIALS_PER_UNIT = 8
@@ -151,7 +151,7 @@ def calibration_recipe(sweep: Sweep, setting: Setting, facts: Facts) -> dict[str
         "images": sweep.calibration.images,
         "seed": sweep.calibration.seed,
     }
-    if parse_threshold_method(setting.threshold)[0] == "vin":
+    if setting.rule.simulates:
         recipe["encoding"] = sweep.calibration.encoding or setting.encoding
         recipe["time_steps"] = sweep.calibration.time_steps
         recipe["max_pool"] = setting.max_pool

@@ -35,7 +35,7 @@ from rmpsweep.models.recipe import Recipe
 from rmpsweep.models.registry import NAMES, is_known
 from rmpsweep.models.weights import SUFFIXES
 from rmpsweep.storage import Location
-from rmpsweep.terms import THRESHOLD_METHODS, Encoding, Setting, check_threshold
+from rmpsweep.terms import THRESHOLD_METHODS, Encoding, Setting, parse_rule
 
 
 class _Model(BaseModel):
@@ -44,7 +44,7 @@ class _Model(BaseModel):
 
 def _threshold(value: Any) -> Any:
     try:
-        check_threshold(value)
+        parse_rule(value)
     except ValueError:
         raise ValueError(f"expected one of {', '.join(THRESHOLD_METHODS)}") from None
     return value

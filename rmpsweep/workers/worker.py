@@ -67,8 +67,8 @@ class CalibrationJob:
 
     @property
     def cost(self) -> float:
-        """Roughly in passes over an image: the paper's rule simulates, the others need the ANN's activations."""
-        return float(len(self.image_ids) * (100 if self.setting.threshold.startswith("vin") else 1))
+        """Roughly the number of passes over an image."""
+        return len(self.image_ids) * self.setting.rule.cost
 
     def sparing(self) -> "CalibrationJob":
         """It keeps within the memory plan as it is."""
