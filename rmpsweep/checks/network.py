@@ -15,8 +15,9 @@ from rmpsweep.models.published import published_transform
 from rmpsweep.models.registry import NETWORKS, build_any, build_from_module, is_known
 from rmpsweep.models.weights import SUFFIXES, count_classes, put_weights, read_weights
 from rmpsweep.pipeline.weights import find_weights, with_transform
-from rmpsweep.sweep.schema import Data, Setting, Sweep
+from rmpsweep.sweep.schema import Data, Sweep
 from rmpsweep.sweep.thresholds import read_threshold_file
+from rmpsweep.terms import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -5,9 +5,9 @@ import pyarrow as pa
 from rmpsweep.claims.charts import activity_chart
 from rmpsweep.claims.claim import Claim, Row, ShownTable, panel, panel_order, partial_note, rows_beside
 from rmpsweep.errors import ResultsError
-from rmpsweep.stats import SETTINGS, best_trials, varying_settings
+from rmpsweep.stats import best_trials, varying_settings
 from rmpsweep.stats.firing import firing_rate, flag_layers, shortened
-from rmpsweep.terms import INPUT
+from rmpsweep.terms import INPUT, SETTINGS
 
 STATEMENT = (
     "Lowered thresholds (smaller α) make inference faster (RMP-SNN, arXiv:2003.01811, as a review reports); what "

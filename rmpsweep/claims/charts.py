@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from rmpsweep.report.charts import CONFIG, THEMES
-from rmpsweep.stats import RESETS
+from rmpsweep.terms import RESETS
 
 Row = dict[str, Any]
 INK = "#1f2a30"

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rmpsweep.stats import RESETS, SETTINGS, BestTrial
+from rmpsweep.stats import BestTrial
+from rmpsweep.terms import RESETS, SETTINGS
 
 Row = dict[str, Any]
 
@@ -55,7 +56,7 @@ def panel_order(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list
 def rows_beside(rows: Sequence[Row], best: BestTrial) -> list[Row]:
     """Rows of the trials that differ from the best one in nothing but α, in ascending α."""
     fixed = [name for name in SETTINGS if name != "alpha"]
-    beside = [row for row in rows if all(row[name] == getattr(best, name) for name in fixed)]
+    beside = [row for row in rows if all(row[name] == getattr(best.setting, name) for name in fixed)]
     return sorted(beside, key=lambda row: row["alpha"])
 
 

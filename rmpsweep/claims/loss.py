@@ -6,8 +6,8 @@ import pyarrow.compute as pc
 from rmpsweep.claims.charts import loss_chart
 from rmpsweep.claims.claim import Claim, Row, ShownTable, panel, panel_order, partial_note, rows_beside
 from rmpsweep.errors import ResultsError
-from rmpsweep.stats import SETTINGS, BestTrial, best_trials, paired_interval, varying_settings
-from rmpsweep.terms import ANN
+from rmpsweep.stats import BestTrial, best_trials, paired_interval, varying_settings
+from rmpsweep.terms import ANN, SETTINGS
 
 STATEMENT = (
     "A scale α on the threshold trades accuracy against latency (RMP-SNN, arXiv:2003.01811, as a review reports). "
@@ -122,8 +122,8 @@ def _finding(best: BestTrial, least: Row) -> str:
     interval = _interval(least)
     within = best.time_steps_within_1pt
     return (
-        f"{best.reset.capitalize()} reset: least loss {least['loss_points']:.2f} points"
+        f"{best.setting.reset.capitalize()} reset: least loss {least['loss_points']:.2f} points"
         + (f" (paired 95 % interval {interval})" if interval else "")
         + f" at α {least['alpha']:g}, T = {least['time_steps']}; loss of at most 1 point "
-        + (f"from T = {within} (α {best.alpha:g})." if within else "at none of the T reported.")
+        + (f"from T = {within} (α {best.setting.alpha:g})." if within else "at none of the T reported.")
     )

@@ -6,14 +6,13 @@ from math import ceil, floor
 
 from rmpsweep.claims.charts import response_chart
 from rmpsweep.claims.claim import Claim, Row, ShownTable
-from rmpsweep.terms import Reset
+from rmpsweep.terms import RESETS, Reset
 
 STATEMENT = (
     "RMP-SNN (arXiv:2003.01811): with soft reset f_out is proportional to f_in over a wide range of V_in/V_th. "
     "Operating range (a reconstruction of Eq. 6 and 7, not the paper's typography): V_th <= V_in < V_th/f_in, that is "
     "f_in V_in < V_th <= V_in."
 )
-RESETS: tuple[Reset, ...] = ("soft", "hard")
 TIME_STEPS = 200
 F_IN = Fraction(1, 2)
 """Input rate of the points over V_in/V_th."""

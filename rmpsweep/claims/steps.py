@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from rmpsweep.claims.charts import steps_chart
 from rmpsweep.claims.claim import Claim, Row, ShownTable
 from rmpsweep.errors import ResultsError
-from rmpsweep.stats import RESETS, SETTINGS, PairedComparison, compare_paired
+from rmpsweep.stats import PairedComparison, compare_paired
+from rmpsweep.terms import RESETS, SETTINGS
 
 STATEMENT = (
     '"RMP-SNN surpasses the best inference accuracy provided by the converted SNN with hard reset neurons using 2-8 '

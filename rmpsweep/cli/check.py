@@ -24,7 +24,8 @@ from rmpsweep.errors import SweepError
 from rmpsweep.pipeline.verbs import results_of
 from rmpsweep.storage import locate
 from rmpsweep.sweep.file import load_sweep, validated
-from rmpsweep.sweep.schema import Data, Setting
+from rmpsweep.sweep.schema import Data
+from rmpsweep.terms import Setting
 
 DISAGREES = 3
 CHECK = Path("check")
@@ -81,7 +82,7 @@ def check(
                 "--weights, --source, --path, --split, --transform and --image with a network"
             )
         sweep = load_sweep(network)
-        setting = validated(Setting, sweep.settings()[0].model_dump() | given, CHECK)
+        setting = validated(Setting, asdict(sweep.settings()[0]) | given, CHECK)
         subject = load_sweeps_network(sweep, images)
     result = check_network(subject, setting, time_steps)
     display.agreement(result.agreement)

@@ -207,7 +207,8 @@ class Display:
             accuracy = f"{b.final_accuracy:.2%} at T = {b.time_steps}"
             rate = f"{b.firing_rate:.4f}"
             ann = f"{b.ann_accuracy:.2%}"
-            rows.append((b.reset, f"{b.alpha:g}", b.threshold, b.time_steps_within_1pt, accuracy, ann, rate, b.images))
+            named = (b.setting.reset, f"{b.setting.alpha:g}", b.setting.threshold)
+            rows.append((*named, b.time_steps_within_1pt, accuracy, ann, rate, b.images))
         self.table("Best trial of each reset", columns, rows)
 
 

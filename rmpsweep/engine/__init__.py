@@ -7,7 +7,7 @@ from rmpsweep.engine.activity import dense_macs, fan_out
 from rmpsweep.engine.calibrate import calibrate
 from rmpsweep.engine.convert import convert
 from rmpsweep.engine.network import SpikingNetwork
-from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.numerics import CalibratedSetting
 from rmpsweep.engine.reference import State
 from rmpsweep.engine.scales import thresholds_from_scales
 from rmpsweep.engine.simulate import Simulation, simulate, simulate_many
@@ -15,7 +15,7 @@ from rmpsweep.terms import ENGINE_VERSION
 
 __all__ = [
     "ENGINE_VERSION",
-    "Setting",
+    "CalibratedSetting",
     "Simulation",
     "SpikingNetwork",
     "State",

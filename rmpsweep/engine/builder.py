@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rmpsweep.engine.network import Node, SpikingNetwork, per_channel, rearrange
-from rmpsweep.engine.numerics import Constants, Setting, weights_kind
+from rmpsweep.engine.numerics import CalibratedSetting, Constants, weights_kind
 from rmpsweep.engine.scales import LayerScale, operand_ratios
 from rmpsweep.errors import CalibrationError
 from rmpsweep.terms import INPUT
@@ -18,7 +18,7 @@ class Builder:
     def __init__(
         self,
         net: SpikingNetwork,
-        settings: Sequence[Setting],
+        settings: Sequence[CalibratedSetting],
         scales: Sequence[Mapping[str, LayerScale]],
         largest_input: float,
     ) -> None:

@@ -5,9 +5,9 @@ Always soft reset, v_init 0, α 1: the same thresholds serve both resets and eve
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, assert_never
 
 import torch
 from torch import Tensor
@@ -17,11 +17,11 @@ from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.execute import layer_currents
 from rmpsweep.engine.memory import make_memory_plan
 from rmpsweep.engine.network import SpikingNetwork, activations
-from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.numerics import CalibratedSetting
 from rmpsweep.engine.reference import OnSteps, Rows, State
 from rmpsweep.engine.scales import scaled, thresholds_from_scales
 from rmpsweep.errors import CalibrationError
-from rmpsweep.terms import INPUT, Encoding, Granularity, MaxPool, Numerics, check_choice, parse_threshold_method
+from rmpsweep.terms import INPUT, Encoding, Granularity, MaxPool, Numerics, check_choice, parse_rule
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def calibrate(
     Source: Han, Srinivasan, Roy, CVPR 2020 (V_in^max); Rueckauer et al. 2017 (activation percentile); the exact order
     statistic in place of a moving average of batch maxima is ours.
     """
-    source, percent = parse_threshold_method(method)
+    rule, percent = parse_rule(method)
     check_choice("granularity", granularity, Granularity)
     if len(images) == 0 or time_steps < 1:
         raise ValueError(f"got {len(images)} images and time_steps={time_steps}, expected at least 1 of each")
@@ -78,38 +78,54 @@ def calibrate(
         groups = shape[0] if granularity == "channel" else 1
         return _TopValues(groups, len(images) * math.prod(shape) * steps // groups, percent)
 
-    if source == "activation_ema":
-        if granularity != "layer":
-            raise ValueError(f"granularity: got {granularity!r}, but {method} is defined for 'layer' alone")
-        averages: dict[str, Tensor] = {}
-        for rows, num_real in batches:
-            on_steps(num_real)
-            for layer, output in activations(typed, images[rows].to(net.device), net.layers).items():
-                largest = output[:num_real].max()
-                averages[layer] = 0.9 * averages[layer] + 0.1 * largest if layer in averages else largest
-        found |= {layer: _checked(layer, averages[layer].double().cpu()[None], granularity) for layer in net.layers}
-        return thresholds_from_scales(net, found)
-    if source == "activation":
-        statistics = {layer: statistic(layer, 1) for layer in net.layers}
-        for rows, num_real in batches:
-            values = activations(typed, images[rows].to(net.device), net.layers)
-            on_steps(num_real)
+    match rule.kind:
+        case "vin":
+            numerics: Numerics = "float64" if images.dtype == torch.float64 else "float32"
+            unset = {name: torch.ones((), dtype=torch.float64) for name in net.layers}
             for layer in net.layers:
-                statistics[layer].add(values[layer][:num_real])
-        found |= {layer: _checked(layer, statistics[layer].result(), granularity) for layer in net.layers}
-        return thresholds_from_scales(net, found)
-    numerics: Numerics = "float64" if images.dtype == torch.float64 else "float32"
-    unset = {name: torch.ones((), dtype=torch.float64) for name in net.layers}
-    for layer in net.layers:
-        setting = Setting(
-            thresholds={**unset, **found}, encoding=encoding, seed=seed, max_pool=max_pool, numerics=numerics
-        )
-        top = statistic(layer, time_steps)
-        for rows, num_real in batches:
-            _observe_current(typed, layer, setting, images[rows], ids[rows], num_real, time_steps, top, on_steps)
-        found[layer] = _checked(layer, top.result(), granularity)
-        found[layer] = scaled(net, {**unset, **found}, 1.0, "layer")[layer].threshold  # not above its ceiling
-    return found
+                setting = CalibratedSetting(
+                    thresholds={**unset, **found}, encoding=encoding, seed=seed, max_pool=max_pool, numerics=numerics
+                )
+                top = statistic(layer, time_steps)
+                for rows, num_real in batches:
+                    of_batch = images[rows], ids[rows], num_real
+                    _observe_current(typed, layer, setting, *of_batch, time_steps, top, on_steps)
+                found[layer] = _checked(layer, top.result(), granularity)
+                found[layer] = scaled(net, {**unset, **found}, 1.0, "layer")[layer].threshold  # not above its ceiling
+            return found
+        case "activation":
+            tops = {layer: statistic(layer, 1) for layer in net.layers}
+            for output in _outputs(typed, images, batches, on_steps):
+                for layer in net.layers:
+                    tops[layer].add(output[layer])
+            found |= {layer: _checked(layer, top.result(), granularity) for layer, top in tops.items()}
+            return thresholds_from_scales(net, found)
+        case "activation_ema":
+            if granularity != "layer":
+                raise ValueError(f"granularity: got {granularity!r}, but {method} is defined for 'layer' alone")
+            averages: dict[str, Tensor] = {}
+            for output in _outputs(typed, images, batches, on_steps):
+                for layer in net.layers:
+                    largest = output[layer].max()
+                    averages[layer] = 0.9 * averages[layer] + 0.1 * largest if layer in averages else largest
+            found |= {
+                layer: _checked(layer, value.double().cpu()[None], granularity) for layer, value in averages.items()
+            }
+            return thresholds_from_scales(net, found)
+        case "file":
+            raise ValueError(f"method: got {method!r}, but thresholds that are given need no calibration")
+        case _:
+            assert_never(rule.kind)
+
+
+def _outputs(
+    net: SpikingNetwork, images: Tensor, batches: Sequence[tuple[Tensor, int]], on_steps: OnSteps
+) -> Iterator[dict[str, Tensor]]:
+    """The ReLU outputs of every layer for one batch after another, without the rows that pad it."""
+    for rows, num_real in batches:
+        outputs = activations(net, images[rows].to(net.device), net.layers)
+        on_steps(num_real)
+        yield {layer: outputs[layer][:num_real] for layer in net.layers}
 
 
 def _padded(rows: Tensor, size: int) -> tuple[Tensor, int]:
@@ -119,7 +135,7 @@ def _padded(rows: Tensor, size: int) -> tuple[Tensor, int]:
 def _observe_current(
     net: SpikingNetwork,
     layer: str,
-    setting: Setting,
+    setting: CalibratedSetting,
     images: Tensor,
     ids: Tensor,
     num_real: int,

@@ -16,15 +16,15 @@ from rmpsweep.engine.numerics import (
     INPUT_BITS,
     JUNCTION_BITS,
     LARGEST_WEIGHT,
+    CalibratedSetting,
     Constants,
-    Setting,
     common_divisor,
 )
 from rmpsweep.engine.scales import scaled
 from rmpsweep.errors import CalibrationError
 
 
-def make_constants(net: SpikingNetwork, settings: Sequence[Setting], largest_input: float) -> Constants:
+def make_constants(net: SpikingNetwork, settings: Sequence[CalibratedSetting], largest_input: float) -> Constants:
     """The constants of settings of one `weights_kind`.
 
     Args:

@@ -26,6 +26,7 @@ detect that they fit (`kernels.cpu`).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ from torch import Tensor
 from rmpsweep.engine.network import Node, SpikingNetwork, average_of_max_pool
 from rmpsweep.engine.scales import Thresholds, operand_ratios, scaled
 from rmpsweep.errors import CalibrationError
-from rmpsweep.terms import AlphaScope, Encoding, MaxPool, Numerics, Reset, check_choice
+from rmpsweep.terms import Numerics, Setting, check_choice
 
 DTYPES: dict[Numerics, torch.dtype] = {
     "float32": torch.float32,
@@ -48,22 +49,19 @@ INPUT_BITS, FACTOR_BITS, JUNCTION_BITS = 12, 16, 12
 EXACT_SUM, EXACT_TOTAL = 2.0**53, 2.0**62
 
 
+WORDS = {name: kind for name, kind in get_type_hints(Setting).items() if get_origin(kind) is Literal}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What one trial simulates. thresholds: layer -> θ (0-d or [C]), "input" -> Λ_0; v_init in fractions of θ."""
+class CalibratedSetting(Setting):
+    """What one trial simulates: its setting, and the thresholds that the setting's rule has found."""
 
     thresholds: Thresholds
-    alpha: float = 1.0
-    alpha_scope: AlphaScope = "layer"
-    reset: Reset = "soft"
-    v_init: float = 0.0
-    encoding: Encoding = "constant"
-    max_pool: MaxPool = "count"
-    seed: int = 0
+    """layer -> θ (0-d or [C]); "input" -> Λ_0."""
     numerics: Numerics = "float32"
 
     def __post_init__(self) -> None:
-        for name, choices in (("reset", Reset), ("encoding", Encoding), ("max_pool", MaxPool), ("numerics", Numerics)):
+        for name, choices in WORDS.items():
             check_choice(name, getattr(self, name), choices)
         if not 0 <= self.v_init < 1:
             raise ValueError(f"v_init: got {self.v_init}, expected 0 <= v_init < 1 (a fraction of the threshold)")
@@ -82,7 +80,7 @@ class Constants:
     """
 
     net: SpikingNetwork
-    settings: tuple[Setting, ...]
+    settings: tuple[CalibratedSetting, ...]
     weights: Mapping[str, Tensor]
     threshold: Mapping[str, Tensor]
     start: Mapping[str, Tensor]
@@ -142,7 +140,7 @@ class Constants:
         )
 
 
-def weights_kind(net: SpikingNetwork, setting: Setting) -> tuple[object, ...]:
+def weights_kind(net: SpikingNetwork, setting: CalibratedSetting) -> tuple[object, ...]:
     """What settings must have in common to share weights: all that is quantised or folded into these.
 
     Spikes of layers with per-channel thresholds weigh differently by channel, spikes of layers that are concatenated by

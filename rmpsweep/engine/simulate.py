@@ -14,7 +14,7 @@ from torch import Tensor
 from rmpsweep.engine.batches import Choice, by_nodes, by_program, find_program
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.network import SpikingNetwork
-from rmpsweep.engine.numerics import Setting, weights_kind
+from rmpsweep.engine.numerics import CalibratedSetting, weights_kind
 from rmpsweep.engine.reference import OnSteps, RowResult, State, concatenate, select
 from rmpsweep.engine.scales import Thresholds
 from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
@@ -141,7 +141,7 @@ def simulate_many(
     if (states is None) != (start == 0):
         raise ValueError(f"start: got {start} {'without' if states is None else 'with'} a state to continue from")
     ids = torch.arange(len(images)) if image_ids is None else torch.as_tensor(image_ids, dtype=torch.int64)
-    parsed = [Setting(**setting) for setting in settings]
+    parsed = [CalibratedSetting(**setting) for setting in settings]
     for state in states or ():
         if state.t != start or len(next(iter(state.potentials.values()))) != len(images):
             raise ValueError(f"state: got one of {state.t} steps, expected one of {start}, for {len(images)} images")

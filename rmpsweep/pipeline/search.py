@@ -23,7 +23,8 @@ from rmpsweep.data import image_order
 from rmpsweep.results import UnitResult
 from rmpsweep.stats.sequential import bet_against
 from rmpsweep.sweep.plan import Plan, Trial, make_trial
-from rmpsweep.sweep.schema import Search, Setting, Sweep
+from rmpsweep.sweep.schema import Search, Sweep
+from rmpsweep.terms import Setting
 
 GROWTH = 1.25
 """Each round ends at so many times the images of the one before."""
@@ -111,14 +112,14 @@ def _between(sweep: Sweep, plan: Plan) -> tuple[Trial, ...]:
     """Trials halfway between neighbours in α, otherwise alike, neither of which was stopped."""
     alike: dict[Setting, list[Trial]] = {}
     for trial in plan.trials:
-        alike.setdefault(trial.setting.model_copy(update={"alpha": 1.0}), []).append(trial)
+        alike.setdefault(replace(trial.setting, alpha=1.0), []).append(trial)
     found = []
     for trials in alike.values():
         trials.sort(key=lambda trial: trial.setting.alpha)
         for low, high in itertools.pairwise(trials):
             if low.trial_id not in plan.stopped and high.trial_id not in plan.stopped:
                 alpha = float(f"{(low.setting.alpha + high.setting.alpha) / 2:.12g}")
-                setting = low.setting.model_copy(update={"alpha": alpha})
+                setting = replace(low.setting, alpha=alpha)
                 found.append(make_trial(sweep, setting, plan.facts, plan.context))
     return tuple(found)
 

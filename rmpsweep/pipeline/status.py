@@ -3,6 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def _weights(prepared: Prepared) -> str:
 
 def trial_rows(prepared: Prepared) -> list[dict[str, Any]]:
     """Every trial with its settings."""
-    return [{"trial_id": t.trial_id, **t.setting.model_dump()} for t in prepared.plan.trials]
+    return [{"trial_id": t.trial_id, **asdict(t.setting)} for t in prepared.plan.trials]
 
 
 def skipped_note(plan: Plan) -> list[str]:

@@ -20,8 +20,9 @@ from rmpsweep.results import Journal, Layout, check_directory, discard_index, ma
 from rmpsweep.storage import Location, hold_lease, locate
 from rmpsweep.sweep.file import dump_sweep, parse_sweep
 from rmpsweep.sweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_plan, pending
-from rmpsweep.sweep.schema import Setting, Sweep
+from rmpsweep.sweep.schema import Sweep, parse_setting
 from rmpsweep.sweep.thresholds import GivenThresholds, read_threshold_file
+from rmpsweep.terms import Setting
 from rmpsweep.tracking import without_password
 from rmpsweep.workers.driver import Driver
 from rmpsweep.workers.events import Execution, Limits, Listener, StageBegan
@@ -154,7 +155,7 @@ def reopen(results: Location) -> Prepared:
         raise ResultsError(f"{results}: no sweep has been launched here; give a sweep's name or its results directory")
     sweep = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))
     try:
-        trials = tuple(Trial(t["trial_id"], t["calibration_id"], Setting(**t["setting"])) for t in saved["trials"])
+        trials = tuple(Trial(t["trial_id"], t["calibration_id"], parse_setting(t["setting"])) for t in saved["trials"])
         plan = Plan(
             saved["context"],
             Facts(**saved["facts"]),
@@ -387,7 +388,7 @@ def plan_json(prepared: Prepared) -> dict[str, Any]:
         "stopped": dict(plan.stopped),
         "time_steps": list(plan.time_steps),
         "trials": [
-            {"trial_id": t.trial_id, "calibration_id": t.calibration_id, "setting": t.setting.model_dump()}
+            {"trial_id": t.trial_id, "calibration_id": t.calibration_id, "setting": asdict(t.setting)}
             for t in plan.trials
         ],
     }

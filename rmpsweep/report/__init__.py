@@ -27,7 +27,6 @@ from rmpsweep.report.thumbnails import thumbnails
 from rmpsweep.report.trials import LABELS, TrialData, by_trial, coverage, estimated_energies, trial_data
 from rmpsweep.stats import (
     CONVENTIONS,
-    SETTINGS,
     BestTrial,
     PairedComparison,
     best_trials,
@@ -36,7 +35,7 @@ from rmpsweep.stats import (
     wilson_interval,
 )
 from rmpsweep.stats.firing import flag_layers
-from rmpsweep.terms import ANN, INPUT
+from rmpsweep.terms import ANN, INPUT, SETTINGS
 
 __all__ = ["Fetch", "Pictures", "ReportInfo", "needed_predictions", "no_pictures", "render", "thumbnails"]
 

@@ -83,7 +83,7 @@ def class_accuracies(best: Mapping[str, BestTrial], predictions: pa.Table) -> li
         )
         for c in np.flatnonzero(images)
     ]
-    reset = chosen.reset
+    reset = chosen.setting.reset
     return sorted(found, key=lambda each: (-each.loss_points(reset), each.label))
 
 

@@ -9,8 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rmpsweep.stats import (
-    RESETS,
-    SETTINGS,
     BestTrial,
     Cell,
     ComparisonWithBest,
@@ -21,7 +19,7 @@ from rmpsweep.stats import (
     on_common_images,
     time_steps_to_reach,
 )
-from rmpsweep.terms import ANN
+from rmpsweep.terms import ANN, RESETS, SETTINGS
 
 Row = dict[str, Any]
 Cells = Mapping[tuple[str, int], Cell]
@@ -98,7 +96,7 @@ def rivals(trial: BestTrial, rows: Sequence[Row], cells: Cells) -> Rivals | None
         for row in rows
         if row["time_steps"] == time_steps
         and (row["trial_id"], time_steps) in cells
-        and all(row[name] == getattr(trial, name) for name in SETTINGS if name != "alpha")
+        and all(row[name] == getattr(trial.setting, name) for name in SETTINGS if name != "alpha")
     }
     images = {trial_id: len(cells[trial_id, time_steps][0]) for trial_id in alike}
     alike = {trial_id: a for trial_id, a in alike.items() if images[trial_id] == max(images.values())}

@@ -21,7 +21,7 @@ def layer_rows(best: Mapping[str, BestTrial], activity: pa.Table) -> list[Row]:
         for row in activity.filter(pc.field("trial_id") == trial.trial_id).to_pylist():
             rows.append(
                 {
-                    "panel": f"{reset.capitalize()} reset · α = {trial.alpha:g} · {trial.threshold}",
+                    "panel": f"{reset.capitalize()} reset · α = {trial.setting.alpha:g} · {trial.setting.threshold}",
                     "reset": reset,
                     "layer": row["layer"],
                     "time_steps": row["time_steps"],

@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from rmpsweep.report.info import ReportInfo
-from rmpsweep.stats import CONVENTIONS, RESETS, BestTrial, Energy, energies, varying_settings
+from rmpsweep.stats import CONVENTIONS, BestTrial, Energy, energies, varying_settings
+from rmpsweep.terms import RESETS
 
 Row = dict[str, Any]
 Columns = dict[str, list[Any]]

@@ -1,7 +1,7 @@
 """Unit files -> the tables people read. Counts are added; only here is anything divided."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -194,7 +194,7 @@ def _row(
     spikes, observed = sum(row["spikes"] for row in spiking), max(row["images"] for row in layers)
     neurons = sum(row["neurons"] for row in spiking)
     return {
-        **trial.setting.model_dump(),
+        **asdict(trial.setting),
         "trial_id": trial.trial_id,
         "time_steps": t,
         "images": images,

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from pyarrow import dataset
 
 from rmpsweep.errors import StorageError
 from rmpsweep.storage import Location, write_atomic
+from rmpsweep.terms import SETTINGS, Setting
 
 SCHEMA_VERSION = "1"
 ROW_GROUP = 2**20
@@ -30,22 +32,13 @@ UNIT_SCHEMA = pa.schema(
     ]
 )
 PREDICTIONS_SCHEMA = UNIT_SCHEMA.append(pa.field("correct", pa.bool_()))
+_DEFAULTS = {field.name: field.default for field in fields(Setting)}
 SUMMARY_SCHEMA = pa.schema(
     [
         ("trial_id", pa.string()),
         ("network", pa.string()),
         ("dataset", pa.string()),
-        ("threshold", pa.string()),
-        ("granularity", pa.string()),
-        ("alpha", pa.float64()),
-        ("alpha_scope", pa.string()),
-        ("reset", pa.string()),
-        ("encoding", pa.string()),
-        ("input_scale", pa.float64()),
-        ("v_init", pa.float64()),
-        ("max_pool", pa.string()),
-        ("seed", pa.int64()),
-        ("numerics", pa.string()),
+        *((name, pa.scalar(_DEFAULTS[name]).type) for name in SETTINGS),
         ("time_steps", pa.int32()),
         ("images", pa.int64()),
         ("images_planned", pa.int64()),

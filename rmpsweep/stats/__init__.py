@@ -2,7 +2,7 @@
 
 Accuracies are fractions in [0, 1]; differences are in percentage points and say so. ``intervals``, ``paired`` and
 ``unpaired`` compare; ``latency``, ``pareto`` and ``best`` choose; ``energy`` estimates; ``common`` finds the images
-that trials share; ``settings`` names what makes a trial.
+that trials share; ``settings`` says which settings tell trials apart.
 """
 
 from rmpsweep.stats.best import BestTrial, best_trials
@@ -12,13 +12,11 @@ from rmpsweep.stats.intervals import bootstrap_difference, paired_interval, wils
 from rmpsweep.stats.latency import TimeStepsToReach, time_steps_to_reach, time_steps_within
 from rmpsweep.stats.paired import ComparisonWithBest, PairedComparison, compare_paired, compare_with_best, holm, mcnemar
 from rmpsweep.stats.pareto import pareto_front, pareto_rows
-from rmpsweep.stats.settings import RESETS, SETTINGS, varying_settings
+from rmpsweep.stats.settings import varying_settings
 from rmpsweep.stats.unpaired import fisher, newcombe_interval
 
 __all__ = [
     "CONVENTIONS",
-    "RESETS",
-    "SETTINGS",
     "BestTrial",
     "Cell",
     "ComparisonWithBest",

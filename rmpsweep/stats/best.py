@@ -8,25 +8,16 @@ from typing import Any
 import pyarrow as pa
 
 from rmpsweep.stats.latency import is_within, time_steps_within
-from rmpsweep.stats.settings import RESETS, SETTINGS
+from rmpsweep.terms import RESETS, SETTINGS, Setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BestTrial:
-    """The best trial of one reset: its settings and its results at the largest T."""
+    """The best trial of one reset: its setting and its results at the largest T."""
 
     trial_id: str
-    threshold: str
-    granularity: str
-    alpha: float
-    alpha_scope: str
-    reset: str
-    encoding: str
-    input_scale: float
-    v_init: float
-    max_pool: str
-    seed: int
-    numerics: str
+    setting: Setting
+    """As in the summary, where `input_scale` is always a number."""
     time_steps: int
     """The largest T reported."""
     images: int
@@ -56,7 +47,7 @@ def best_trials(summary: pa.Table) -> dict[str, BestTrial]:
     Args:
         summary: one row per (trial, T).
     """
-    best = {}
+    best: dict[str, BestTrial] = {}
     for reset in RESETS:
         rows = [row for row in summary.to_pylist() if row["reset"] == reset]
         trials: dict[str, list[dict[str, Any]]] = {}
@@ -91,7 +82,7 @@ def _best_trial(trial: Sequence[Mapping[str, Any]]) -> BestTrial:
     synops = {row["time_steps"]: row["synops_per_image"] for row in trial}
     return BestTrial(
         trial_id=last["trial_id"],
-        **{name: last[name] for name in SETTINGS},
+        setting=Setting(**{name: last[name] for name in SETTINGS}),
         time_steps=last["time_steps"],
         images=last["images"],
         time_steps_within_1pt=within,

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from rmpsweep.errors import ResultsError
 from rmpsweep.stats import (
     CONVENTIONS,
-    SETTINGS,
     Energy,
     TimeStepsToReach,
     energies,
@@ -25,7 +24,7 @@ from rmpsweep.stats import (
     time_steps_to_reach,
 )
 from rmpsweep.stats.common import Cell, correct_by_cell
-from rmpsweep.terms import ANN
+from rmpsweep.terms import ANN, SETTINGS
 
 PAIRED = "paired by image: exact McNemar test, Bonett-Price interval"
 UNPAIRED = "compared as independent samples: exact Fisher test, Newcombe interval"

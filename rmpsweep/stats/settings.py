@@ -1,22 +1,9 @@
-"""Names of the columns that make a trial."""
+"""Which settings of a trial tell trials apart."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-RESETS = ("soft", "hard")
-SETTINGS = (
-    "threshold",
-    "granularity",
-    "alpha",
-    "alpha_scope",
-    "reset",
-    "encoding",
-    "input_scale",
-    "v_init",
-    "max_pool",
-    "seed",
-    "numerics",
-)
+from rmpsweep.terms import SETTINGS
 
 
 def varying_settings(rows: Iterable[Mapping[str, Any]], apart_from: Sequence[str] = ()) -> list[str]:

@@ -14,6 +14,7 @@ from rmpsweep.errors import SweepError
 from rmpsweep.models.recipe import Recipe
 from rmpsweep.sweep.schema import Calibration, Data, Grid, Mlflow, Network, Run, Search, Sweep
 from rmpsweep.sweep.thresholds import PRESETS
+from rmpsweep.terms import SETTINGS
 
 _HERE = Path(__file__).parents[1]
 SWEEPS = _HERE / "sweeps" if (_HERE / "sweeps").is_dir() else _HERE.parent / "sweeps"
@@ -232,7 +233,7 @@ def _line(model: type, path: Path, detail: Any) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     for pattern, words in _WORDING.items():
         message = re.sub(pattern, words, message)
-    names_a_field = message.startswith(tuple(Recipe.__dataclass_fields__))
+    names_a_field = message.startswith((*Recipe.__dataclass_fields__, *SETTINGS))
     return f"{where}: {message}" if names_a_field else f"{where}: got {got!r}, {message}"
 
 

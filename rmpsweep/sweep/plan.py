@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rmpsweep.sweep.schema import Setting, Sweep
-from rmpsweep.terms import ANN, ENGINE_VERSION, parse_threshold_method
+from rmpsweep.sweep.schema import Sweep
+from rmpsweep.terms import ANN, ENGINE_VERSION, Setting
 
 ANN_TIME_STEPS = (0,)
 TRIALS_PER_UNIT = 8
@@ -130,7 +130,7 @@ def make_plan(sweep: Sweep, facts: Facts, limit: int | None = None) -> Plan:
 def make_trial(sweep: Sweep, setting: Setting, facts: Facts, context: str) -> Trial:
     """The trial of a setting in the context of a plan."""
     calibration_id = _digest(calibration_recipe(sweep, setting, facts))
-    identity = {**setting.model_dump(), "calibration": calibration_id, "context": context}
+    identity = {**setting.identity(), "calibration": calibration_id, "context": context}
     if setting.threshold_file:
         del identity["threshold"]  # the calibration knows what is in it
     return Trial(_digest(identity), calibration_id, setting)
@@ -151,7 +151,7 @@ def calibration_recipe(sweep: Sweep, setting: Setting, facts: Facts) -> dict[str
         "images": sweep.calibration.images,
         "seed": sweep.calibration.seed,
     }
-    if parse_threshold_method(setting.threshold)[0] == "vin":
+    if setting.rule.simulates:
         recipe["encoding"] = sweep.calibration.encoding or setting.encoding
         recipe["time_steps"] = sweep.calibration.time_steps
         recipe["max_pool"] = setting.max_pool

@@ -1,6 +1,8 @@
 """What a sweep file may say, as frozen models, and the settings of the trials it describes."""
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -12,6 +14,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    TypeAdapter,
     create_model,
     model_validator,
 )
@@ -32,63 +35,27 @@ from rmpsweep.models.recipe import Recipe
 from rmpsweep.models.registry import NAMES, is_known
 from rmpsweep.models.weights import SUFFIXES
 from rmpsweep.storage import Location
-from rmpsweep.terms import (
-    FILE,
-    THRESHOLD_METHODS,
-    AlphaScope,
-    Encoding,
-    Granularity,
-    MaxPool,
-    Numerics,
-    Reset,
-    parse_threshold_method,
-)
+from rmpsweep.terms import THRESHOLD_METHODS, Encoding, Setting, parse_rule
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def _threshold(value: str) -> str:
+def _threshold(value: Any) -> Any:
     try:
-        if not value.startswith(FILE):
-            parse_threshold_method(value)
-    except (AttributeError, ValueError):
+        parse_rule(value)
+    except ValueError:
         raise ValueError(f"expected one of {', '.join(THRESHOLD_METHODS)}") from None
     return value
 
 
-Threshold = Annotated[str, BeforeValidator(_threshold)]
-Alpha = Annotated[float, Field(gt=0)]
-InputScale = Annotated[float, Field(gt=0)] | Literal["auto"]
+_SETTING = TypeAdapter(Setting)
 
 
-class Setting(_Model):
-    """The settings of one trial: everything but the time step.
-
-    Field order is the order of trials in a grid, slowest first: those that can share a batch come one after another.
-    """
-
-    encoding: Encoding = "constant"
-    max_pool: MaxPool = "count"
-    numerics: Numerics = "fixed16"
-    reset: Reset = "soft"
-    threshold: Threshold = "vin_max"
-    granularity: Granularity = "layer"
-    input_scale: InputScale = 1.0
-    alpha_scope: AlphaScope = "layer"
-    v_init: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    alpha: Alpha = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-
-    @property
-    def threshold_file(self) -> Path | None:
-        """Where the thresholds are given; None where they are found by calibration."""
-        return Path(self.threshold.removeprefix(FILE)) if self.threshold.startswith(FILE) else None
-
-    def canonical(self) -> "Setting":
-        """The seed is left out where nothing is drawn."""
-        return self if self.encoding == "poisson" else self.model_copy(update={"seed": 0})
+def parse_setting(values: Mapping[str, Any]) -> Setting:
+    """A setting from plain values, such as JSON. Raises ValueError."""
+    return _SETTING.validate_python(values)
 
 
 def _axis(value: Any) -> Any:
@@ -119,16 +86,17 @@ def _unrepeated(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-_HINTS = get_type_hints(Setting, include_extras=True)
+_KINDS: dict[str, Any] = get_type_hints(Setting, include_extras=True)
+_KINDS["threshold"] = Annotated[str, BeforeValidator(_threshold)]
 
 
-def _axis_field(name: str) -> Any:
-    kind: Any = tuple[_HINTS[name], ...]  # type: ignore[valid-type]
-    axis = Annotated[kind, BeforeValidator(_axis), Field(min_length=1), AfterValidator(_unrepeated)]
-    return axis, (Setting.model_fields[name].default,)
+def _axis_type(kind: Any) -> Any:
+    values: Any = tuple[kind, ...]
+    return Annotated[values, BeforeValidator(_axis), Field(min_length=1), AfterValidator(_unrepeated)]
 
 
-Grid: Any = create_model("Grid", __base__=_Model, **{name: _axis_field(name) for name in Setting.model_fields})
+_AXES: dict[str, Any] = {field.name: (_axis_type(_KINDS[field.name]), (field.default,)) for field in fields(Setting)}
+Grid: Any = create_model("Grid", __base__=_Model, **_AXES)
 """One axis for each field of Setting, every combination a trial."""
 
 
@@ -321,5 +289,10 @@ class Sweep(_Model):
         for grid in self.grid:
             axes = grid.model_dump()
             for values in itertools.product(*axes.values()):
-                found[Setting(**dict(zip(axes, values, strict=True))).canonical()] = None
+                found[_canonical(Setting(**dict(zip(axes, values, strict=True))))] = None
         return list(found)
+
+
+def _canonical(setting: Setting) -> Setting:
+    """The same without its seed where nothing is drawn."""
+    return setting if setting.encoding == "poisson" else replace(setting, seed=0)

@@ -13,6 +13,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rmpsweep.terms import SETTINGS
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -106,7 +108,7 @@ def trial_contents(record: SweepRecord, parent_run_id: str, summary: "pa.Table")
 
 def _trial_content(record: SweepRecord, name: str, tags: dict[str, str], rows: Sequence[dict[str, Any]]) -> Content:
     """What the run of a trial holds, from its rows of the summary in ascending T."""
-    from rmpsweep.stats import SETTINGS, time_steps_within
+    from rmpsweep.stats import time_steps_within
 
     points = []  # accuracy first: MLflow's parallel coordinates begin with the first
     for row in rows:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.results import Layout, commit_unit
 from rmpsweep.sweep.plan import Unit
-from rmpsweep.sweep.schema import Setting
 from rmpsweep.sweep.thresholds import GivenThresholds
+from rmpsweep.terms import Setting
 from rmpsweep.workers import protocol
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class CalibrationJob:
 
     @property
     def cost(self) -> float:
-        """Roughly in passes over an image: the paper's rule simulates, the others need the ANN's activations."""
-        return float(len(self.image_ids) * (100 if self.setting.threshold.startswith("vin") else 1))
+        """Roughly the number of passes over an image."""
+        return len(self.image_ids) * self.setting.rule.cost
 
     def sparing(self) -> "CalibrationJob":
         """It keeps within the memory plan as it is."""

@@ -12,9 +12,9 @@ from rmpsweep.errors import CalibrationError, DataError, NetworkError
 from rmpsweep.models.registry import build_any, build_from_module
 from rmpsweep.models.weights import count_classes, put_weights, read_weights
 from rmpsweep.storage import Location
-from rmpsweep.sweep.schema import Data, Setting, Sweep
+from rmpsweep.sweep.schema import Data, Sweep
 from rmpsweep.sweep.thresholds import GivenThresholds
-from rmpsweep.terms import INPUT
+from rmpsweep.terms import INPUT, Setting
 
 
 def open_evaluated(sweep: Sweep, index: Location | None = None) -> ImageSplit:

@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,8 +25,8 @@ from rmpsweep.errors import CalibrationError
 from rmpsweep.results import LayerActivity, Layout, UnitResult, thresholds_digest
 from rmpsweep.storage import Location
 from rmpsweep.sweep.plan import ANN
-from rmpsweep.sweep.schema import Setting, Sweep
-from rmpsweep.terms import INPUT
+from rmpsweep.sweep.schema import Sweep
+from rmpsweep.terms import INPUT, Setting
 from rmpsweep.workers.gather import Counts, Part, gather
 from rmpsweep.workers.jobs import CalibrationJob, EvaluationJob, Job, JobReport, Result, Thresholds
 from rmpsweep.workers.loading import given_thresholds, load_network, open_planned
@@ -197,7 +197,7 @@ class Worker:
         job: EvaluationJob,
     ) -> tuple[Tensor, list[Counts]]:
         """Logits [K, T, N, classes], and what each trial counted."""
-        settings = [_engine_setting(setting, thresholds) for setting, thresholds in trials]
+        settings = [{**asdict(setting), "thresholds": _tensors(thresholds)} for setting, thresholds in trials]
         rows = job.batch_size or self.spec.sweep.run.batch_size
         sims = simulate_many(
             self.net,
@@ -226,14 +226,11 @@ def _lists(thresholds: Mapping[str, Tensor]) -> dict[str, list[float]]:
     return {layer: value.reshape(-1).tolist() for layer, value in thresholds.items()}
 
 
-def _engine_setting(setting: Setting, thresholds: Thresholds) -> dict[str, object]:
-    """What `simulate_many` takes; calibration settings are spent."""
-    tensors = {
+def _tensors(thresholds: Thresholds) -> dict[str, Tensor]:
+    return {
         layer: torch.tensor(values[0] if len(values) == 1 else list(values), dtype=torch.float64)
         for layer, values in thresholds.items()
     }
-    spent = {"threshold", "granularity", "input_scale"}
-    return {"thresholds": tensors, **setting.model_dump(exclude=spent)}
 
 
 def _together(job: EvaluationJob) -> list[tuple[tuple[int, ...], list[str]]]:

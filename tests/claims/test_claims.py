@@ -17,8 +17,9 @@ from rmpsweep.claims.steps import best_at_each, fewer_steps, steps_claim
 from rmpsweep.engine.response import output_spikes, regular_train
 from rmpsweep.errors import ResultsError
 from rmpsweep.results import ACTIVITY_SCHEMA, PREDICTIONS_SCHEMA, SUMMARY_SCHEMA, Layout, write_table
-from rmpsweep.stats import paired_interval, wilson_interval
+from rmpsweep.stats import paired_interval
 from tests.helpers.commands import run_here
+from tests.helpers.summary_rows import summary_row
 
 RATES = [Fraction(0), Fraction(1, 7), Fraction(1, 3), Fraction(2, 5), Fraction(1, 2), Fraction(7, 10), Fraction(1)]
 
@@ -81,15 +82,8 @@ def summary_of(accuracies: dict[tuple[str, float], dict[int, int]], images: int 
     rows = []
     for (reset, alpha), by_t in accuracies.items():
         for t, correct in by_t.items():
-            low, high = wilson_interval(correct, images)
-            words = {"network": "vgg", "dataset": "digits", "threshold": "vin_max", "granularity": "layer"}
-            words |= {"alpha_scope": "network", "encoding": "constant", "max_pool": "count", "numerics": "float32"}
-            numbers = {"input_scale": 1.0, "v_init": 0.0, "seed": 0, "top5": 1.0, "spikes_per_image": 5.0}
-            counts = {"time_steps": t, "images": images, "images_planned": planned, "correct": correct}
-            shares = {"accuracy": correct / images, "ci_low": float(low), "ci_high": float(high), "ann_accuracy": 0.9}
-            rates = {"firing_rate": 0.1 / alpha, "synops_per_image": 9.0}
-            trial = {"trial_id": f"{reset}-{alpha:g}", "reset": reset, "alpha": alpha}
-            rows.append(trial | words | numbers | counts | shares | rates)
+            columns = {"reset": reset, "alpha": alpha, "images_planned": planned, "firing_rate": 0.1 / alpha}
+            rows.append(summary_row(f"{reset}-{alpha:g}", t, correct, images, **columns))
     return pa.Table.from_pylist(rows, schema=SUMMARY_SCHEMA)
 
 

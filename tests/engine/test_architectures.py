@@ -19,7 +19,7 @@ from torchvision.models.resnet import Bottleneck
 
 from rmpsweep.engine import SpikingNetwork, calibrate, convert, simulate
 from rmpsweep.engine.constants import make_constants
-from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.numerics import CalibratedSetting
 from rmpsweep.engine.program import make_program
 from rmpsweep.errors import ConversionError
 from tests.helpers.cifar_resnet import with_statistics_of
@@ -62,7 +62,7 @@ def prepared(build: Callable[[], nn.Module], size: int) -> tuple[nn.Module, Tens
 
 
 def has_program(net: SpikingNetwork, thresholds: dict[str, Tensor]) -> bool:
-    return make_program(make_constants(net, [Setting(thresholds=thresholds)], 10.0)) is not None
+    return make_program(make_constants(net, [CalibratedSetting(thresholds=thresholds)], 10.0)) is not None
 
 
 @torch.no_grad()

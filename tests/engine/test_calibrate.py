@@ -10,7 +10,7 @@ from torch import nn
 from rmpsweep.engine import calibrate, convert, neuron, simulate, thresholds_from_scales
 from rmpsweep.engine.network import activations
 from rmpsweep.errors import CalibrationError
-from rmpsweep.terms import parse_threshold_method
+from rmpsweep.terms import parse_rule
 from tests.helpers.nets import Chain, Clipped, Concatenated, Pooled, Residual, dyadic_images, make_dyadic
 
 IMAGES = dyadic_images(9)
@@ -134,12 +134,12 @@ def test_silent_layer_is_an_error_naming_it_and_a_silent_channel_takes_the_layer
 @pytest.mark.parametrize("method", ["max", "vin_p0", "vin_p101", "vin_p", "vin_max ", "99.9%", "activation-max"])
 def test_unknown_methods_list_the_known_ones(method):
     with pytest.raises(ValueError, match="expected one of vin_max"):
-        parse_threshold_method(method)
+        parse_rule(method)
 
 
 def test_percentiles_are_read_exactly():
-    assert math.isclose(float(parse_threshold_method("vin_p99.7")[1]), 99.7)
-    assert parse_threshold_method("vin_p99.7")[1].denominator == 10
+    assert math.isclose(float(parse_rule("vin_p99.7")[1]), 99.7)
+    assert parse_rule("vin_p99.7")[1].denominator == 10
 
 
 @pytest.mark.parametrize(

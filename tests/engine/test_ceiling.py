@@ -7,7 +7,7 @@ from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate, thresholds_from_scales
 from rmpsweep.engine.constants import make_constants
-from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.numerics import CalibratedSetting
 from tests.helpers.nets import Clipped, dyadic_images, make_dyadic, powers_of_two
 
 
@@ -48,7 +48,7 @@ def test_each_channel_has_the_ceiling():
     net, _ = one_layer(channels=3)
     wanted = {"input": torch.tensor(1.0), "1": torch.tensor([2.0, 6.0, 30.0])}
     assert thresholds_from_scales(net, wanted)["1"].tolist() == [2.0, 6.0, 6.0]
-    constants = make_constants(net, [Setting(thresholds=wanted, alpha=1.5, numerics="float64")], 1.0)
+    constants = make_constants(net, [CalibratedSetting(thresholds=wanted, alpha=1.5, numerics="float64")], 1.0)
     assert constants.threshold["1"].tolist() == [[3.0, 6.0, 6.0]]
     assert constants.weights["3"].tolist() == (net.weights["3"][0] * torch.tensor([0.5, 1.0, 1.0])).tolist()
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rmpsweep.engine import calibrate, convert, neuron, simulate, simulate_many, thresholds_from_scales
 from rmpsweep.engine.constants import make_constants
-from rmpsweep.engine.numerics import Setting, weights_kind
+from rmpsweep.engine.numerics import CalibratedSetting, weights_kind
 from tests.helpers.nets import Concatenated, dyadic_images, make_dyadic, powers_of_two
 
 IMAGES = dyadic_images(4)
@@ -76,7 +76,7 @@ def test_the_current_is_the_sum_of_the_parts_each_at_its_own_scale(kernels, nume
 def test_law_1_charge_is_conserved_behind_a_concatenation(kernels, numerics):
     _, net, thresholds = fire()
     sim = simulate(net, IMAGES, thresholds, [12], v_init=0.5, numerics=numerics, record_spikes=True, kernels=kernels)
-    constants = make_constants(net, [Setting(thresholds=thresholds, v_init=0.5, numerics=numerics)], 2.0)
+    constants = make_constants(net, [CalibratedSetting(thresholds=thresholds, v_init=0.5, numerics=numerics)], 2.0)
     counts = torch.cat([sim.spikes[layer].sum(0) for layer in ("relu_2", "relu_1")], 1).to(constants.dtype)
     total = F.conv2d(counts, constants.weights["head"].to(constants.dtype), padding=1)
     total = total + 12 * constants.bias["head"].view(1, -1, 1, 1)
@@ -88,9 +88,9 @@ def test_law_1_charge_is_conserved_behind_a_concatenation(kernels, numerics):
 def test_what_a_spike_weighs_is_on_the_weights_before_they_are_quantised():
     _, net, thresholds = fire()
     weight = net.weights["head"][0].double() * torch.tensor([1.0] * 5 + [0.25] * 4).view(1, 9, 1, 1)
-    floating = make_constants(net, [Setting(thresholds=thresholds, numerics="float32")], 1.0)
+    floating = make_constants(net, [CalibratedSetting(thresholds=thresholds, numerics="float32")], 1.0)
     assert torch.equal(floating.weights["head"].double(), weight)
-    fixed = make_constants(net, [Setting(thresholds=thresholds, numerics="fixed16")], 1.0)
+    fixed = make_constants(net, [CalibratedSetting(thresholds=thresholds, numerics="fixed16")], 1.0)
     grid = weight.abs().amax((1, 2, 3), keepdim=True) / 32639
     assert torch.equal(fixed.weights["head"].double(), (weight / grid).round())
 
@@ -98,7 +98,7 @@ def test_what_a_spike_weighs_is_on_the_weights_before_they_are_quantised():
 def test_parts_of_one_scale_leave_the_weights_as_they_are():
     _, net, _ = fire()
     thresholds = thresholds_from_scales(net, dict.fromkeys(["input", *net.layers], torch.tensor(0.7)))
-    constants = make_constants(net, [Setting(thresholds=thresholds, numerics="float32")], 1.0)
+    constants = make_constants(net, [CalibratedSetting(thresholds=thresholds, numerics="float32")], 1.0)
     assert torch.equal(constants.weights["head"], net.weights["head"][0])
 
 
@@ -113,7 +113,7 @@ def test_settings_share_weights_where_alpha_cancels_out_and_only_there():
         }
         thresholds = thresholds_from_scales(net, scales)
         for scope, expected in (("network", 1), ("layer", kinds)):
-            settings = [Setting(thresholds=thresholds, alpha=alpha, alpha_scope=scope) for alpha in alphas]
+            settings = [CalibratedSetting(thresholds=thresholds, alpha=alpha, alpha_scope=scope) for alpha in alphas]
             assert len({weights_kind(net, setting) for setting in settings}) == expected, (build, scope)
             assert len({float(make_constants(net, [s], 1.0).output_scale) for s in settings}) > 1
 

@@ -19,7 +19,7 @@ from torch import nn
 from rmpsweep.engine import calibrate, convert, simulate, simulate_many, thresholds_from_scales
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.network import activations
-from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.numerics import CalibratedSetting
 from rmpsweep.engine.program import make_program
 from tests.helpers.nets import Chain, Concatenated, GlobalPooled, MaxPooled, Pooled, Residual, Shortcuts
 
@@ -128,7 +128,7 @@ def test_kernels_for_processors_equal_the_reference_on_rare_shapes(build, size, 
     net = convert(build().eval(), shown)
     thresholds = calibrate(net, shown, "activation_max")
     settings = [{"thresholds": thresholds, "numerics": numerics, **options, **setting} for setting in SETTINGS]
-    assert make_program(make_constants(net, [Setting(**settings[0])], 1.0)) is not None
+    assert make_program(make_constants(net, [CalibratedSetting(**settings[0])], 1.0)) is not None
     sims = simulate_many(net, shown, settings, STEPS, record_spikes=True, chunk=5)
     expected = simulate_many(net, shown, settings, STEPS, record_spikes=True, kernels="reference")
     assert digest(sims) == digest(expected)

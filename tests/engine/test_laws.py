@@ -13,7 +13,7 @@ from torch import nn
 
 from rmpsweep.engine import convert, simulate, simulate_many
 from rmpsweep.engine.constants import make_constants
-from rmpsweep.engine.numerics import Setting, quantize_input
+from rmpsweep.engine.numerics import CalibratedSetting, quantize_input
 from tests.helpers.nets import Chain, dyadic_images, make_dyadic, powers_of_two
 
 PAIRS = [(k, n) for k in ("reference", "auto") for n in ("float32", "float64", "fixed16", "fixed8")]
@@ -33,7 +33,7 @@ def one_layer(z, **options):
     kernels = options.pop("kernels")
     sim = simulate(net, images, thresholds, record_spikes=True, kernels=kernels, batch_size=len(images), **options)
     given = {k: v for k, v in options.items() if k in ("numerics", "v_init", "reset")}
-    constants = make_constants(net, [Setting(thresholds=thresholds, **given)], 2.0)
+    constants = make_constants(net, [CalibratedSetting(thresholds=thresholds, **given)], 2.0)
     return sim.spikes["1"].flatten(1).long(), constants, sim, images
 
 
@@ -51,7 +51,7 @@ def chain(numerics, **options):
     thresholds = powers_of_two(net)
     sim = simulate(net, IMAGES, thresholds, numerics=numerics, record_spikes=True, **options)
     given = {k: v for k, v in options.items() if k in ("alpha", "v_init", "reset")}
-    return net, sim, make_constants(net, [Setting(thresholds=thresholds, numerics=numerics, **given)], 2.0)
+    return net, sim, make_constants(net, [CalibratedSetting(thresholds=thresholds, numerics=numerics, **given)], 2.0)
 
 
 @every_kernel

@@ -12,7 +12,7 @@ from rmpsweep.engine import convert, memory, simulate_many
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.cpu.device import CpuKernels
 from rmpsweep.engine.memory import bytes_per_row, bytes_per_step, make_memory_plan
-from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.numerics import CalibratedSetting
 from rmpsweep.engine.program import make_program
 from rmpsweep.models.registry import build
 from tests.helpers.nets import Residual, dyadic_images, make_dyadic, powers_of_two
@@ -24,7 +24,7 @@ def program_of(name, size):
     ann = build(name, 10, 3, size).eval()
     net = convert(ann, torch.rand(1, 3, size, size))
     thresholds = {"input": torch.tensor(1.0), **{layer: torch.tensor(1.0) for layer in net.layers}}
-    return make_program(make_constants(net, [Setting(thresholds=thresholds)], 1.0))
+    return make_program(make_constants(net, [CalibratedSetting(thresholds=thresholds)], 1.0))
 
 
 def test_bytes_of_a_row_and_a_step_are_those_of_the_layers():

@@ -9,7 +9,7 @@ from torch import nn
 from rmpsweep.engine import calibrate, convert, simulate
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.cpu.device import CpuKernels
-from rmpsweep.engine.numerics import LARGEST_WEIGHT, Setting, quantize_input
+from rmpsweep.engine.numerics import LARGEST_WEIGHT, CalibratedSetting, quantize_input
 from rmpsweep.engine.program import make_program
 from rmpsweep.errors import CalibrationError
 from tests.helpers.nets import (
@@ -32,7 +32,7 @@ def half_even(x: Fraction) -> int:
 
 def constants_of(ann, images=IMAGES, thresholds=None, **options):
     net = convert(ann.eval(), images)
-    setting = Setting(thresholds=thresholds or powers_of_two(net), **{"numerics": "fixed16", **options})
+    setting = CalibratedSetting(thresholds=thresholds or powers_of_two(net), **{"numerics": "fixed16", **options})
     return net, make_constants(net, [setting], float(images.abs().max()))
 
 
@@ -158,7 +158,7 @@ def test_potentials_beyond_int32_are_found_out_and_computed_in_int64():
     image = torch.ones(1, 1, 1, 1)
     net = convert(inhibited(0.001, -1.0), image)
     thresholds = {"input": torch.tensor(1.0), "1": torch.tensor(1.0), "3": torch.tensor(1.0)}
-    constants = make_constants(net, [Setting(thresholds=thresholds, numerics="fixed16")], 1.0)
+    constants = make_constants(net, [CalibratedSetting(thresholds=thresholds, numerics="fixed16")], 1.0)
     per_step = int(constants.weights["2"].flatten()[0]) + int(constants.bias["2"].flatten()[0])
     steps = 200
     assert constants.largest[net.node("3").inputs[0]] * 16 < 2**30  # so int32 is tried first
@@ -171,7 +171,7 @@ def test_a_layer_whose_currents_may_not_fit_int32_starts_in_int64():
     image = torch.ones(1, 1, 1, 1)
     net = convert(inhibited(1.0, 1.0), image)
     thresholds = {"input": torch.tensor(1.0), "1": torch.tensor(1.0), "3": torch.tensor(1e6)}
-    constants = make_constants(net, [Setting(thresholds=thresholds, numerics="fixed16")], 1.0)
+    constants = make_constants(net, [CalibratedSetting(thresholds=thresholds, numerics="fixed16")], 1.0)
     program = make_program(constants)
     kernels = CpuKernels(constants, program)
     assert int(constants.threshold["3"]) > 2**31
@@ -224,7 +224,7 @@ def test_networks_without_a_program_run_node_by_node_on_the_same_grid(build, gra
     images = torch.rand(5, 2, 6, 6)
     net = convert(ann, images)
     thresholds = calibrate(net, images, "activation_max", granularity=granularity)
-    constants = make_constants(net, [Setting(thresholds=thresholds, numerics="fixed16")], 1.0)
+    constants = make_constants(net, [CalibratedSetting(thresholds=thresholds, numerics="fixed16")], 1.0)
     assert make_program(constants) is None
     exact = simulate(net, images, thresholds, [256], numerics="float64")
     fixed = simulate(net, images, thresholds, [256], numerics="fixed16")

@@ -30,7 +30,7 @@ pytest.importorskip("triton")
 from rmpsweep.engine import calibrate, convert, gpu, simulate, simulate_many
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.gpu import kernels
-from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.numerics import CalibratedSetting
 from rmpsweep.engine.program import make_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*silent")]
@@ -80,7 +80,7 @@ def assert_same(sims, expected):
 
 def compare(net, images, settings, steps=STEPS, **options):
     """Run by both; the result of the kernels."""
-    assert make_program(make_constants(net, [Setting(**settings[0])], 1.0)) is not None
+    assert make_program(make_constants(net, [CalibratedSetting(**settings[0])], 1.0)) is not None
     sims = simulate_many(net, images, settings, steps, record_spikes=True, kernels="triton", **options)
     assert_same(sims, simulate_many(net, images, settings, steps, record_spikes=True, kernels="reference"))
     return sims

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from rmpsweep.report import ReportInfo
-from rmpsweep.stats import wilson_interval
+from tests.helpers.summary_rows import summary_row
 
 IMAGES = 60
 ANN_CORRECT = 50
@@ -48,37 +48,28 @@ def tables(
         trial_id = f"{number:016x}"
         for t in time_steps:
             correct = right(t, reset, number, images)
-            low, high = wilson_interval(correct.sum(), images)
             spikes = {layer: neurons * t * images // (number + 3) for layer, neurons in layers.items()}
+            settings = {"threshold": rule, "alpha": alpha, "alpha_scope": "network", "reset": reset}
+            costs = {
+                "spikes_per_image": sum(spikes.values()) / images,
+                "firing_rate": 1 / (number + 3),
+                "synops_per_image": 9 * sum(spikes.values()) / images,
+            }
             summary.append(
-                {
-                    "trial_id": trial_id,
-                    "network": INFO.network,
-                    "dataset": INFO.dataset,
-                    "threshold": rule,
-                    "granularity": "layer",
-                    "alpha": alpha,
-                    "alpha_scope": "network",
-                    "reset": reset,
-                    "encoding": "constant",
-                    "input_scale": 1.0,
-                    "v_init": 0.0,
-                    "max_pool": "count",
-                    "seed": 0,
-                    "numerics": "float32",
-                    "time_steps": t,
-                    "images": images,
-                    "images_planned": IMAGES,
-                    "correct": int(correct.sum()),
-                    "accuracy": correct.mean(),
-                    "ci_low": float(low),
-                    "ci_high": float(high),
-                    "top5": min(1.0, correct.mean() + 0.1),
-                    "ann_accuracy": ANN_CORRECT / IMAGES,
-                    "spikes_per_image": sum(spikes.values()) / images,
-                    "firing_rate": 1 / (number + 3),
-                    "synops_per_image": 9 * sum(spikes.values()) / images,
-                }
+                summary_row(
+                    trial_id,
+                    t,
+                    int(correct.sum()),
+                    images,
+                    network=INFO.network,
+                    dataset=INFO.dataset,
+                    numerics="float32",
+                    images_planned=IMAGES,
+                    top5=min(1.0, correct.mean() + 0.1),
+                    ann_accuracy=ANN_CORRECT / IMAGES,
+                    **settings,
+                    **costs,
+                )
             )
             activity += [
                 {"trial_id": trial_id, "layer": layer, "time_steps": t, "neurons": neurons, "images": images}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rmpsweep.stats import SETTINGS
 from rmpsweep.tracking import SweepRecord, log_sweep
+from tests.helpers.summary_rows import summary_row
 
 CREATED_MS = 1_700_000_000_000
 ANN = 0.92
@@ -14,13 +14,9 @@ IMAGES = {"images": 100, "images_planned": 100, "ann_accuracy": ANN}
 STEP_METRICS = ("accuracy", "top5", "firing_rate", "spikes_per_image", "synops_per_image")
 
 
-def row(trial_id, time_steps, correct, images=100, **setting):
-    usual = ("vin_max", "layer", 0.8, "layer", "soft", "constant", 1.0, 0.0, "count", 0, "fixed16")
-    counts = {"time_steps": time_steps, "images": images, "images_planned": 100, "correct": correct}
-    rates = {"accuracy": correct / images, "ci_low": 0.0, "ci_high": 1.0, "top5": 0.99, "ann_accuracy": ANN}
-    costs = {"spikes_per_image": 1e4 * time_steps, "firing_rate": 0.05, "synops_per_image": 1e6 * time_steps}
-    names = {"trial_id": trial_id, "network": "resnet20", "dataset": "cifar10"}
-    return names | dict(zip(SETTINGS, usual, strict=True)) | counts | rates | costs | setting
+def row(trial_id, time_steps, correct, images=100, **columns):
+    usual = {"network": "resnet20", "dataset": "cifar10", "alpha": 0.8, "images_planned": 100, "ann_accuracy": ANN}
+    return summary_row(trial_id, time_steps, correct, images, **(usual | columns))
 
 
 SOFT = [row("aa", 32, 70), row("aa", 64, 91), row("aa", 128, 92)]

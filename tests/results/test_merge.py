@@ -1,4 +1,5 @@
 import random
+from dataclasses import asdict
 
 import pyarrow as pa
 import pytest
@@ -16,7 +17,7 @@ from rmpsweep.results import (
 )
 from rmpsweep.results.merge import merge
 from rmpsweep.sweep.plan import ANN, Facts, Plan, Trial, Unit, pending
-from rmpsweep.sweep.schema import Setting
+from rmpsweep.terms import Setting
 
 NUM_IMAGES = 10
 SETTINGS = {"soft": Setting(alpha=0.5), "hard": Setting(alpha=0.5, reset="hard", v_init=0.25)}
@@ -114,7 +115,7 @@ def test_summary_holds_the_numbers_worked_out_by_hand():
 def test_summary_says_which_setting_each_row_is():
     table = merged(plan_of()).summary
     for row in table.to_pylist():
-        setting = {**SETTINGS[row["trial_id"]].model_dump(), "input_scale": SCALES[row["trial_id"]]}
+        setting = {**asdict(SETTINGS[row["trial_id"]]), "input_scale": SCALES[row["trial_id"]]}
         assert {key: row[key] for key in setting} == setting
         assert (row["network"], row["dataset"]) == ("net", "digits")
     assert table["trial_id"].to_pylist() == ["soft", "soft", "hard", "hard"]

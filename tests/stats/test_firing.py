@@ -11,15 +11,11 @@ import pytest
 from rmpsweep.results import Layout, read_thresholds
 from rmpsweep.stats.firing import FlaggedTrial, flag_layers, shortened
 from tests.helpers.commands import rmpsweep, run_here
+from tests.helpers.summary_rows import summary_row
 
 
 def summary(*trials: str) -> pa.Table:
-    rows = [
-        {"trial_id": trial, "time_steps": t, "reset": "soft", "threshold": "vin_max", "alpha": 0.5}
-        for trial in trials
-        for t in (10, 20)
-    ]
-    return pa.Table.from_pylist(rows)
+    return pa.Table.from_pylist([summary_row(trial, t, 4, images=5, alpha=0.5) for trial in trials for t in (10, 20)])
 
 
 def activity(trial: str, layer: str, *counts: tuple[int, int]) -> list[dict[str, object]]:

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from rmpsweep.stats import (
-    SETTINGS,
     best_trials,
     compare_paired,
     holm,
@@ -18,6 +17,8 @@ from rmpsweep.stats import (
     time_steps_within,
     wilson_interval,
 )
+from rmpsweep.terms import Setting
+from tests.helpers.summary_rows import summary_row
 
 COUNTS = [(0, 1), (1, 1), (0, 500), (3, 500), (250, 500), (499, 500), (500, 500), (36_815, 50_000)]
 
@@ -155,12 +156,9 @@ def test_time_steps_within_is_not_decided_by_rounding():
 
 def summary(trials: dict[str, tuple[str, dict[int, int]]]) -> pa.Table:
     """Rows from trial_id -> (reset, T -> correct), of 1,000 images; the ANN has 900."""
-    settings = dict.fromkeys(SETTINGS, "any") | {"alpha": 0.8, "input_scale": 1.0, "v_init": 0.0, "seed": 0}
     return pa.Table.from_pylist(
         [
-            {**settings, "trial_id": trial_id, "reset": reset, "time_steps": t, "images": 1_000, "correct": correct}
-            | {"accuracy": correct / 1_000, "ci_low": 0.0, "ci_high": 1.0, "ann_accuracy": 0.9}
-            | {"firing_rate": 0.1, "synops_per_image": 5.0 * t}
+            summary_row(trial_id, t, correct, 1_000, reset=reset, alpha=0.8, synops_per_image=5.0 * t)
             for trial_id, (reset, counts) in trials.items()
             for t, correct in counts.items()
         ]
@@ -199,7 +197,7 @@ def test_best_trials_reports_settings_and_results_of_each_reset():
     table = summary({"h": ("hard", {8: 100, 16: 300}), "s": ("soft", {8: 890, 16: 900})})
     found = best_trials(table)
     assert list(found) == ["soft", "hard"]
-    assert (found["soft"].alpha, found["soft"].threshold, found["soft"].time_steps) == (0.8, "any", 16)
+    assert (found["soft"].setting, found["soft"].time_steps) == (Setting(alpha=0.8), 16)
     assert (found["soft"].final_accuracy, found["soft"].synops_per_image, found["soft"].synops_within_1pt) == (
         0.9,
         80,

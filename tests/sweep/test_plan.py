@@ -1,7 +1,8 @@
 import json
 import random
 import re
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from rmpsweep.data import image_order
 from rmpsweep.sweep import plan as plan_module
+from rmpsweep.sweep.file import parse_sweep
 from rmpsweep.sweep.plan import (
     ANN,
     TRIALS_PER_UNIT,
@@ -20,10 +22,13 @@ from rmpsweep.sweep.plan import (
     calibration_ids,
     disjoint,
     make_plan,
+    make_trial,
     pending,
 )
-from rmpsweep.sweep.schema import Setting, Sweep
+from rmpsweep.sweep.schema import Sweep
+from rmpsweep.terms import SETTINGS, Setting
 
+EARLIER = Path(__file__).parents[1] / "fixtures" / "results-b667ece"
 FACTS = Facts(weights="w", data="d", calibration_data="c", num_images=40, num_calibration_images=100)
 SWEEP = """
 name: t
@@ -71,6 +76,57 @@ def planned(plan):
     return cells(Unit(0, plan.limit, plan.work))
 
 
+def test_identities_are_those_of_earlier_versions():
+    """Literals of commit b667ece. A change of any of them voids every result on every disk."""
+    plan = plan_with()
+    assert plan.context == "6747c9594bf81322"
+    assert [(trial.trial_id, trial.calibration_id) for trial in plan.trials] == [
+        ("9851b7fdf1901336", "1aecd9668cb44dec")
+    ]
+    assert [unit.unit_id(plan.context) for unit in pending(plan, [])] == [
+        "add6ea55743fb90b",
+        "4b3d60552cdcc019",
+        "93010db5c1992b11",
+    ]
+
+
+def test_a_plan_on_disk_is_planned_again_with_the_identities_it_has():
+    saved = json.loads((EARLIER / "plan.json").read_text())
+    sweep = parse_sweep((EARLIER / "sweep.yaml").read_text(), "sweep.yaml")
+    plan = make_plan(sweep, Facts(**saved["facts"]), saved["limit"])
+    assert plan.context == saved["context"] == "9e4eb628f398df3e"
+    assert [(trial.trial_id, trial.calibration_id) for trial in plan.trials] == [
+        ("462d717f445dbec3", "0fce2bcba8cd9f2d"),
+        ("a5fb9cefda381a5b", "0fce2bcba8cd9f2d"),
+        ("2b9cccfe10379af7", "a85f592cbd5227fd"),
+    ]
+    units = {f"{unit.unit_id(plan.context)}.parquet" for unit in pending(plan, [])}
+    assert units == {path.name for path in (EARLIER / "units").iterdir()}
+    assert units == {"50be41ed68339b84.parquet", "99f45e7404a515c7.parquet"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extended(Setting):
+    """A setting with an axis that came after version 1."""
+
+    offset: float = 0.0
+
+
+def test_an_axis_that_was_added_leaves_trial_ids_alone_at_its_default_and_changes_them_off_it():
+    plan = plan_with()
+    (trial,) = plan.trials
+    extended = Extended(**asdict(trial.setting))
+    again = make_trial(sweep_with(), extended, FACTS, plan.context)
+    assert (again.trial_id, again.calibration_id) == (trial.trial_id, trial.calibration_id)
+    other = make_trial(sweep_with(), replace(extended, offset=0.5), FACTS, plan.context)
+    assert other.trial_id != trial.trial_id
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_of_version_1_is_in_the_identity_at_its_default_too(name):
+    assert name in Setting().identity()
+
+
 OTHER_SETTING = {
     "encoding": "constant",
     "max_pool": "spike",
@@ -86,7 +142,7 @@ OTHER_SETTING = {
 }
 
 
-@pytest.mark.parametrize("field", Setting.model_fields)
+@pytest.mark.parametrize("field", SETTINGS)
 def test_trial_id_depends_on_each_setting(field):
     assert only_trial(("grid", field, OTHER_SETTING[field])).trial_id != only_trial().trial_id
 

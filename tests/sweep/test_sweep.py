@@ -1,4 +1,5 @@
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from rmpsweep.errors import SweepError
 from rmpsweep.models.recipe import Recipe
 from rmpsweep.sweep.file import RECIPES, SWEEPS, dump_sweep, load_recipe, load_sweep, names, parse_sweep
 from rmpsweep.sweep.schema import Sweep
+from rmpsweep.terms import Setting
 
 SECTIONS = {
     "name": "t",
@@ -34,7 +36,8 @@ def write(tmp_path):
 
 def settings(sweep):
     """What each trial sets other than the default."""
-    return [setting.model_dump(exclude_defaults=True) for setting in sweep.settings()]
+    defaults = asdict(Setting())
+    return [{k: v for k, v in asdict(setting).items() if v != defaults[k]} for setting in sweep.settings()]
 
 
 GRIDS = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rmpsweep.errors import InputError, TrackingError
-from rmpsweep.stats import SETTINGS
+from rmpsweep.terms import SETTINGS
 from rmpsweep.tracking import check_uri
 from tests.helpers.servers import free_port, serving
 from tests.helpers.tracked import (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rmpsweep.errors import ClusterError, DataError, NetworkError, StorageError
 from rmpsweep.results import UNIT_SCHEMA, Layout, UnitResult, commit_unit, make_units, scan
 from rmpsweep.sweep.plan import Facts, Plan, Trial, Unit, pending
-from rmpsweep.sweep.schema import Setting
+from rmpsweep.terms import Setting
 from rmpsweep.workers.driver import UNCHARGED, Driver
 from rmpsweep.workers.events import (
     Change,

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from rmpsweep.sweep.plan import Facts, Plan, Trial, pending
-from rmpsweep.sweep.schema import Setting
+from rmpsweep.terms import Setting
 from rmpsweep.workers.driver import Driver
 from rmpsweep.workers.events import Limits
 from rmpsweep.workers.schedule import Schedule

@@ -8,7 +8,7 @@ Charts of trials name their data `POINTS`, which the page holds once, filters an
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rmpsweep.stats import RESETS
+from rmpsweep.terms import RESETS
 
 Row = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rmpsweep.report.charts import Row, faceted, fitting, reset_colour, reset_shape, specification
-from rmpsweep.stats import RESETS
+from rmpsweep.terms import RESETS
 
 LAYER_HEIGHT = 21
 """Pixels."""
