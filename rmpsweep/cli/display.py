@@ -16,8 +16,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from rmpsweep.claims.claim import Claim
+from rmpsweep.formats import duration, p_value, quantity
 from rmpsweep.stats import CONVENTIONS, best_trials, varying_settings
-from rmpsweep.stats.comparison import PAIRED, UNPAIRED, Comparison, energy_text, p_text
+from rmpsweep.stats.comparison import PAIRED, UNPAIRED, Comparison, energy_text
 
 if TYPE_CHECKING:
     from rmpsweep.engine.agreement import Agreement
@@ -123,8 +124,8 @@ class Display:
                         f"{each.accuracy_baseline:.2%}",
                         f"{each.difference_points:+.2f}",
                         f"{each.ci_low_points:+.2f} to {each.ci_high_points:+.2f}",
-                        p_text(each.p_value),
-                        p_text(each.p_holm),
+                        p_value(each.p_value),
+                        p_value(each.p_holm),
                         each.images_text,
                     )
                     for each in pair
@@ -276,23 +277,6 @@ def plan_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.3g}%"
-
-
-def quantity(value: float) -> str:
-    """1234567 -> "1.23 M"."""
-    for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g} {suffix}"
-    return f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """3725 -> "1 h 2 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def error(message: str) -> None:

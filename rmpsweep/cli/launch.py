@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from rmpsweep.cli.display import Display, duration
+from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import (
     INTERRUPTED,
     ActorsOption,
@@ -28,6 +28,7 @@ from rmpsweep.cli.options import (
 from rmpsweep.cli.plan import check_place, trained
 from rmpsweep.cli.submit import submit_launch
 from rmpsweep.errors import IncompleteError, StorageError
+from rmpsweep.formats import duration
 from rmpsweep.pipeline import publish
 from rmpsweep.pipeline import status as overview
 from rmpsweep.pipeline import verbs as pipeline
