@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 5.0
 PLAIN_WIDTH = 120
+TRIAL_IDS = ("trial_id", "trial")
+"""Columns that hold ids of trials."""
 
 
 class Display:
@@ -55,14 +57,26 @@ class Display:
             print(json.dumps(value, indent=2, ensure_ascii=False))
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """A table; numbers to the right. With --json its contents are in the document."""
+        """A table with numbers to the right. With --json its contents are in the document.
+
+        In a narrow terminal text is folded; numbers, and the ids of trials, which people copy, stay whole.
+        """
         if self.as_json:
             return
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table = Table(
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            show_header=any(columns),
+            pad_edge=False,
+            collapse_padding=True,
+        )
         body = [[_cell(value) for value in row] for row in rows]
         for i, column in enumerate(columns):
             numeric = all(row[i].lstrip("+-")[:1].isdigit() or row[i] in ("–", "") for row in body)
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+            whole = column in TRIAL_IDS or (numeric and not any(" " in row[i] for row in body))
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
         for row in body:
             table.add_row(*row)
         self.console.print(table, markup=False)
@@ -84,7 +98,7 @@ class Display:
     def standing(self, standing: Mapping[str, Any], images: int, time_steps: int) -> None:
         """Every trial of a status document: what is done of it, and its accuracy so far at the largest T."""
         rows = standing["trials"]
-        shown = ["trial_id", "done", "cells", "threshold", "reset", "alpha"]
+        shown = ["trial_id", "done", "threshold", "reset", "alpha"]
         if standing["running"]:
             shown.insert(2, "in_flight")
         if any(row["failed"] for row in rows):
@@ -96,9 +110,10 @@ class Display:
                 accuracy = f"{row['accuracy']:.2%}"
                 interval = f"{100 * row['ci_low']:.1f}–{100 * row['ci_high']:.1f}"
             coverage = f"{row['images']:,}" + (" (stopped)" if row["trial_id"] in standing["stopped"] else "")
-            body.append([*(row.get(key) for key in shown), coverage, accuracy, interval])
-        columns = [*shown, f"images of {images:,}", f"accuracy at T = {time_steps}", "95 %"]
-        self.table(f"Sweep {standing['name']}", columns, body)
+            done = row["done"] if row["done"] == row["cells"] else f"{row['done']:,} of {row['cells']:,}"
+            body.append([*((row | {"done": done}).get(key) for key in shown), coverage, accuracy, interval])
+        title = f"Sweep {standing['name']}: cells done; accuracy at T = {time_steps} over the images done, of {images:,}"
+        self.table(title, [*shown, "images", "accuracy", "95 %"], body)
 
     def claim(self, claim: Claim) -> None:
         """A claim, its tables and what they say."""
