@@ -112,8 +112,8 @@ class Display:
             coverage = f"{row['images']:,}" + (" (stopped)" if row["trial_id"] in standing["stopped"] else "")
             done = row["done"] if row["done"] == row["cells"] else f"{row['done']:,} of {row['cells']:,}"
             body.append([*((row | {"done": done}).get(key) for key in shown), coverage, accuracy, interval])
-        title = f"Sweep {standing['name']}: cells done; accuracy at T = {time_steps} over the images done, of {images:,}"
-        self.table(title, [*shown, "images", "accuracy", "95 %"], body)
+        over = f"accuracy at T = {time_steps} over the images done, of {images:,}"
+        self.table(f"Sweep {standing['name']}: cells done; {over}", [*shown, "images", "accuracy", "95 %"], body)
 
     def claim(self, claim: Claim) -> None:
         """A claim, its tables and what they say."""
