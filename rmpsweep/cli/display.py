@@ -16,8 +16,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from rmpsweep.claims.claim import Claim
+from rmpsweep.formats import duration, p_value, quantity
 from rmpsweep.stats import CONVENTIONS, best_trials, varying_settings
-from rmpsweep.stats.comparison import PAIRED, UNPAIRED, Comparison, energy_text, p_text
+from rmpsweep.stats.comparison import PAIRED, UNPAIRED, Comparison, energy_text
 from rmpsweep.workers.events import (
     Event,
     JobCopied,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 5.0
 PLAIN_WIDTH = 120
+TRIAL_IDS = ("trial_id", "trial")
+"""Columns that hold ids of trials."""
 
 
 class Display:
@@ -64,14 +67,26 @@ class Display:
             print(json.dumps(value, indent=2, ensure_ascii=False))
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """A table; numbers to the right. With --json its contents are in the document."""
+        """A table with numbers to the right. With --json its contents are in the document.
+
+        In a narrow terminal text is folded; numbers, and the ids of trials, which people copy, stay whole.
+        """
         if self.as_json:
             return
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table = Table(
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            show_header=any(columns),
+            pad_edge=False,
+            collapse_padding=True,
+        )
         body = [[_cell(value) for value in row] for row in rows]
         for i, column in enumerate(columns):
             numeric = all(row[i].lstrip("+-")[:1].isdigit() or row[i] in ("–", "") for row in body)
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+            whole = column in TRIAL_IDS or (numeric and not any(" " in row[i] for row in body))
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
         for row in body:
             table.add_row(*row)
         self.console.print(table, markup=False)
@@ -93,7 +108,7 @@ class Display:
     def standing(self, standing: Mapping[str, Any], images: int, time_steps: int) -> None:
         """Every trial of a status document: what is done of it, and its accuracy so far at the largest T."""
         rows = standing["trials"]
-        shown = ["trial_id", "done", "cells", "threshold", "reset", "alpha"]
+        shown = ["trial_id", "done", "threshold", "reset", "alpha"]
         if standing["running"]:
             shown.insert(2, "in_flight")
         if any(row["failed"] for row in rows):
@@ -105,9 +120,10 @@ class Display:
                 accuracy = f"{row['accuracy']:.2%}"
                 interval = f"{100 * row['ci_low']:.1f}–{100 * row['ci_high']:.1f}"
             coverage = f"{row['images']:,}" + (" (stopped)" if row["trial_id"] in standing["stopped"] else "")
-            body.append([*(row.get(key) for key in shown), coverage, accuracy, interval])
-        columns = [*shown, f"images of {images:,}", f"accuracy at T = {time_steps}", "95 %"]
-        self.table(f"Sweep {standing['name']}", columns, body)
+            done = row["done"] if row["done"] == row["cells"] else f"{row['done']:,} of {row['cells']:,}"
+            body.append([*((row | {"done": done}).get(key) for key in shown), coverage, accuracy, interval])
+        over = f"accuracy at T = {time_steps} over the images done, of {images:,}"
+        self.table(f"Sweep {standing['name']}: cells done; {over}", [*shown, "images", "accuracy", "95 %"], body)
 
     def claim(self, claim: Claim) -> None:
         """A claim, its tables and what they say."""
@@ -133,8 +149,8 @@ class Display:
                         f"{each.accuracy_baseline:.2%}",
                         f"{each.difference_points:+.2f}",
                         f"{each.ci_low_points:+.2f} to {each.ci_high_points:+.2f}",
-                        p_text(each.p_value),
-                        p_text(each.p_holm),
+                        p_value(each.p_value),
+                        p_value(each.p_holm),
                         each.images_text,
                     )
                     for each in pair
@@ -301,23 +317,6 @@ def plan_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.3g}%"
-
-
-def quantity(value: float) -> str:
-    """1234567 -> "1.23 M"."""
-    for factor, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g} {suffix}"
-    return f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """3725 -> "1 h 2 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def error(message: str) -> None:

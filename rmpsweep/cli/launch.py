@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from rmpsweep.cli.display import Display, duration
+from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import (
     INTERRUPTED,
     ActorsOption,
@@ -28,12 +28,13 @@ from rmpsweep.cli.options import (
 from rmpsweep.cli.plan import check_place, trained
 from rmpsweep.cli.submit import submit_launch
 from rmpsweep.errors import IncompleteError, StorageError
+from rmpsweep.formats import duration
 from rmpsweep.pipeline import publish
 from rmpsweep.pipeline import status as overview
 from rmpsweep.pipeline import verbs as pipeline
 from rmpsweep.pipeline.progress import Watch
 from rmpsweep.pipeline.verbs import Prepared, Progress
-from rmpsweep.results import check_space
+from rmpsweep.results import check_space, digest
 from rmpsweep.stats.firing import flag_layers
 from rmpsweep.sweep.file import load_sweep
 from rmpsweep.tracking import check_uri, without_password
@@ -169,8 +170,13 @@ def _publish(prepared: Prepared, execution: Execution | None, uri: str | None, d
     off = publish.baseline_warnings_of(prepared.layout)
     for warning in off:
         display.line(f"warning: {warning}")
-    layout, logged = prepared.layout, without_password(uri or "none")
-    for what, where in (("report", layout.report), ("mlflow", logged), ("results", layout.root)):
+    layout, logged, sha256 = prepared.layout, without_password(uri or "none"), digest(prepared.layout.predictions)
+    for what, where in (
+        ("report", layout.report),
+        ("mlflow", logged),
+        ("results", layout.root),
+        ("digest", sha256[:16]),
+    ):
         display.line(f"{what:8} {where}")
     display.line(f"{'time':8} {duration(time.time() - began)}")
     display.document(
@@ -178,6 +184,7 @@ def _publish(prepared: Prepared, execution: Execution | None, uri: str | None, d
             "results": str(layout.root),
             "report": str(layout.report),
             "mlflow": logged,
+            "predictions_sha256": sha256,
             "units_run": len(execution.outcomes) if execution else 0,
             "units_left": len(progress.todo),
             "input": images.document() if images is not None else None,

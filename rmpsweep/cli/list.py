@@ -45,7 +45,7 @@ def list_(
         return
     chosen = {what: catalogue[what]} if what else catalogue
     for title, entries in chosen.items():
-        display.table(title, ("name", ""), entries.items())
+        display.table(title, ("name", "description"), entries.items())
     display.document(chosen)
 
 

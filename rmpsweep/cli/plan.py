@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rmpsweep.cli.display import Display, duration, plan_rows
+from rmpsweep.cli.display import Display, plan_rows
 from rmpsweep.cli.options import (
     ActorsOption,
     AddressOption,
@@ -19,6 +19,7 @@ from rmpsweep.cli.options import (
     SweepArgument,
 )
 from rmpsweep.errors import SweepError
+from rmpsweep.formats import duration
 from rmpsweep.models.recipe import read_card
 from rmpsweep.pipeline import publish
 from rmpsweep.pipeline import status as overview

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from rmpsweep.claims import examine, write
-from rmpsweep.cli.display import Display, duration, quantity
+from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import INTERRUPTED, JsonOption, MlflowOption, ResultsOption, TargetArgument, results_directory
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.errors import SweepError
+from rmpsweep.formats import duration, quantity
 from rmpsweep.pipeline import publish
 from rmpsweep.pipeline import status as overview
 from rmpsweep.pipeline import verbs as pipeline

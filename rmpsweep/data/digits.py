@@ -1,13 +1,12 @@
-"""The real handwritten digits that scikit-learn ships: 1,797 images, 8x8, pixels 0 to 16, ten classes.
+"""1,797 real handwritten digits, 8x8, pixels 0 to 16, ten classes, in a file that comes with the package.
 
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998 (its
-test part).
+test part), as packed by scikit-learn. ``digits_license.txt`` holds the terms.
 """
 
 import gzip
 import hashlib
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,8 @@ from rmpsweep.data.split import ImageSplit
 from rmpsweep.data.transforms import Transform
 from rmpsweep.errors import DataError
 
+FILE = Path(__file__).with_name("digits.csv.gz")
+"""64 pixels and the label on each line."""
 NUM_ROWS = 1797
 NUM_TRAIN = 1297
 SPLITS = ("train", "test")
@@ -26,13 +27,12 @@ class DigitsSplit(ImageSplit):
 
     def __init__(self, path: str | None, split: str, transform: Transform) -> None:
         if path is not None:
-            raise DataError(f"digits: path: got {path!r}, expected none: the images come with scikit-learn")
+            raise DataError(f"digits: path: got {path!r}, expected none: the images come with rmpsweep")
         if split not in SPLITS:
             raise DataError(f"digits: split: got {split!r}, expected one of {', '.join(SPLITS)}")
         permutation = np.random.RandomState(0).permutation(NUM_ROWS)
         self._rows = np.sort(permutation[:NUM_TRAIN] if split == "train" else permutation[NUM_TRAIN:])
-        self._file = _packaged_file()
-        content = hashlib.sha256(self._file.read_bytes())
+        content = hashlib.sha256(FILE.read_bytes())
         content.update(self._rows.astype("<i8").tobytes())
         super().__init__(
             f"digits/{split}",
@@ -47,20 +47,9 @@ class DigitsSplit(ImageSplit):
 
     @cached_property
     def _table(self) -> np.ndarray:
-        with gzip.open(self._file, "rt") as file:
+        with gzip.open(FILE, "rt") as file:
             return np.loadtxt(file, delimiter=",", dtype=np.uint8)
 
     def _read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = self._table[self._rows[ids]]
         return rows[:, :64].reshape(-1, 8, 8, 1), rows[:, 64]
-
-
-def _packaged_file() -> Path:
-    """scikit-learn's data file, found without importing scikit-learn: 64 pixels and the label on each line."""
-    package = find_spec("sklearn")
-    folders = package.submodule_search_locations if package else None
-    for folder in folders or ():
-        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
-        if file.is_file():
-            return file
-    raise DataError("digits: scikit-learn's digits.csv.gz is not there; install it: pip install scikit-learn")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SOURCES: dict[str, str] = {
     "auto": "imagefolder, parquet, webdataset or csv, whichever lies under path",
-    "digits": "1,797 real handwritten digits, 8x8 pixels, shipped with scikit-learn; splits train (1,297), test (500)",
+    "digits": "1,797 real handwritten digits, 8x8 pixels, which come with rmpsweep; splits train (1,297), test (500)",
     "cifar10": "CIFAR-10 in its original batch files (cifar-10-batches-py under path); splits train, test",
     "cifar100": "CIFAR-100 in its original files (cifar-100-python under path); splits train, test",
     "imagefolder": "path/split/CLASS/*.JPEG, as torchvision's ImageFolder; or a flat folder, its labels in a file",
@@ -38,7 +38,7 @@ def open_split(
     index: "Location | None" = None,
     on_index: OnIndex | None = None,
 ) -> ImageSplit:
-    """Open a split of labelled images. Imports neither torch nor torchvision nor scikit-learn.
+    """Open a split of labelled images. Imports neither torch nor torchvision.
 
     Args:
         source: a name in SOURCES.

@@ -43,7 +43,13 @@ def save_weights(model: "nn.Module", path: Path) -> None:
 
 
 def load_weights(model: "nn.Module", path: Path) -> None:
-    """`read_weights`, then `put_weights`."""
+    """Read a weights file into a model of your own, with the checks that a sweep makes.
+
+    The commands call `read_weights` and `put_weights` one after the other, since they count the classes in between.
+
+    Raises:
+        NetworkError: the file cannot be read, or does not fit the model, which is unchanged then.
+    """
     put_weights(model, read_weights(path), path)
 
 

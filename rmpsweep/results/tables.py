@@ -96,6 +96,11 @@ def read_table(path: Location, schema: pa.Schema, rows: pc.Expression | None = N
     return table
 
 
+def digest(path: Location) -> str:
+    """SHA-256 (hex) of a file's bytes. Equal tables are equal bytes with one version of pyarrow."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def write_thresholds(path: Location, thresholds: Mapping[str, Sequence[float]]) -> None:
     """Write a calibration: layer -> one threshold, or one per channel. "input" -> Λ_0."""
     rows = [

@@ -8,7 +8,7 @@ that trials share; ``settings`` says which settings tell trials apart.
 from rmpsweep.stats.best import BestTrial, best_trials
 from rmpsweep.stats.common import Cell, correct_by_cell, on_common_images
 from rmpsweep.stats.energy import CONVENTIONS, Convention, Energy, energies, energy_per_image
-from rmpsweep.stats.intervals import bootstrap_difference, paired_interval, wilson_interval
+from rmpsweep.stats.intervals import paired_interval, wilson_interval
 from rmpsweep.stats.latency import TimeStepsToReach, time_steps_to_reach, time_steps_within
 from rmpsweep.stats.paired import ComparisonWithBest, PairedComparison, compare_paired, compare_with_best, holm, mcnemar
 from rmpsweep.stats.pareto import pareto_front, pareto_rows
@@ -25,7 +25,6 @@ __all__ = [
     "PairedComparison",
     "TimeStepsToReach",
     "best_trials",
-    "bootstrap_difference",
     "compare_paired",
     "compare_with_best",
     "correct_by_cell",

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rmpsweep.errors import ResultsError
+from rmpsweep.formats import joule
 from rmpsweep.stats import (
     CONVENTIONS,
     Energy,
@@ -260,20 +261,9 @@ def _trial(
     )
 
 
-def p_text(p: float) -> str:
-    """0.0004 -> "<0.001"."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def energy_text(estimate: Energy | None) -> str | None:
     """Joules, and those of the ANN where there are any."""
     if estimate is None:
         return None
-    ann = "" if estimate.ann_joule is None else f", ANN {_joules(estimate.ann_joule)}"
-    return _joules(estimate.snn_joule) + ann
-
-
-def _joules(value: float) -> str:
-    units = ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"), (1e-9, "nJ"))
-    factor, unit = next((each for each in units if value >= each[0]), units[-1])
-    return f"{value / factor:.3g} {unit}"
+    ann = "" if estimate.ann_joule is None else f", ANN {joule(estimate.ann_joule)}"
+    return joule(estimate.snn_joule) + ann

@@ -48,33 +48,3 @@ def paired_interval(
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     half_width = z * np.sqrt((a + b - (a - b) ** 2) / n)
     return np.clip(a - b - half_width, -1, 1), np.clip(a - b + half_width, -1, 1)
-
-
-def bootstrap_difference(
-    correct_a: NDArray[np.bool_],
-    correct_b: NDArray[np.bool_],
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the accuracy of a minus that of b over the same images.
-
-    Images are drawn with replacement, a and b together. Of a resample only the numbers of images that exactly one of
-    the two classifies correctly matter; they are multinomial, and drawn as such: the cost does not grow with N. Where a
-    and b agree on every image the interval has no width; `paired_interval` has.
-
-    Args:
-        correct_a: [N], whether a classified image i correctly, N at least 1.
-        correct_b: [N], the same images in the same order.
-        confidence: coverage aimed at, in (0, 1).
-    Returns:
-        Lower and upper bound as fractions in [-1, 1]; the same for the same seed.
-    Source: Efron and Tibshirani 1993, chapter 13.
-    """
-    images = len(correct_a)
-    a_only, b_only = np.sum(correct_a & ~correct_b), np.sum(correct_b & ~correct_a)
-    shares = np.array([a_only, b_only, images - a_only - b_only]) / images
-    drawn = np.random.default_rng(seed).multinomial(images, shares, size=resamples)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / images, (tail, 1 - tail))
-    return float(low), float(high)

@@ -2,19 +2,18 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from rmpsweep.data import Transform
 from rmpsweep.errors import SweepError
 from rmpsweep.models.recipe import Recipe
-from rmpsweep.sweep.schema import Calibration, Data, Grid, Mlflow, Network, Run, Search, Sweep
+from rmpsweep.sweep.schema import Grid, Sweep
 from rmpsweep.sweep.thresholds import PRESETS
-from rmpsweep.terms import SETTINGS
 
 _HERE = Path(__file__).parents[1]
 SWEEPS = _HERE / "sweeps" if (_HERE / "sweeps").is_dir() else _HERE.parent / "sweeps"
@@ -32,12 +31,12 @@ def load_sweep(sweep: str, changes: Sequence[str] = ()) -> Sweep:
     """
     path = _find(sweep, SWEEPS, "sweep")
     content = _read(path)
-    _insert_recipe(content)
+    recipe = _insert_recipe(content)
     for change in changes:
         _change(content, change)
-        _insert_recipe(content)
+        recipe = _insert_recipe(content) or recipe
     _apply_presets(content, path)
-    content = _expanded(content, path)
+    content = _expanded(content, str(path), recipe=recipe)
     _find_beside(content, path)
     return cast(Sweep, validated(Sweep, content, path))
 
@@ -52,7 +51,7 @@ def load_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
     content = _read(path)
     for change in changes:
         _change(content, change)
-    return cast(Recipe, validated(Recipe, _expanded(content, path), path))
+    return cast(Recipe, validated(Recipe, _expanded(content, str(path)), path))
 
 
 def parse_sweep(text: str, where: str) -> Sweep:
@@ -74,11 +73,14 @@ def names(directory: Path) -> list[str]:
     return sorted(path.stem for path in directory.glob("*.yaml"))
 
 
-def _insert_recipe(content: dict[str, Any]) -> None:
-    """network.train: the name of a recipe -> the recipe."""
+def _insert_recipe(content: dict[str, Any]) -> Path | None:
+    """Put a recipe in place of its name in network.train; the recipe's file, None where no recipe is named."""
     network = content.get("network")
-    if isinstance(network, dict) and isinstance(network.get("train"), str):
-        network["train"] = _read(_find(_expanded(network["train"], Path("network.train")), RECIPES, "recipe"))
+    if not isinstance(network, dict) or not isinstance(network.get("train"), str):
+        return None
+    path = _find(_expanded(network["train"], "network.train"), RECIPES, "recipe")
+    network["train"] = _read(path)
+    return path
 
 
 def _find_beside(content: dict[str, Any], path: Path) -> None:
@@ -93,7 +95,8 @@ def _find_beside(content: dict[str, Any], path: Path) -> None:
 def _apply_presets(content: dict[str, Any], path: Path) -> None:
     """grid.preset: a name -> its settings, where the grid and the calibration do not say otherwise."""
     grids = content.get("grid")
-    calibration = dict(content.get("calibration") or {})
+    given = content.get("calibration") or {}
+    calibration = dict(given) if isinstance(given, dict) else {}
     for grid in grids if isinstance(grids, list) else [grids]:
         if not isinstance(grid, dict) or "preset" not in grid:
             continue
@@ -106,9 +109,9 @@ def _apply_presets(content: dict[str, Any], path: Path) -> None:
         for key, value in preset.grid.items():
             grid.setdefault(key, value)
         for key, value in preset.calibration.items():
-            if calibration.setdefault(key, value) != value and key not in (content.get("calibration") or {}):
+            if calibration.setdefault(key, value) != value and key not in given:
                 raise SweepError(f"{path}: presets differ in calibration.{key}; say in the sweep which it is to be")
-    if calibration:
+    if calibration and isinstance(given, dict):
         content["calibration"] = calibration
 
 
@@ -126,7 +129,11 @@ def _find(name: str, directory: Path, what: str) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses repeated keys, which YAML forbids and PyYAML drops, and reads 1e-3 as a number."""
+    """Refuses repeated keys, which YAML forbids and PyYAML drops, and reads 1e-3 as a number.
+
+    PyYAML stays although it follows YAML 1.1. ruamel.yaml, which follows 1.2, writes long paths and small numbers
+    differently, and a launch publishes again whatever was published for a sweep.yaml of other bytes.
+    """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -169,17 +176,27 @@ def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _expanded(value: Any, path: Path) -> Any:
-    """Environment variables ($NAME, ${NAME}) in every string replaced."""
+def _expanded(value: Any, where: str, key: tuple[str, ...] = (), recipe: Path | None = None) -> Any:
+    """Environment variables ($NAME, ${NAME}) in every string replaced.
+
+    Args:
+        where: the file or option that the value comes from, for messages.
+        key: of the value in it.
+        recipe: the file that network.train was read from.
+    Raises:
+        SweepError: a variable that is not set, with the key that asks for it.
+    """
     if isinstance(value, dict):
-        return {key: _expanded(item, path) for key, item in value.items()}
+        return {name: _expanded(item, where, (*key, str(name)), recipe) for name, item in value.items()}
     if isinstance(value, list):
-        return [_expanded(item, path) for item in value]
+        return [_expanded(item, where, (*key, str(i)), recipe) for i, item in enumerate(value)]
     if not isinstance(value, str):
         return value
     expanded = os.path.expandvars(value)
     if missing := re.search(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?", expanded):
-        raise SweepError(f"{path}: {value!r}: the environment variable {missing[1]} is not set")
+        source = f" (recipe {recipe.name})" if recipe and key[:2] == ("network", "train") else ""
+        place = f"{where}: {'.'.join(key)}{source}" if key else where
+        raise SweepError(f"{place}: {value!r}: the environment variable {missing[1]} is not set")
     return expanded
 
 
@@ -189,7 +206,7 @@ def _change(content: dict[str, Any], change: str) -> None:
     if not equals or not all(parts):
         raise SweepError(f"--set {change!r}: expected key.path=value")
     try:
-        value = _expanded(yaml.load(text, _Loader), Path("--set"))
+        value = _expanded(yaml.load(text, _Loader), f"--set {change!r}")
     except yaml.YAMLError as error:
         raise SweepError(f"--set {change!r}: the value is not valid YAML: {_reason(error)}") from error
     targets: list[Any] = [content]
@@ -221,45 +238,59 @@ def _follows(detail: Any) -> bool:
 
 
 def _line(model: type, path: Path, detail: Any) -> str:
+    """One mistake in one line, in words chosen by its type: pydantic's own may change with any release."""
     parts = [str(part) for part in detail["loc"] if part not in _UNION_TAGS]
     where = ": ".join([str(path), ".".join(parts)] if parts else [str(path)])
-    got = detail["input"]
-    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{where}: unknown key; expected one of {', '.join(_known_keys(model, detail['loc']))}"
-    if detail["type"] == "missing":
+    kind, context, got = detail["type"], detail.get("ctx", {}), detail["input"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{where}: unknown key; expected one of {', '.join(_known_keys(model, detail['loc'][:-1]))}"
+    if kind == "missing":
         return f"{where}: missing"
-    if detail["type"] == "too_short":
-        return f"{where}: got {got!r}, expected at least one value"
-    message = detail["msg"].removeprefix("Value error, ")
-    for pattern, words in _WORDING.items():
-        message = re.sub(pattern, words, message)
-    names_a_field = message.startswith((*Recipe.__dataclass_fields__, *SETTINGS))
-    return f"{where}: {message}" if names_a_field else f"{where}: got {got!r}, {message}"
+    if kind == "value_error":  # raised by our own validators, which name a key or say what they expect
+        message = str(context["error"])
+        return f"{where}: {message}" if re.match(r"[\w.]+: ", message) else f"{where}: got {got!r}, {message}"
+    expected = _EXPECTED[kind].format(**context) if kind in _EXPECTED else f"something else: {detail['msg']}"
+    return f"{where}: got {got!r}, expected {expected}"
 
 
 _UNION_TAGS = {"float", "literal['auto']", "constrained-float", "mapping"}
-_WORDING = {
-    "^Input should be": "expected",
-    "^Keys should be": "expected keys that are",
-    "^String should match pattern": "expected text that matches",
-    "a valid tuple": "a list",
-    r"a (valid )?dictionary( or (an )?instance of \w+)?": "a mapping",
+_EXPECTED = {
+    "bool_parsing": "a valid boolean",
+    "bool_type": "a valid boolean",
+    "dataclass_type": "a mapping",
+    "finite_number": "a finite number",
+    "float_parsing": "a valid number",
+    "float_type": "a valid number",
+    "greater_than": "greater than {gt:.12g}",
+    "greater_than_equal": "greater than or equal to {ge:.12g}",
+    "int_from_float": "a valid integer",
+    "int_parsing": "a valid integer",
+    "int_type": "a valid integer",
+    "invalid_key": "keys that are strings",
+    "less_than": "less than {lt:.12g}",
+    "less_than_equal": "less than or equal to {le:.12g}",
+    "literal_error": "{expected}",
+    "model_type": "a mapping",
+    "path_type": "a path",
+    "string_pattern_mismatch": "text that matches '{pattern}'",
+    "string_type": "a valid string",
+    "too_short": "at least one value",
+    "tuple_type": "a list",
 }
+"""Type of a mistake in pydantic -> what is expected, with the values of its context."""
 
 
-def _known_keys(model: type, location: Sequence[str | int]) -> Iterable[str]:
-    if model is Recipe or "train" in location[:-1]:
-        return Recipe.__dataclass_fields__
-    if "transform" in location[:-1]:
-        return Transform.__dataclass_fields__
-    parts: dict[str, type[BaseModel]] = {
-        "network": Network,
-        "data": Data,
-        "calibration": Calibration,
-        "grid": Grid,
-        "search": Search,
-        "run": Run,
-        "mlflow": Mlflow,
-    }
-    part = Sweep if len(location) == 1 else parts[str(location[0])]
-    return [*part.model_fields, *(["preset"] if part is Grid else [])]
+def _known_keys(model: type, location: Sequence[str | int]) -> list[str]:
+    """The keys that the mapping at a place in a model may have."""
+    for part in location:
+        if part in (types := get_type_hints(model)):
+            model = _mapping_in(types[str(part)]) or model
+    fields = model.model_fields if issubclass(model, BaseModel) else cast(Any, model).__dataclass_fields__
+    return [*fields, *(["preset"] if model is Grid else [])]
+
+
+def _mapping_in(annotation: Any) -> type | None:
+    """The model or dataclass that an annotation such as `tuple[Grid, ...]` or `Recipe | None` names."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
+        return annotation
+    return next((found for each in get_args(annotation) if (found := _mapping_in(each))), None)

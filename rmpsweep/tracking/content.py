@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -139,11 +140,11 @@ def _trial_name(setting: dict[str, Any], varying: Sequence[str]) -> str:
 
 def _pareto(rows: Sequence[dict[str, Any]], cost: str) -> set[str]:
     """Trials with a (accuracy, cost) that no other beats, of the rows over the most images."""
-    from rmpsweep.stats import pareto_front
+    from rmpsweep.stats import pareto_rows
 
     most = max((row["images"] for row in rows), default=0)
     compared = [row for row in rows if row["images"] == most]
-    return {compared[i]["trial_id"] for i in pareto_front([(row["accuracy"], row[cost]) for row in compared])}
+    return {row["trial_id"] for row in pareto_rows(compared, itemgetter(cost))}
 
 
 def _totals(record: SweepRecord, rows: Sequence[dict[str, Any]]) -> tuple[int, list[Point]]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -157,6 +158,7 @@ def test_a_machine_that_can_run_a_sweep_has_no_problem_and_nothing_is_left_behin
     place.mkdir()
     found = doctor(write_sweep(), "--results", place / "new" / "results", expected=0)
     assert problems(found) == set()
+    assert re.search(r"; [1-9]\d* GiB memory$", found["device"]["detail"])
     assert "digits/test: 500 images, digits/train: 1,297 images" in found["data"]["detail"]
     assert "vgg-small: its weights fit" in found["network"]["detail"]
     assert found["space"]["detail"].startswith("enough for 5,500 results")

@@ -1,14 +1,18 @@
 """The command line as documented, and quick to start."""
 
+import contextlib
+import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 
 from rmpsweep.sweep.file import load_sweep
-from tests.helpers.commands import run_here
+from tests.helpers.commands import rmpsweep, run_here
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -41,3 +45,44 @@ def test_planning_and_looking_load_neither_torch_nor_ray_nor_mlflow(command, wri
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_ids_of_trials_stay_whole_in_a_terminal_of_80_columns(tmp_path, monkeypatch):
+    monkeypatch.setenv("RMPSWEEP_CACHE", str(tmp_path / "cache"))
+    options = ["--results", str(tmp_path / "r"), "--limit", "4", "--set", "time_steps=[4]", "--inline"]
+    launched = rmpsweep("launch", "quickstart", *options, "--mlflow", "none")
+    ids = {row["trial_id"] for row in launched["summary"]}
+    assert len(ids) == 20
+    for command in (["plan", "quickstart", *options], ["status", str(tmp_path / "r")]):
+        rows = {line.split()[0]: line for line in in_terminal(command, 80) if line.split()[:1]}
+        assert ids <= rows.keys()
+        assert max(len(rows[each]) for each in ids) <= 80
+
+
+def in_terminal(command: list[str], columns: int) -> list[str]:
+    """The lines that a command shows in a terminal that is so many columns wide, without their colours."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (50, columns))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rmpsweep", *command],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment | {"TERM": "xterm"},
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux reports the end of a terminal so
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, shown
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+
+
+def test_every_table_of_list_says_what_its_columns_are():
+    code, shown, _ = run_here(["list"])
+    assert code == 0
+    heads = [line.split() for line in shown.splitlines() if line.split()[:1] == ["name"]]
+    assert heads == [["name", "description"]] * 7

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from torchvision import transforms as tv
 
-from rmpsweep.data import TRANSFORMS, cache_dir, image_order, open_split
+from rmpsweep.data import TRANSFORMS, cache_dir, digits, image_order, open_split
 from rmpsweep.errors import DataError
+from rmpsweep.models.recipe import read_card
+from rmpsweep.sweep.file import SWEEPS
 
 Row = tuple[bytes | None, str | None, int | None]
 
@@ -82,8 +84,11 @@ def test_cache_dir(environment: dict[str, str], expected: str, monkeypatch: pyte
 
 
 def test_digits_are_scikit_learns() -> None:
+    import sklearn.datasets
     from sklearn.datasets import load_digits
 
+    packed = Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
+    assert digits.FILE.read_bytes() == packed.read_bytes()
     bunch = load_digits()
     train, test = (open_split("digits", None, split, None) for split in ("train", "test"))
     assert (train.num_images, test.num_images, test.num_classes, test.max_label) == (1297, 500, 10, 9)
@@ -98,6 +103,13 @@ def test_digits_are_scikit_learns() -> None:
     images, labels = train.load([1296, 0])
     np.testing.assert_array_equal(images[1, 0].numpy() * 16, bunch.images[rows[:1297].min()])
     np.testing.assert_array_equal(images[0, 0].numpy() * 16, bunch.images[rows[:1297].max()])
+
+
+def test_digits_are_those_that_the_shipped_weights_were_trained_on() -> None:
+    card = read_card(SWEEPS / "weights" / "digits-vgg-small.safetensors")
+    assert card is not None
+    found = [open_split("digits", None, split, None).fingerprint for split in ("train", "test")]
+    assert found == [card.data_fingerprint, card.test_fingerprint]
 
 
 def test_slices_are_of_a_permutation_and_complete_each_other() -> None:

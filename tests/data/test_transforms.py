@@ -206,7 +206,7 @@ def test_interpolation_without_a_resize_is_no_difference() -> None:
         ("vit", ["data: transform: got 'vit'", "unit, cifar10", "weights, or a mapping of resize, interpolation"]),
         ("[256]", ["data.transform: got [256]", "a mapping"]),
         ("{resise: 256}", ["data.transform.resise: unknown key", "resize, interpolation, crop, mean, std"]),
-        ("{resize: 0}", ["data.transform: got", "resize: got 0, expected 1 pixel or more"]),
+        ("{resize: 0}", ["data.transform: resize: got 0, expected 1 pixel or more"]),
         ("{crop: -1}", ["crop: got -1, expected 1 pixel or more"]),
         ("{crop: wide}", ["data.transform.crop: got 'wide'", "integer"]),
         ("{interpolation: lanczos}", ["data.transform.interpolation: got 'lanczos'", "'bilinear' or 'bicubic'"]),

@@ -1,23 +1,13 @@
 """Intervals and tests of accuracies: against SciPy and statsmodels, exact laws, and the coverage they promise."""
 
-from math import comb
-
 import numpy as np
 import pytest
-from scipy.stats import binom, bootstrap, norm
+from scipy.stats import binom, norm
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from rmpsweep.stats import (
-    bootstrap_difference,
-    compare_with_best,
-    holm,
-    mcnemar,
-    paired_interval,
-    time_steps_to_reach,
-    wilson_interval,
-)
+from rmpsweep.stats import compare_with_best, holm, mcnemar, paired_interval, time_steps_to_reach, wilson_interval
 
 
 def tables(seed: int, count: int, most: int = 3_000) -> np.ndarray:
@@ -62,59 +52,6 @@ def test_paired_interval_is_that_of_the_mean_difference_with_two_more_images():
         assert np.allclose(paired_interval(table[1], table[2], table.sum(), 0.9), expected, rtol=0, atol=1e-9)
 
 
-def trinomial_difference(a_only: int, b_only: int, images: int) -> np.ndarray:
-    """P(X_a - X_b = d), d from -images to images, of resampled images."""
-    p, q, r = a_only / images, b_only / images, (images - a_only - b_only) / images
-    law = np.zeros(2 * images + 1)
-    for x in range(images + 1):
-        for y in range(images + 1 - x):
-            ways = comb(images, x) * comb(images - x, y)
-            law[x - y + images] += ways * p**x * q**y * r ** (images - x - y)
-    return law
-
-
-@pytest.mark.parametrize("table", [(5, 3, 1, 1), (10, 6, 0, 4), (0, 7, 8, 3), (20, 1, 1, 8), (9, 0, 0, 3)])
-def test_bootstrap_bounds_are_quantiles_of_the_exact_law_of_resamples(table):
-    """P(less than the bound) <= its share <= P(at most the bound), within 5 standard errors of drawing."""
-    images, resamples, tail = sum(table), 10_000, 0.05
-    below = np.cumsum(trinomial_difference(table[1], table[2], images))
-    error = 5 * np.sqrt(tail * (1 - tail) / resamples)
-    bounds = bootstrap_difference(*answers(np.array(table)), 1 - 2 * tail, resamples, seed=4)
-    for bound, share in zip(bounds, (tail, 1 - tail), strict=True):
-        at_least, at_most = int(np.ceil(bound * images - 1e-9)), int(np.floor(bound * images + 1e-9))
-        assert below[images + at_least] >= share - error
-        assert at_most == -images or below[images + at_most - 1] <= share + error
-
-
-def test_bootstrap_agrees_with_scipy():
-    """Within 5 standard errors of the difference of two estimated quantiles, and one image."""
-    images, resamples, tail = 400, 4_000, 0.025
-    table = np.array([280, 50, 25, 45])
-    a, b = answers(table)
-    scipys = bootstrap(
-        (a, b),
-        lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis),
-        paired=True,
-        method="percentile",
-        n_resamples=resamples,
-        batch=1_000,
-        rng=np.random.default_rng(5),
-    ).confidence_interval
-    spread = np.std(a.astype(float) - b) / np.sqrt(images)
-    error = np.sqrt(2 * tail * (1 - tail) / resamples) / (norm.pdf(norm.ppf(tail)) / spread)
-    ours = bootstrap_difference(a, b, resamples=resamples, seed=6)
-    assert ours == pytest.approx((scipys.low, scipys.high), abs=5 * error + 1 / images)
-
-
-def test_bootstrap_follows_its_seed_and_has_no_width_where_a_and_b_agree():
-    a, b = answers(np.array([280, 50, 25, 45]))
-    assert bootstrap_difference(a, b, seed=1) == bootstrap_difference(a, b, seed=1)
-    assert len({bootstrap_difference(a, b, resamples=50, seed=seed) for seed in range(5)}) > 1
-    assert bootstrap_difference(a, a) == (0, 0)
-    low, high = bootstrap_difference(a, b)
-    assert bootstrap_difference(b, a) == pytest.approx((-high, -low), abs=0.01)
-
-
 def binomial_error(runs: int) -> float:
     """4 standard errors of a share of 95 %."""
     return 4 * np.sqrt(0.95 * 0.05 / runs)
@@ -127,15 +64,6 @@ def test_paired_interval_covers_the_true_difference_as_often_as_it_says():
     low, high = paired_interval(drawn[:, 0], drawn[:, 1], 400)
     difference = shares[:, 0] - shares[:, 1]
     assert np.mean((low <= difference) & (difference <= high)) == pytest.approx(0.95, abs=binomial_error(20_000))
-
-
-def test_bootstrap_covers_the_true_difference_as_often_as_it_says():
-    rng, covered = np.random.default_rng(8), []
-    for run in range(2_000):
-        a, b = answers(rng.multinomial(1_000, [0.7, 0.12, 0.08, 0.1]))
-        low, high = bootstrap_difference(a, b, resamples=500, seed=run)
-        covered.append(low <= 0.04 <= high)
-    assert np.mean(covered) == pytest.approx(0.95, abs=binomial_error(2_000))
 
 
 def test_time_steps_to_reach_covers_the_true_one_as_often_as_it_says():

@@ -1,13 +1,15 @@
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic_core.core_schema import ErrorType
 
 from rmpsweep.errors import SweepError
 from rmpsweep.models.recipe import Recipe
-from rmpsweep.sweep.file import RECIPES, SWEEPS, dump_sweep, load_recipe, load_sweep, names, parse_sweep
-from rmpsweep.sweep.schema import Sweep
+from rmpsweep.sweep.file import _EXPECTED, RECIPES, SWEEPS, dump_sweep, load_recipe, load_sweep, names, parse_sweep
+from rmpsweep.sweep.schema import Calibration, Data, Grid, Mlflow, Network, Run, Search, Sweep
 from rmpsweep.terms import Setting
 
 SECTIONS = {
@@ -18,6 +20,15 @@ SECTIONS = {
     "time_steps": "[4, 8]",
 }
 RECIPE = "{name: r, network: vgg-small, source: digits, epochs: 3}"
+PARTS = {
+    "network": Network,
+    "data": Data,
+    "calibration": Calibration,
+    "grid": Grid,
+    "search": Search,
+    "run": Run,
+    "mlflow": Mlflow,
+}
 TRAINED = f"{{name: vgg-small, train: {RECIPE}}}"
 
 
@@ -135,6 +146,17 @@ def test_a_resolved_sweep_reads_back_as_it_was(write, changes):
     assert all(f"{key}:" in text for key in Sweep.model_fields)
 
 
+def test_a_resolved_sweep_is_written_with_the_bytes_of_earlier_versions(write):
+    """Other bytes would make a launch publish again what it has published."""
+    written = (Path(__file__).parents[1] / "fixtures" / "results-b667ece" / "sweep.yaml").read_text()
+    assert dump_sweep(parse_sweep(written, "sweep.yaml")) == written
+    path = "/a-folder-with-a-long-name" * 5
+    text = dump_sweep(load_sweep(write(), [f"data.path={path}", "grid.alpha=0.00001", "mlflow.experiment='yes'"]))
+    assert f"  path: {path}\n" in text
+    assert "  alpha:\n  - 1.0e-05\n" in text
+    assert "  experiment: 'yes'\n" in text
+
+
 def test_packaged_sweeps_are_found_by_name_with_and_without_the_suffix(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_sweep("quickstart") == load_sweep("quickstart.yaml") == load_sweep(str(SWEEPS / "quickstart.yaml"))
@@ -177,7 +199,8 @@ BAD_SECTIONS = [
     ("time_steps", None, ["time_steps: missing"]),
     ("nmae", "t", ["nmae: unknown key", "name, network, data, calibration, grid, time_steps, search, run, mlflow"]),
     ("network", "{name: vgg-small, wieghts: w}", ["network.wieghts: unknown key", "name, module, weights, train"]),
-    ("network", "{name: vgg-small, weights: $UNSET/w}", ["'$UNSET/w'", "environment variable UNSET is not set"]),
+    ("network", "{name: vgg-small, weights: $UNSET/w}", ["network.weights: '$UNSET/w'", "variable UNSET is not set"]),
+    ("data", "{source: csv, path: $UNSET}", ["s.yaml: data.path: '$UNSET'", "environment variable UNSET is not set"]),
     ("network", "{name: vgg, weights: w}", ["network: name: got 'vgg'", "vgg-small, vgg16, resnet20"]),
     ("network", "{name: vgg16, module: a:b, weights: w}", ["network: got", "'a:b'", "exactly one of name and module"]),
     ("network", "{weights: w}", ["network: got", "exactly one of name and module"]),
@@ -248,7 +271,9 @@ BAD_CHANGES = [
     ("grid.alhpa=1", ["s.yaml", "grid.0.alhpa: unknown key", "alpha, seed"]),
     ("runs.actors=1", ["s.yaml", "runs: unknown key", "run, mlflow"]),
     ("run.actors=two", ["s.yaml", "run.actors: got 'two'", "integer"]),
-    ("data.path=$UNSET", ["--set", "'$UNSET'", "environment variable UNSET is not set"]),
+    ("data.path=$UNSET", ["--set 'data.path=$UNSET': '$UNSET'", "environment variable UNSET is not set"]),
+    ("network={name: $UNSET}", ["--set 'network={name: $UNSET}': name: '$UNSET'", "variable UNSET is not set"]),
+    ("calibration=x", ["s.yaml", "calibration: got 'x', expected a mapping"]),
     ("network.train=nope", ["recipe 'nope': no such file", "digits-vgg-small"]),
 ]
 
@@ -258,6 +283,50 @@ def test_a_bad_set_is_refused_with_the_option_and_what_is_allowed(write, change,
     with pytest.raises(SweepError) as refused:
         load_sweep(write(), [change])
     assert [part for part in parts if part not in str(refused.value)] == []
+
+
+def test_an_unset_variable_of_a_recipe_is_reported_with_the_recipe(monkeypatch):
+    monkeypatch.delenv("CIFAR100_DIR", raising=False)
+    with pytest.raises(SweepError) as of_recipe:
+        load_sweep("cifar100-resnet20")
+    assert "cifar100-resnet20.yaml: network.train.path (recipe cifar100-resnet20.yaml): " in str(of_recipe.value)
+    with pytest.raises(SweepError, match=r"/cifar100-resnet20\.yaml: data\.path: '\$\{CIFAR100_DIR\}'"):
+        load_sweep("cifar100-resnet20", ["network.train.path=elsewhere"])
+    with pytest.raises(SweepError, match=r"/cifar100-resnet20\.yaml: path: "):
+        load_recipe("cifar100-resnet20")
+
+
+KEYS = [
+    *(f"{section}.{key}" for section, model in PARTS.items() for key in model.model_fields),
+    *(key for key in Sweep.model_fields if key not in ("name", "time_steps")),
+    *("network.train.epochs", "network.train.dropout", "network.train.schedule", "data.transform.mean"),
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_expected_is_said_in_our_own_words(write, key):
+    """Whatever a value is: pydantic's sentences about "input" are not shown."""
+    before = {"network.train": f"network.train={RECIPE}", "data.transform": "data.transform={resize: 9}"}
+    first = [change for place, change in before.items() if key.startswith(f"{place}.")]
+    values = ("[]", "{}", "x", "-1", "1.5", "true", ".nan", "[x]", "[{}]", "{x: 1}", "99999999999")
+    said = [refusal(write(), [*first, f"{key}={value}"]) for value in values]
+    assert any(said)
+    for text in filter(None, said):
+        assert re.search("[Ii]nput|should be|something else", text.replace("input_scale", "")) is None
+        assert re.search("expected|unknown key|missing|no such file|the recipe trains", text)
+
+
+def refusal(path, changes):
+    """What is said against a sweep; nothing where it is accepted."""
+    try:
+        load_sweep(path, changes)
+    except SweepError as error:
+        return str(error)
+    return ""
+
+
+def test_every_type_of_mistake_that_has_words_exists_in_pydantic():
+    assert set(_EXPECTED) - {"path_type"} <= set(get_args(ErrorType))  # that one is not of its core
 
 
 BAD_FILES = [

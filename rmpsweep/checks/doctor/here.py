@@ -1,6 +1,5 @@
 """What is checked on this machine: what it is and can write, and everything a sweep names."""
 
-import os
 import shutil
 import socket
 from dataclasses import dataclass
@@ -68,10 +67,11 @@ def _packages() -> str:
 
 
 def _device() -> str:
+    import psutil
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = psutil.virtual_memory().total / 2**30
     return f"{', '.join(gpus) or 'no GPU'}; {environment.hardware()}; {memory:.0f} GiB memory"
 
 
