@@ -1,10 +1,10 @@
 """How much is computed at once: rows and time steps, from the memory that is free and the network's largest layers."""
 
-import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import psutil
 import torch
 
 from rmpsweep.engine.kernels import padded
@@ -18,6 +18,8 @@ MOST_ROWS_ON_GPU = 256
 """Not measured: enough that every layer of a small network has more tiles than a GPU has multiprocessors."""
 MOST_BYTES = 2**29
 """Of working memory, however much is free: more would not be faster."""
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+"""Of this process, in a container that has one (cgroup version 2)."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,11 @@ def _elements(node: Node) -> int:
 
 def free_memory() -> int:
     """Bytes this process may still take: of the machine, or of its control group if that is less."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = int(psutil.virtual_memory().available)
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, StopIteration, ValueError):
+        limit, used = (int((CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - used)
+    except (OSError, ValueError):  # there is no control group, or its limit is the word "max"
         pass
     return max(free, 0)
 

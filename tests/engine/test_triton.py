@@ -49,13 +49,6 @@ NETS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _poisoned_memory(monkeypatch):
-    """What nobody wrote is not zero."""
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(77))
-
-
 def problem(build, numerics, encoding="constant", size=6, images=2, **options):
     """A net, images and settings that share weights."""
     torch.manual_seed(0)
