@@ -51,9 +51,9 @@ def make_memory_plan(
 
 def bytes_per_row(program: Program, potential_bytes: int) -> int:
     """What a row keeps from chunk to chunk: potentials and counts, of pools sums and maxima."""
-    layers = (step for step in program.steps if isinstance(step, Layer))
+    layers = (stage for stage in program.stages if isinstance(stage, Layer))
     kept = sum(_elements(layer.node) * (potential_bytes + 4) for layer in layers)
-    pools = (step.node for step in program.steps if not isinstance(step, Layer) and step.how == "count")
+    pools = (stage.node for stage in program.stages if not isinstance(stage, Layer) and stage.how == "count")
     return kept + sum(_elements(node) * 4 * 5 for node in pools)  # its input has up to four times its size
 
 
@@ -61,16 +61,16 @@ def bytes_per_step(program: Program, potential_bytes: int) -> int:
     """The most that a row needs for one time step of a chunk: values still to be read, their events, a shortcut."""
     alive: dict[str, int] = {}
     most = 0
-    for i, step in enumerate(program.steps):
-        events = sum(4 * alive.get(name, 0) for name in set(step.reads)) if isinstance(step, Layer) else 0
-        alive[step.node.name] = _elements(step.node)
-        shortcut = isinstance(step, Layer) and step.addend is not None and step.addend.node is not None
-        current = potential_bytes * _elements(step.node) if shortcut else 0
+    for i, stage in enumerate(program.stages):
+        events = sum(4 * alive.get(name, 0) for name in set(stage.reads)) if isinstance(stage, Layer) else 0
+        alive[stage.node.name] = _elements(stage.node)
+        shortcut = isinstance(stage, Layer) and stage.addend is not None and stage.addend.node is not None
+        current = potential_bytes * _elements(stage.node) if shortcut else 0
         most = max(most, sum(alive.values()) + events + current)
         for name in [name for name, last in program.last_use.items() if last == i]:
             alive.pop(name, None)
-        if step.node.name not in program.last_use:
-            alive.pop(step.node.name)
+        if stage.node.name not in program.last_use:
+            alive.pop(stage.node.name)
     return most
 
 

@@ -26,6 +26,7 @@ detect that they fit (`kernels.cpu`).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,17 @@ LARGEST_WEIGHT: dict[Numerics, int] = {"fixed16": 32639, "fixed8": 127}
 """|w_q| of fixed16 is what 256 hi + lo reaches with both planes int8."""
 INPUT_BITS, FACTOR_BITS, JUNCTION_BITS = 12, 16, 12
 EXACT_SUM, EXACT_TOTAL = 2.0**53, 2.0**62
+
+
+def on_grid(numerics: Numerics) -> bool:
+    """Whether every number is an integer on a grid; else all are floating point."""
+    match numerics:
+        case "fixed16" | "fixed8":
+            return True
+        case "float32" | "float64":
+            return False
+        case _:
+            assert_never(numerics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +129,7 @@ class Constants:
     @property
     def is_fixed(self) -> bool:
         """Whether everything is an integer."""
-        return self.numerics in LARGEST_WEIGHT
+        return on_grid(self.numerics)
 
     def to(self, device: torch.device) -> "Constants":
         """A copy on that device."""

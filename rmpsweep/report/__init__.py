@@ -19,7 +19,15 @@ from rmpsweep.report.charts import layers as layer_charts
 from rmpsweep.report.charts import search as search_charts
 from rmpsweep.report.charts import trials as trial_charts
 from rmpsweep.report.classes import ClassAccuracy, class_accuracies, hardest_images
-from rmpsweep.report.differences import Rivals, decisive_time_steps, overall_best, reach_ann, rivals, soft_against_hard
+from rmpsweep.report.differences import (
+    ResetComparison,
+    Rivals,
+    compare_resets,
+    decisive_time_steps,
+    overall_best,
+    reach_ann,
+    rivals,
+)
 from rmpsweep.report.info import Fetch, Pictures, ReportInfo, no_pictures
 from rmpsweep.report.layers import layer_rows, threshold_rows
 from rmpsweep.report.templates import environment, library
@@ -29,7 +37,6 @@ from rmpsweep.stats import (
     CONVENTIONS,
     SETTINGS,
     BestTrial,
-    PairedComparison,
     best_trials,
     correct_by_cell,
     varying_settings,
@@ -80,7 +87,7 @@ def render(
     classes = class_accuracies(whole, predictions)
     layers = layer_rows(best, activity)
     thresholds = threshold_rows(info.calibration)
-    paired = soft_against_hard(best, predictions)
+    paired = compare_resets(best, predictions)
     found = rivals(chosen, rows, cells) if chosen else None
     ann_joules = {
         name: joule
@@ -157,7 +164,7 @@ def _best_charts(
     best: Mapping[str, BestTrial],
     rows: list[Row],
     info: ReportInfo,
-    paired: list[PairedComparison],
+    paired: list[ResetComparison],
     found: Rivals | None,
 ) -> dict[str, Row]:
     drawn = {}
@@ -165,8 +172,8 @@ def _best_charts(
         low, high = wilson_interval(info.ann_correct, info.ann_images)
         interval = 100 * float(low), 100 * float(high)
         drawn["best-chart"] = difference_charts.best_chart(best, rows, 100 * info.ann_accuracy, interval)
-    if paired:
-        drawn["paired-chart"] = difference_charts.paired_chart(paired)
+    for number, compared in enumerate(paired):
+        drawn[f"paired-chart-{number}" if number else "paired-chart"] = difference_charts.paired_chart(compared)
     if found:
         drawn["rivals-chart"] = difference_charts.rivals_chart(found)
     return drawn

@@ -12,8 +12,9 @@ from rmpsweep.stats.intervals import bootstrap_difference, paired_interval, wils
 from rmpsweep.stats.latency import TimeStepsToReach, time_steps_to_reach, time_steps_within
 from rmpsweep.stats.paired import ComparisonWithBest, PairedComparison, compare_paired, compare_with_best, holm, mcnemar
 from rmpsweep.stats.pareto import pareto_front, pareto_rows
-from rmpsweep.stats.settings import RESETS, SETTINGS, varying_settings
+from rmpsweep.stats.settings import SETTINGS, varying_settings
 from rmpsweep.stats.unpaired import fisher, newcombe_interval
+from rmpsweep.terms import RESETS
 
 __all__ = [
     "CONVENTIONS",

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from rmpsweep.stats.latency import is_within, time_steps_within
-from rmpsweep.stats.settings import RESETS, SETTINGS
+from rmpsweep.stats.settings import SETTINGS
+from rmpsweep.terms import RESETS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

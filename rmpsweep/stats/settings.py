@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-RESETS = ("soft", "hard")
 SETTINGS = (
     "threshold",
     "granularity",

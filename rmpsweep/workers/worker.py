@@ -28,7 +28,7 @@ from rmpsweep.storage import Location
 from rmpsweep.sweep.plan import ANN, Unit
 from rmpsweep.sweep.schema import Setting, Sweep
 from rmpsweep.sweep.thresholds import GivenThresholds
-from rmpsweep.terms import INPUT
+from rmpsweep.terms import FIGURES, INPUT
 from rmpsweep.workers.gather import Counts, Part, gather
 from rmpsweep.workers.loading import given_thresholds, load_network, open_planned
 
@@ -246,7 +246,10 @@ class Worker:
 
     def _ann_counts(self, images: int) -> Counts:
         """Multiply-accumulates in place of synaptic operations; nothing spikes."""
-        return {(layer, self.neurons[layer]): torch.tensor([[0], [images * n], [0]]) for layer, n in self.macs.items()}
+        return {
+            (layer, self.neurons[layer]): torch.tensor([[images * n if each == "synops" else 0] for each in FIGURES])
+            for layer, n in self.macs.items()
+        }
 
     def _simulate(
         self,
@@ -268,16 +271,8 @@ class Worker:
             keep_state=False,
             on_steps=self._advance,
         )
-        counts: list[Counts] = []
-        for sim in sims:
-            spikes = {INPUT: sim.input_spikes, **sim.spike_counts}
-            saturated = {INPUT: torch.zeros_like(sim.input_spikes), **sim.saturated}
-            counts.append(
-                {
-                    (layer, self.neurons[layer]): torch.stack([spikes[layer], sim.synops[layer], saturated[layer]])
-                    for layer in (INPUT, *self.net.layers)
-                }
-            )
+        layers = (INPUT, *self.net.layers)
+        counts = [{(layer, self.neurons[layer]): sim.figures[layer] for layer in layers} for sim in sims]
         return torch.stack([sim.logits.double() for sim in sims]), counts
 
 

@@ -30,8 +30,10 @@ pytest.importorskip("triton")
 from rmpsweep.engine import calibrate, convert, gpu, simulate, simulate_many
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.gpu import kernels
+from rmpsweep.engine.neuron import RESET_CODES
 from rmpsweep.engine.numerics import Setting
 from rmpsweep.engine.program import make_program
+from rmpsweep.terms import RESETS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*silent")
 SETTINGS = [{"alpha": 0.7}, {"alpha": 1.0, "reset": "hard"}, {"alpha": 0.45, "v_init": 0.5, "alpha_scope": "network"}]
@@ -106,8 +108,15 @@ def test_chunk_and_batch_change_no_bit(chunk, batch_size):
 def test_sums_are_exact_on_a_dyadic_net(numerics):
     images = dyadic_images(2)
     net = convert(make_dyadic(Residual(bias=True)), images)
-    settings = [{"thresholds": powers_of_two(net), "numerics": numerics, "reset": reset} for reset in ("soft", "hard")]
+    settings = [{"thresholds": powers_of_two(net), "numerics": numerics, "reset": reset} for reset in RESETS]
     compare(net, images, settings, [6])
+
+
+def test_a_reset_that_the_kernels_lack_is_refused(monkeypatch):
+    net, images, settings = problem(Chain, "fixed16")
+    monkeypatch.setitem(RESET_CODES, "hard", 77)
+    with pytest.raises(ValueError, match="reset: got 'hard', which GpuKernels do not compute"):
+        simulate_many(net, images, settings, STEPS, kernels="triton")
 
 
 def test_floating_point_does_not_depend_on_the_batch():
@@ -195,7 +204,7 @@ def test_scaled_addends_are_rounded_halves_up():
     row, nothing = torch.zeros(1, dtype=torch.int64), torch.zeros_like(potentials)
     neurons = kernels.Neurons(
         row,
-        torch.ones(1, dtype=torch.uint8),
+        torch.full((1,), RESET_CODES["soft"], dtype=torch.uint8),
         nothing.view(1, 16),
         nothing.view(1, 16) + 100,
         potentials,
@@ -248,7 +257,7 @@ def compile_kernels(*target) -> None:
     from triton.compiler import ASTSource
 
     tl = triton.language
-    pointers = {"setting": "*i64", "soft": "*u8", "counts": "*i32", "spikes": "*u8", "out_of_range": "*i32"}
+    pointers = {"setting": "*i64", "reset": "*u8", "counts": "*i32", "spikes": "*u8", "out_of_range": "*i32"}
     narrow = "*u8", "*i8", "*i32", "*u8", "*i32", {"SUM": tl.int32, "PLANES": 2, "KIND": "flag", "LIMIT": 2**30}
     wide = "*fp64", "*fp64", "*i64", "*i64", "*i64", {"SUM": tl.float64, "PLANES": 2, "KIND": "scaled", "LIMIT": 0}
     for kernel, (values, weights, numbers, addend, table, kinds) in (
