@@ -20,7 +20,7 @@ device and in every batch, chunk, shard and thread. The rule, all roundings half
 
 Overflow: every sum of a step must stay below 2^53 and T times it below 2^62, from Σ |w_q| times the largest input;
 otherwise CalibrationError, before anything runs. Potentials are int64 here; kernels that keep them in int32 prove or
-detect that they fit (`kernels.cpu`).
+detect that they fit (`kernels.POTENTIAL_LIMIT`).
 """
 
 import math

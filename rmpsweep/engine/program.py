@@ -77,9 +77,6 @@ class Program:
     last_use: dict[str, int]
 
 
-_OF_MAX_POOL: dict[MaxPool, Literal["max", "count"]] = {"spike": "max", "count": "count"}
-
-
 class _NoProgramError(Exception):
     """The network has a node of another form."""
 
@@ -131,8 +128,9 @@ class _Maker:
             self.stages.append(Rearrangement(node, node.op))
             self.values[node.name] = source
             return
-        if node.op == "max_pool" and self.kind.max_pool != "average":
-            self.stages.append(Rearrangement(node, _OF_MAX_POOL[self.kind.max_pool]))
+        pooling = _pooling(self.kind.max_pool) if node.op == "max_pool" else "sum"
+        if pooling != "sum":
+            self.stages.append(Rearrangement(node, pooling))
             self.values[node.name] = source
             return
         divisor, multiplier, window = common_divisor(self.net, node)
@@ -174,6 +172,18 @@ class _Maker:
         if node.op == "conv" and len(self.net.node(node.inputs[0]).shape) != 3:
             raise _NoProgramError
         return node
+
+
+def _pooling(max_pool: MaxPool) -> Literal["max", "count", "sum"]:
+    match max_pool:
+        case "spike":
+            return "max"
+        case "count":
+            return "count"
+        case "average":
+            return "sum"
+        case _:
+            assert_never(max_pool)
 
 
 def as_convolution(net: SpikingNetwork, node: Node, weight: Tensor) -> tuple[Tensor, dict[str, tuple[int, int]]]:

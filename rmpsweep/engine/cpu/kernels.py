@@ -1,11 +1,11 @@
 """Event-driven kernels: a spike costs its fan-out in additions, a silent neuron nothing.
 
-Tensors are channels-last, channels padded (`layout`). Spikes of a chunk of time steps are bytes [T, R, H, W, C]. For a
-convolution they become events: for each pixel the list of channels that fired, in order of rows; neighbouring pixels of
-an image row are neighbours in the list, so a kernel row of the convolution reads one stretch of it. An output's current
-is the sum of the weight rows of its events, held in registers together with potential and spike count for all steps of
-the chunk. The order of addition (kernel row, pixel, channel) does not depend on batch, chunk or threads, so even in
-floating point the spikes do not.
+Tensors are channels-last, channels padded (`kernels.PAD`). Spikes of a chunk of time steps are bytes [T, R, H, W, C].
+For a convolution they become events: for each pixel the list of channels that fired, in order of rows. Neighbouring
+pixels of an image row are neighbours in the list, so a kernel row of the convolution reads one stretch of it. An
+output's current is the sum of the weight rows of its events, held in registers together with potential and spike count
+for all steps of the chunk. The order of addition (kernel row, pixel, channel) does not depend on batch, chunk or
+threads, so even in floating point the spikes do not.
 """
 
 from typing import Any
