@@ -3,7 +3,7 @@
 Tensors lie channels-last in memory, their channels padded with silent ones.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, assert_never
 
 import torch
@@ -12,7 +12,6 @@ from typing_extensions import override  # in `typing` from Python 3.12 on
 
 from rmpsweep.engine.encode import is_spiking
 from rmpsweep.engine.network import Node, SpikingNetwork, rearrange
-from rmpsweep.engine.neuron import RESET_CODES
 from rmpsweep.engine.numerics import INPUT_BITS, Constants, quantize_input
 from rmpsweep.engine.program import Layer, Program, Rearrangement, as_convolution, image_shape
 from rmpsweep.terms import INPUT
@@ -119,16 +118,6 @@ class ProgramKernels(Kernels):
     def __init__(self, constants: Constants, program: Program) -> None:
         self.constants, self.program, self.net = constants, program, constants.net
         self.signed = is_spiking(constants.settings[0].encoding)
-
-    def reset_codes(self, known: Collection[int]) -> list[int]:
-        """The code of every setting's reset. Raises ValueError: its kernels compute no such reset."""
-        codes = [RESET_CODES[setting.reset] for setting in self.constants.settings]
-        for setting, code in zip(self.constants.settings, codes, strict=True):
-            if code not in known:
-                raise ValueError(
-                    f"reset: got {setting.reset!r}, which {type(self).__name__} do not compute; use kernels='reference'"
-                )
-        return codes
 
     def weighted_nodes(self) -> Iterator[tuple[Node, str | None]]:
         """Every weighted node with the value it reads, None for read-out nodes."""

@@ -15,10 +15,10 @@ from typing import assert_never
 
 from torch import Tensor
 
-from rmpsweep.terms import Reset, check_choice
+from rmpsweep.terms import RESETS, Reset, check_choice
 
-RESET_CODES: dict[Reset, int] = {"hard": 0, "soft": 1}
-"""How kernels are told of a reset. Each kernel refuses the codes that it does not compute."""
+RESET_CODES: dict[Reset, int] = {reset: code for code, reset in enumerate(RESETS)}
+"""How kernels are told of a reset. Each of them has a `code_of` that refuses the resets it does not compute."""
 
 
 def step(z: Tensor, v: Tensor, threshold: Tensor | float, reset: Reset) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,7 @@ def best_trials(summary: pa.Table) -> dict[str, BestTrial]:
     Args:
         summary: one row per (trial, T).
     """
-    best = {}
+    best: dict[str, BestTrial] = {}
     for reset in RESETS:
         rows = [row for row in summary.to_pylist() if row["reset"] == reset]
         trials: dict[str, list[dict[str, Any]]] = {}

@@ -4,9 +4,12 @@ import torch
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate, simulate_many, thresholds_from_scales
+from rmpsweep.engine.constants import make_constants
+from rmpsweep.engine.cpu.device import CpuKernels
 from rmpsweep.engine.encode import fill_poisson, poisson, uniform
 from rmpsweep.engine.network import activations
-from rmpsweep.engine.neuron import RESET_CODES
+from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.program import make_program
 from rmpsweep.terms import FIGURES, RESETS
 from tests.helpers.nets import Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
 
@@ -116,12 +119,14 @@ def test_kernels_compute_every_reset_as_the_reference_does(reset):
         assert torch.equal(fast.state.potentials[layer], slow.state.potentials[layer])
 
 
-def test_a_reset_that_the_kernels_lack_is_refused(monkeypatch):
+def test_a_reset_that_the_kernels_do_not_compute_is_refused():
     net, thresholds = dyadic_net()
-    monkeypatch.setitem(RESET_CODES, "hard", 77)
-    with pytest.raises(ValueError, match="reset: got 'hard', which CpuKernels do not compute"):
-        simulate(net, IMAGES, thresholds, [4], reset="hard")
-    simulate(net, IMAGES, thresholds, [4], reset="hard", kernels="reference")
+    constants = make_constants(net, [Setting(thresholds=thresholds)], 1.0)
+    program = make_program(constants)
+    CpuKernels(constants, program)
+    object.__setattr__(constants.settings[0], "reset", "leaky")  # a word that everything else knows
+    with pytest.raises(AssertionError, match="leaky"):
+        CpuKernels(constants, program)
 
 
 def test_figures_of_the_input_are_among_those_of_the_layers():

@@ -27,9 +27,10 @@ from tests.helpers.nets import (
 
 pytest.importorskip("triton")
 
-from rmpsweep.engine import calibrate, convert, gpu, simulate, simulate_many
+from rmpsweep.engine import calibrate, convert, simulate, simulate_many
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.gpu import kernels
+from rmpsweep.engine.gpu.device import GpuKernels
 from rmpsweep.engine.neuron import RESET_CODES
 from rmpsweep.engine.numerics import Setting
 from rmpsweep.engine.program import make_program
@@ -112,11 +113,14 @@ def test_sums_are_exact_on_a_dyadic_net(numerics):
     compare(net, images, settings, [6])
 
 
-def test_a_reset_that_the_kernels_lack_is_refused(monkeypatch):
-    net, images, settings = problem(Chain, "fixed16")
-    monkeypatch.setitem(RESET_CODES, "hard", 77)
-    with pytest.raises(ValueError, match="reset: got 'hard', which GpuKernels do not compute"):
-        simulate_many(net, images, settings, STEPS, kernels="triton")
+def test_a_reset_that_the_kernels_do_not_compute_is_refused():
+    net, _, settings = problem(Chain, "fixed16")
+    constants = make_constants(net, [Setting(**settings[0])], 1.0)
+    program = make_program(constants)
+    GpuKernels(constants, program)
+    object.__setattr__(constants.settings[0], "reset", "leaky")  # a word that everything else knows
+    with pytest.raises(AssertionError, match="leaky"):
+        GpuKernels(constants, program)
 
 
 def test_floating_point_does_not_depend_on_the_batch():
@@ -129,7 +133,7 @@ def test_floating_point_does_not_depend_on_the_batch():
 
 @pytest.mark.parametrize("build", [Residual, MaxPooled])
 def test_int64_potentials_give_the_same_bits(build, monkeypatch):
-    monkeypatch.setattr(gpu.GpuKernels, "needs_wide", lambda *_: True)
+    monkeypatch.setattr(GpuKernels, "needs_wide", lambda *_: True)
     sims = compare(*problem(build, "fixed16", "poisson"))
     assert all(v.dtype == torch.int64 for v in sims[0].state.potentials.values())
 

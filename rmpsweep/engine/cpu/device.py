@@ -30,7 +30,7 @@ class CpuKernels(ProgramKernels):
         super().__init__(constants, program)
         self.workspace = Workspace()
         self.left: list[str] = []
-        self.reset = np.array(self.reset_codes(cpu.RESETS), np.uint8)
+        self.reset = np.array([cpu.code_of(s.reset) for s in constants.settings], np.uint8)
         self.packed: dict[str, Convolution] = {
             node.name: self.net.remember(constants.kind, f"packed {node.name}", partial(self._pack, node, value))
             for node, value in self.weighted_nodes()

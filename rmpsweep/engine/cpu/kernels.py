@@ -8,7 +8,7 @@ for all steps of the chunk. The order of addition (kernel row, pixel, channel) d
 threads, so even in floating point the spikes do not.
 """
 
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numba import njit, types
@@ -31,17 +31,27 @@ from rmpsweep.engine.cpu.lanes import (
 from rmpsweep.engine.kernels import PAD, POTENTIAL_LIMIT
 from rmpsweep.engine.neuron import RESET_CODES
 from rmpsweep.engine.numerics import FACTOR_BITS
+from rmpsweep.terms import Reset
 
 NOTHING, FLAG, CURRENT, SCALED = 0, 1, 2, 3
 """What a layer's current gets besides the convolution: nothing; a table's value where a byte is not zero; a current;
 a current times a table's factor (in integers (M I + 2^15) >> 16)."""
 SOFT, HARD = RESET_CODES["soft"], RESET_CODES["hard"]
-RESETS = (SOFT, HARD)
-"""The codes of the resets that `fire` computes."""
 SPARE = PAD
 """Room that a list of events needs at its end."""
 _PARTIAL = 256
 """So many int8 weights add up within int16."""
+
+
+def code_of(reset: Reset) -> int:
+    """How `fire` is told of a reset; each that it computes has a case here."""
+    match reset:
+        case "soft":
+            return SOFT
+        case "hard":
+            return HARD
+        case _:
+            assert_never(reset)
 
 
 def _add_rows(total, start, stop, indices, weights, at, width):

@@ -30,7 +30,8 @@ class GpuKernels(ProgramKernels):
         self.device = constants.net.device
         super().__init__(constants.to(self.device), program)
         self.tables: dict[tuple[object, ...], Tensor] = {}
-        self.reset = torch.tensor(self.reset_codes(triton.RESETS), dtype=torch.uint8, device=self.device)
+        codes = [triton.code_of(s.reset) for s in constants.settings]
+        self.reset = torch.tensor(codes, dtype=torch.uint8, device=self.device)
         self.out_of_range = torch.zeros(len(self.net.layers), dtype=torch.int32, device=self.device)
         self.packed: dict[str, triton.Convolution] = {
             node.name: self.net.remember(

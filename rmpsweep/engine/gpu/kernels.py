@@ -8,7 +8,7 @@ Legend: T steps of a chunk, R rows, N images, K settings.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import torch
 import triton
@@ -17,11 +17,9 @@ from torch import Tensor
 
 from rmpsweep.engine.kernels import POTENTIAL_LIMIT, padded
 from rmpsweep.engine.neuron import RESET_CODES
+from rmpsweep.terms import Reset
 
 SOFT = tl.constexpr(RESET_CODES["soft"])
-RESETS = (RESET_CODES["soft"], RESET_CODES["hard"])
-"""The codes of the resets that `_step` computes."""
-
 LARGEST_INT8, MOST_INT8_INPUTS = 127, 2**17
 """Fewer inputs of one output than that: their products with int8 weights add up within int32."""
 
@@ -66,6 +64,15 @@ class Neurons:
     potentials: Tensor
     counts: Tensor
     out_of_range: Tensor
+
+
+def code_of(reset: Reset) -> int:
+    """How `_step` is told of a reset; each that it computes has a case here."""
+    match reset:
+        case "soft" | "hard":
+            return RESET_CODES[reset]
+        case _:
+            assert_never(reset)
 
 
 def pack(
