@@ -20,6 +20,7 @@ Granularity = Literal["layer", "channel"]
 Numerics = Literal["float32", "float64", "fixed16", "fixed8"]
 
 RESETS: tuple[Reset, ...] = get_args(Reset)
+"""In the order in which tables and charts show them."""
 
 INPUT = "input"
 """The name that stands for the network's input among its layers."""
@@ -29,6 +30,10 @@ ANN = "ann"
 
 SATURATED_RATE = 0.95
 """Spikes per step from which a neuron counts as saturated: it cannot say more than one spike per step."""
+
+FIGURES = ("spikes", "synops", "saturated")
+"""What is counted of every layer, summed over neurons: spikes, additions these cause (`engine.activity.fan_out`), and
+neurons that are saturated. Of the input: nonzero elements, the same, and 0."""
 
 ENGINE_VERSION = "2"
 """Part of every trial's identity; raised by any change of the engine that alters a count."""

@@ -145,7 +145,7 @@ def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checke
         CalibrationError: a silent layer, or a threshold file that does not fit. SweepError: time_steps.
     """
     from rmpsweep.engine import calibrate
-    from rmpsweep.engine.agreement import biased_pools, compare_layers
+    from rmpsweep.engine.agreement import biased_pools, biased_reset, compare_layers
     from rmpsweep.workers.loading import given_thresholds
 
     if time_steps < 4 or time_steps % 4:
@@ -181,8 +181,8 @@ def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checke
         "more time steps do not help; use max_pool: count"
         for pool in biased_pools(net, setting.max_pool)
     ]
-    if setting.reset == "hard":
-        unfaithful.append("reset: hard is biased: what is left of the potential at a spike is lost; use reset: soft")
+    if why := biased_reset(setting.reset):
+        unfaithful.append(f"reset: {setting.reset} is biased: it {why}; use reset: soft")
     return Checked(subject, found, (*subject.warnings, *notes, *unfaithful))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from rmpsweep.report.charts import CONFIG, THEMES
+from rmpsweep.report.charts import CONFIG, SHAPES, THEMES
 from rmpsweep.terms import RESETS
 
 Row = dict[str, Any]
@@ -200,7 +200,7 @@ def _reset_colour(alt: Any) -> Any:
 
 
 def _reset_shape(alt: Any) -> Any:
-    return alt.Shape("reset:N", title="Reset", sort=RESETS).scale(domain=RESETS, range=["circle", "triangle-up"])
+    return alt.Shape("reset:N", title="Reset", sort=RESETS).scale(domain=RESETS, range=SHAPES[: len(RESETS)])
 
 
 def _faceted(alt: Any, chart: Any, rows: Sequence[Row], panels: Sequence[str]) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil, floor
+from typing import assert_never
 
 from rmpsweep.claims.charts import response_chart
 from rmpsweep.claims.claim import Claim, Row, ShownTable
@@ -38,14 +39,35 @@ def closed_form_spikes(ratio: Fraction, f_in: Fraction, time_steps: int, reset: 
     """
     input_spikes = time_steps * f_in
     assert input_spikes.denominator == 1, "time_steps x f_in must be whole"
-    if reset == "soft":
-        return min(time_steps, floor(input_spikes * ratio))
-    return floor(input_spikes / ceil(1 / ratio))
+    match reset:
+        case "soft":
+            return min(time_steps, floor(input_spikes * ratio))
+        case "hard":
+            return floor(input_spikes / ceil(1 / ratio))
+        case _:
+            assert_never(reset)
 
 
 def closed_form_rate(ratio: Fraction, f_in: Fraction, reset: Reset) -> Fraction:
     """Output spikes per step as T grows: min(1, (V_in/V_th) f_in) for soft, f_in / ceil(V_th/V_in) for hard reset."""
-    return min(Fraction(1), ratio * f_in) if reset == "soft" else f_in / ceil(1 / ratio)
+    match reset:
+        case "soft":
+            return min(Fraction(1), ratio * f_in)
+        case "hard":
+            return f_in / ceil(1 / ratio)
+        case _:
+            assert_never(reset)
+
+
+def _corners(reset: Reset) -> list[Fraction]:
+    """The V_in/V_th where `closed_form_rate` turns at F_IN, and the ends of the axis."""
+    match reset:
+        case "soft":
+            return [Fraction(0), 1 / F_IN, RATIOS[-1]]
+        case "hard":
+            return [*(Fraction(1, n) for n in range(int(1 / RATIOS[0]), 0, -1)), RATIOS[-1]]
+        case _:
+            assert_never(reset)
 
 
 def in_operating_range(ratio: Fraction, f_in: Fraction) -> bool:
@@ -112,12 +134,7 @@ def _measure(points: Sequence[tuple[Fraction, Fraction]]) -> list[Row]:
 
 def _curves() -> list[Row]:
     """Corners of the closed forms for T without bound: over V_in/V_th at F_IN, and over f_in at the chosen ratios."""
-    corners: list[tuple[Reset, Fraction, Fraction]] = []
-    soft_ratios = (Fraction(0), 1 / F_IN, RATIOS[-1])
-    corners += [("soft", ratio, F_IN) for ratio in soft_ratios]
-    stairs = [Fraction(1, n) for n in range(int(1 / RATIOS[0]), 0, -1)]
-    corners += [("hard", ratio, F_IN) for ratio in (*stairs, RATIOS[-1])]
-    over_ratio = [_curve(*corner, over="v_in_over_v_th") for corner in corners]
+    over_ratio = [_curve(reset, ratio, F_IN, over="v_in_over_v_th") for reset in RESETS for ratio in _corners(reset)]
     over_f_in = [
         _curve(reset, ratio, f_in, over="f_in")
         for reset in RESETS
@@ -144,12 +161,8 @@ def _table(over_ratio: list[Row]) -> ShownTable:
         title=f"Output spikes in {TIME_STEPS} steps, f_in = {F_IN}",
         columns=(
             "V_in/V_th",
-            "soft",
-            "closed form",
-            "hard",
-            "closed form",
-            "soft f_out",
-            "hard f_out",
+            *(column for reset in RESETS for column in (reset, "closed form")),
+            *(f"{reset} f_out" for reset in RESETS),
             "within bounds",
         ),
         rows=body,

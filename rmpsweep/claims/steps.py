@@ -11,12 +11,16 @@ from rmpsweep.claims.charts import steps_chart
 from rmpsweep.claims.claim import Claim, Row, ShownTable
 from rmpsweep.errors import ResultsError
 from rmpsweep.stats import PairedComparison, compare_paired
-from rmpsweep.terms import RESETS, SETTINGS
+from rmpsweep.terms import RESETS, SETTINGS, Reset
 
 STATEMENT = (
     '"RMP-SNN surpasses the best inference accuracy provided by the converted SNN with hard reset neurons using 2-8 '
     'times fewer inference time-steps" (abstract of arXiv:2003.01811).'
 )
+
+
+CLAIMED: tuple[Reset, ...] = ("soft", "hard")
+"""The resets that the claim is about; trials of others are drawn and not compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +75,7 @@ def fewer_steps(summary: pa.Table) -> FewerSteps:
     """
     rows = summary.to_pylist()
     _check(rows)
-    by_reset = {reset: [row for row in rows if row["reset"] == reset] for reset in RESETS}
+    by_reset = {reset: [row for row in rows if row["reset"] == reset] for reset in CLAIMED}
     best = max(row["correct"] for row in by_reset["hard"])
     hard = _first([row for row in by_reset["hard"] if row["correct"] == best])
     assert hard is not None
@@ -103,7 +107,7 @@ def steps_claim(summary: pa.Table, predictions: pa.Table | None) -> Claim:
     compared: dict[int, PairedComparison] = {}
     surpassing = None
     if predictions is not None:
-        soft, hard = (_rows_of(predictions, best[reset].values()) for reset in RESETS)
+        soft, hard = (_rows_of(predictions, best[reset].values()) for reset in CLAIMED)
         compared = {pair.time_steps: pair for pair in compare_paired(soft, hard)}
         surpassing = _surpassing(predictions, found)
     rows = [_point(row, best) for row in summary.to_pylist()]
@@ -126,7 +130,7 @@ def steps_claim(summary: pa.Table, predictions: pa.Table | None) -> Claim:
 
 def _check(rows: Sequence[Row]) -> None:
     resets = {row["reset"] for row in rows}
-    for reset in RESETS:
+    for reset in CLAIMED:
         if reset not in resets:
             raise ResultsError(
                 f"summary.parquet: holds no trial with {reset} reset; add it to the sweep's grid.reset and launch again"

@@ -1,5 +1,7 @@
 """Operations: how many one spike of each neuron causes, and how many the ANN computes."""
 
+from typing import assert_never
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,19 +30,23 @@ def fan_out(net: SpikingNetwork) -> dict[str, Tensor]:
     result: dict[str, Tensor] = {}
     for node in reversed(net.nodes):
         count = paths.pop(node.name, torch.zeros(1, *node.shape, dtype=torch.float64))
-        if node.op in ("input", "spike"):
-            result[node.name] = count[0].to(torch.int64)
-        if node.op == "spike":
-            enter(node.inputs[0], torch.ones_like(count))
-        elif node.op == "add":
-            for name in node.inputs:
-                enter(name, count)
-        elif node.op == "concat":
-            channels = [net.node(name).shape[0] for name in node.inputs]
-            for name, part in zip(node.inputs, count.split(channels, 1), strict=True):
-                enter(name, part)
-        elif node.op != "input":
-            enter(node.inputs[0], _transpose(net, node, count))
+        match node.op:
+            case "input":
+                result[node.name] = count[0].to(torch.int64)
+            case "spike":
+                result[node.name] = count[0].to(torch.int64)
+                enter(node.inputs[0], torch.ones_like(count))
+            case "add":
+                for name in node.inputs:
+                    enter(name, count)
+            case "concat":
+                channels = [net.node(name).shape[0] for name in node.inputs]
+                for name, part in zip(node.inputs, count.split(channels, 1), strict=True):
+                    enter(name, part)
+            case "conv" | "linear" | "avg_pool" | "max_pool" | "flatten" | "slice" | "pad":
+                enter(node.inputs[0], _transpose(net, node, count))
+            case _:
+                assert_never(node.op)
     return result
 
 
@@ -60,7 +66,7 @@ def dense_macs(net: SpikingNetwork) -> dict[str, int]:
         all_of_it = torch.ones(1, dtype=torch.float64).expand(1, *node.shape)
         if node.op in ("conv", "linear"):
             macs = _transpose(net, node, all_of_it) * inputs[0]
-            counts[net.node(node.inputs[0]).unit] += int(macs.sum())
+            counts[net.node(node.inputs[0]).scale_of] += int(macs.sum())
         inside[node.name] = rearrange(node, *inputs) if node.op in REARRANGING else all_of_it
     return counts
 

@@ -1,25 +1,27 @@
 """Do the spiking layers say what the ANN's layers say? Their rates against its activations, layer by layer.
 
-The law. Under constant input and soft reset a neuron with activation a and spikes worth Λ shall have spiked T·a/Λ times
-after T steps. Charge is conserved and the potential left over is bounded, so by how many spikes it is off stays bounded
-too, once it has begun: the rate's error falls as 1/T (law 3 in tests/engine). Spikes at random times would be off by
-√T. Where the rate itself is wrong, they are off by more and more, as T.
+The law. Under constant input and soft reset a neuron with activation a and spikes worth Λ should have spiked T·a/Λ
+times after T steps. Charge is conserved and the potential that is left is bounded, so the error of its spike count
+stays bounded once it has begun to fire, and the error of its rate falls as 1/T (law 3 in tests/engine). The count of a
+neuron that spikes at random times would be off by √T, and the count of one whose rate is wrong by an amount
+proportional to T.
 
-The rule. A layer agrees where its neurons are off, on average, by at most 2^(1/4) times as many spikes after T as after
-T/2, which is an error that falls at least as T^(-3/4), nearer to 1/T than to 1/√T; or by so little more that chance
-explains it (three standard errors).
+The rule. A layer agrees if the mean error of its neurons' spike counts grows by a factor of at most 2^(1/4) from T/2
+to T. The error of its rate then falls at least as T^(-3/4), which is nearer to 1/T than to 1/√T. A larger factor is
+accepted if three standard errors explain it.
 
-The start-up lag. A neuron that waits L steps for the layers before it has missed L·a/Λ spikes: one with fewer than half
-of its spikes still lags by more than T/2, and is left out of the rule. A layer is "starting", and more time steps will
-tell, where such neurons should emit the larger part of its spikes (or a rate is less than half of what it should be,
-which looks the same); and where the rule is not met, but the error falls by at least T^(-1/4) and ever faster, by 5 %
-and more. While a lag ends, an error falls faster and faster; one that comes to rest on a bias more and more slowly.
+The start-up lag. A neuron that waits L steps for the layers before it misses L·a/Λ spikes. A neuron that has fewer than
+half of its expected spikes still lags by more than T/2 and is left out of the rule. A layer is "starting" (run more
+time steps) in two cases: most of its expected spikes belong to neurons that have not begun, which a rate of less than
+half of what it should be cannot be told from; or its error does not yet meet the rule, but still falls at least as
+T^(-1/4), and at least 5 % faster from T/2 to T than from T/4 to T/2. The error falls faster and faster while a lag
+ends, and more and more slowly where it comes to rest on a bias.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, assert_never
 
 import torch
 from torch import Tensor
@@ -49,7 +51,7 @@ class LayerAgreement:
 
     scale: Λ, its largest over channels;
     errors: at T/4, T/2 and T, mean |Λ x spikes / T - activation| over mean activation;
-    growth: of the number of spikes that neurons which have begun are off by, from T/2 to T;
+    growth: mean spike-count error at T divided by that at T/2, over neurons that have begun firing;
     begun: the share of the expected spikes that these should emit;
     clipped: the error that no number of steps removes, mean excess of activations over Λ, likewise relative.
     """
@@ -224,6 +226,17 @@ def biased_pools(net: SpikingNetwork, max_pool: MaxPool) -> list[str]:
     return [] if max_pool == "count" else [node.name for node in net.nodes if node.op == "max_pool"]
 
 
+def biased_reset(reset: Reset) -> str | None:
+    """What a reset does that keeps rates from becoming the ANN's activations as T grows; None if they become them."""
+    match reset:
+        case "soft":
+            return None
+        case "hard":
+            return "forgets what is left of the potential at every spike"
+        case _:
+            assert_never(reset)
+
+
 def _causes(net: SpikingNetwork, found: Agreement, setting: Mapping[str, Any]) -> tuple[str, ...]:
     """Likely causes of the first disagreement, the likeliest first."""
     first = found.parting
@@ -247,8 +260,8 @@ def _causes(net: SpikingNetwork, found: Agreement, setting: Mapping[str, Any]) -
             f"max_pool: {setting['max_pool']} at {', '.join(map(repr, pools))} does not pass the largest rate on; use "
             "max_pool: count"
         )
-    if setting["reset"] == "hard":
-        causes.append("reset: hard forgets what is left of the potential at every spike; use reset: soft")
+    if why := biased_reset(setting["reset"]):
+        causes.append(f"reset: {setting['reset']} {why}; use reset: soft")
     if setting["numerics"] != "float64":
         causes.append(f"numerics: {setting['numerics']} rounds weights and thresholds; compare with float64")
     if first.verdict == "silent":

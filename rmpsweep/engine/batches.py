@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rmpsweep.engine.cpu.device import CpuKernels
+from rmpsweep.engine.encode import is_spiking
 from rmpsweep.engine.execute import Batch, execute
 from rmpsweep.engine.kernels import Kernels
 from rmpsweep.engine.memory import make_memory_plan
@@ -24,7 +25,7 @@ from rmpsweep.engine.program import Program, make_program
 from rmpsweep.engine.reference import OnSteps, RowResult, Rows, State, cast, concatenate, select
 
 Choice = Literal["auto", "triton", "reference"]
-"""The kernels of the network's device, those for GPUs wherever it is, or `reference`."""
+"""auto: the kernels for the network's device; triton: those for GPUs, wherever it is; reference: node by node."""
 
 
 def by_nodes(
@@ -156,9 +157,9 @@ def _divide(num_settings: int, num_images: int, size: int) -> list[Tensor]:
 def make_batch(constants: Constants, images: Tensor, ids: Tensor, rows: Tensor) -> Batch:
     """The rows' settings and inputs; settings with the same input scale (and seed, if it matters) share inputs."""
     setting, image = rows // len(images), rows % len(images)
-    poisson = constants.settings[0].encoding == "poisson"
+    spiking = is_spiking(constants.settings[0].encoding)
     kinds = [
-        (float(scale), s.seed if poisson else 0)
+        (float(scale), s.seed if spiking else 0)
         for scale, s in zip(constants.input_scale, constants.settings, strict=True)
     ]
     distinct = list(dict.fromkeys(kinds))
@@ -181,9 +182,7 @@ def make_batch(constants: Constants, images: Tensor, ids: Tensor, rows: Tensor) 
 def _rows_of(result: RowResult, rows: Tensor) -> RowResult:
     return RowResult(
         result.logits[:, rows],
-        {k: v[:, rows] for k, v in result.spike_counts.items()},
-        {k: v[:, rows] for k, v in result.synops.items()},
-        {k: v[:, rows] for k, v in result.saturated.items()},
+        {k: v[:, rows] for k, v in result.figures.items()},
         {k: v[:, rows] for k, v in result.spikes.items()},
         None if result.state is None else select(result.state, rows),
     )
@@ -193,9 +192,7 @@ def _joined(parts: Sequence[RowResult]) -> RowResult:
     first = parts[0]
     return RowResult(
         torch.cat([p.logits for p in parts], 1),
-        {k: torch.cat([p.spike_counts[k] for p in parts], 1) for k in first.spike_counts},
-        {k: torch.cat([p.synops[k] for p in parts], 1) for k in first.synops},
-        {k: torch.cat([p.saturated[k] for p in parts], 1) for k in first.saturated},
+        {k: torch.cat([p.figures[k] for p in parts], 1) for k in first.figures},
         {k: torch.cat([p.spikes[k] for p in parts], 1) for k in first.spikes},
         None if first.state is None else concatenate([p.state for p in parts if p.state is not None]),
     )

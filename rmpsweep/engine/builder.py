@@ -1,6 +1,7 @@
 """What the constants of a group of settings have in common, whatever they are counted in: a walk over the nodes."""
 
 from collections.abc import Mapping, Sequence
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Builder:
             self._follow_spike_weight(node)
             self.add(node)
         output = self.net.output
-        scale = self.units(self.net.node(output).unit)[:, None] * self.output_grid()
+        scale = self.units(self.net.node(output).scale_of)[:, None] * self.output_grid()
         if output in self.spike_weight:
             scale = scale * by_channel(self.spike_weight[output])
         representable(scale, torch.float32 if self.numerics == "float32" else torch.float64)
@@ -92,32 +93,35 @@ class Builder:
 
     def ratio(self, node: Node, operand: int, main: int) -> Tensor:
         """Λ_k / Λ_m times the per-channel weight of the spikes of that operand, [K, 1 or C], float64."""
-        own, into = self.net.node(node.inputs[operand]).unit, self.net.node(node.inputs[main]).unit
+        own, into = self.net.node(node.inputs[operand]).scale_of, self.net.node(node.inputs[main]).scale_of
         factor = (self.units(own) / self.units(into))[:, None]
         spikes = self.spike_weight.get(node.inputs[operand])
         return factor if spikes is None else factor * by_channel(spikes)
 
     def _follow_spike_weight(self, node: Node) -> None:
-        if node.op == "spike":
-            weight = self.scales[0][node.name].channel_weight
-            if weight is not None:
-                self.spike_weight[node.name] = per_channel(weight, len(node.shape) + 1).expand(node.shape).clone()
-            return
-        if node.op == "concat":
-            self._weigh_concatenated(node)
-            return
-        if node.op in ("input", "conv", "linear", "add") or node.inputs[0] not in self.spike_weight:
-            return
-        weight = self.spike_weight[node.inputs[0]]
-        if node.op in ("avg_pool", "max_pool"):
-            weight = per_channel(by_channel(weight)[None], len(node.shape) + 1)[0].expand(node.shape).clone()
-        else:
-            weight = rearrange(node, weight[None])[0]
-        self.spike_weight[node.name] = weight
+        entering = self.spike_weight.get(node.inputs[0]) if node.inputs else None
+        match node.op:
+            case "spike":
+                weight = self.scales[0][node.name].channel_weight
+                if weight is not None:
+                    self.spike_weight[node.name] = per_channel(weight, len(node.shape) + 1).expand(node.shape).clone()
+            case "concat":
+                self._weigh_concatenated(node)
+            case "avg_pool" | "max_pool":
+                if entering is not None:
+                    channels = per_channel(by_channel(entering)[None], len(node.shape) + 1)[0]
+                    self.spike_weight[node.name] = channels.expand(node.shape).clone()
+            case "flatten" | "slice" | "pad":
+                if entering is not None:
+                    self.spike_weight[node.name] = rearrange(node, entering[None])[0]
+            case "input" | "conv" | "linear" | "add":  # what they give is weighed in their own constants
+                pass
+            case _:
+                assert_never(node.op)
 
     def _weigh_concatenated(self, node: Node) -> None:
         operands = [self.net.node(name) for name in node.inputs]
-        for unit in dict.fromkeys((node.unit, *(operand.unit for operand in operands))):
+        for unit in dict.fromkeys((node.scale_of, *(operand.scale_of for operand in operands))):
             self.units(unit)  # in range
         ratios = self.operand_ratios[node.name]
         if any(ratio != 1 for ratio in ratios) or any(name in self.spike_weight for name in node.inputs):

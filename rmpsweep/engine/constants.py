@@ -1,12 +1,13 @@
 """The constants of a group of settings, in floating point or on the integer grid that `numerics` lays down."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor
 
 from rmpsweep.engine.builder import Builder, by_channel, representable, weighed
+from rmpsweep.engine.encode import is_spiking
 from rmpsweep.engine.network import Node, SpikingNetwork, per_channel, rearrange
 from rmpsweep.engine.numerics import (
     DTYPES,
@@ -19,6 +20,7 @@ from rmpsweep.engine.numerics import (
     CalibratedSetting,
     Constants,
     common_divisor,
+    on_grid,
 )
 from rmpsweep.engine.scales import scaled
 from rmpsweep.errors import CalibrationError
@@ -33,30 +35,37 @@ def make_constants(net: SpikingNetwork, settings: Sequence[CalibratedSetting], l
         CalibrationError: a threshold or factor is out of the range of the numerics, or a sum could overflow.
     """
     scales = [scaled(net, s.thresholds, s.alpha, s.alpha_scope) for s in settings]
-    build = _Fixed if settings[0].numerics in LARGEST_WEIGHT else _Float
+    build = _Fixed if on_grid(settings[0].numerics) else _Float
     return build(net, settings, scales, largest_input).make()
 
 
 class _Float(Builder):
     def add(self, node: Node) -> None:
-        name, dtype = node.name, DTYPES[self.numerics]
-        if node.op == "spike":
-            self.threshold[name] = self._cast(self.thresholds(name))
-            v_init = torch.tensor([s.v_init for s in self.settings], dtype=torch.float64)[:, None]
-            self.start[name] = self._cast(self.thresholds(name) * v_init)
-        elif node.op == "add":
-            main = [self.net.node(i).unit for i in node.inputs].index(node.unit)
-            for i, operand in enumerate(node.inputs):
-                if self.net.node(operand).unit != node.unit or operand in self.spike_weight:
-                    self.factor[name, i] = self._cast(self.ratio(node, i, main))
-        elif name in self.net.weights:
-            weight, bias = self.net.weights[name]
-            entering = self.entering(node)
-            self.weights[name] = (
-                weight.to(dtype) if entering is None else weighed(weight.cpu(), entering, 0).to(weight.device, dtype)
-            )
-            if bias is not None:
-                self.bias[name] = bias.cpu().to(dtype) * self._cast(1 / self.units(node.unit))[:, None]
+        name = node.name
+        match node.op:
+            case "spike":
+                self.threshold[name] = self._cast(self.thresholds(name))
+                v_init = torch.tensor([s.v_init for s in self.settings], dtype=torch.float64)[:, None]
+                self.start[name] = self._cast(self.thresholds(name) * v_init)
+            case "add":
+                main = [self.net.node(i).scale_of for i in node.inputs].index(node.scale_of)
+                for i, operand in enumerate(node.inputs):
+                    if self.net.node(operand).scale_of != node.scale_of or operand in self.spike_weight:
+                        self.factor[name, i] = self._cast(self.ratio(node, i, main))
+            case "conv" | "linear":
+                self._add_weighted(node)
+            case "input" | "avg_pool" | "max_pool" | "flatten" | "slice" | "pad" | "concat":
+                pass
+            case _:
+                assert_never(node.op)
+
+    def _add_weighted(self, node: Node) -> None:
+        (weight, bias), entering, dtype = self.net.weights[node.name], self.entering(node), DTYPES[self.numerics]
+        self.weights[node.name] = (
+            weight.to(dtype) if entering is None else weighed(weight.cpu(), entering, 0).to(weight.device, dtype)
+        )
+        if bias is not None:
+            self.bias[node.name] = bias.cpu().to(dtype) * self._cast(1 / self.units(node.scale_of))[:, None]
 
     def _cast(self, exact: Tensor) -> Tensor:
         """From float64, once."""
@@ -77,7 +86,7 @@ class _Fixed(Builder):
         one = torch.ones(1, dtype=torch.float64)
         match node.op:
             case "input":
-                constant = self.settings[0].encoding == "constant"
+                constant = not is_spiking(self.settings[0].encoding)
                 self.analog[name] = constant
                 self.grid[name] = one / 2.0**INPUT_BITS if constant else one
                 self._bound(node, self.largest_input * 2.0**INPUT_BITS + 1 if constant else 1.0)
@@ -86,11 +95,7 @@ class _Fixed(Builder):
             case "avg_pool":
                 self._add_pool(node)
             case "max_pool":
-                if self.settings[0].max_pool == "average":
-                    self._add_pool(node)
-                else:
-                    self.grid[name] = self.grid[sources[0]]
-                    self._bound(node, self.largest[sources[0]])
+                self._add_max_pool(node)
             case "flatten" | "slice" | "pad":
                 self.grid[name] = self._rearranged(node, self.grid[sources[0]])
                 self._bound(node, self.largest[sources[0]])
@@ -103,6 +108,19 @@ class _Fixed(Builder):
                 self._add_threshold(node)
                 self.grid[name] = one
                 self._bound(node, 1.0)
+            case _:
+                assert_never(node.op)
+
+    def _add_max_pool(self, node: Node) -> None:
+        max_pool = self.settings[0].max_pool
+        match max_pool:
+            case "average":
+                self._add_pool(node)
+            case "count" | "spike":
+                self.grid[node.name] = self.grid[node.inputs[0]]
+                self._bound(node, self.largest[node.inputs[0]])
+            case _:
+                assert_never(max_pool)
 
     def _add_weighted(self, node: Node) -> None:
         name, source = node.name, node.inputs[0]
@@ -121,7 +139,7 @@ class _Fixed(Builder):
             self.rounded.add(name)
         bias = self.net.weights[name][1]
         if bias is not None:
-            table = bias.double().cpu() / self.units(node.unit)[:, None] / self.grid[name]
+            table = bias.double().cpu() / self.units(node.scale_of)[:, None] / self.grid[name]
             self.bias[name] = self._integers(node, table)
             bound += float(self.bias[name].abs().max())
         self.weighted[name] = True
@@ -167,7 +185,7 @@ class _Fixed(Builder):
         self._bound(node, float((window * multiplier).max()) * self.largest[node.inputs[0]])
 
     def _add_junction(self, node: Node) -> None:
-        own = [i for i in (0, 1) if self.net.node(node.inputs[i]).unit == node.unit]
+        own = [i for i in (0, 1) if self.net.node(node.inputs[i]).scale_of == node.scale_of]
         main = next((i for i in own if self.weighted[node.inputs[i]]), own[0])
         grid = self.grid[node.inputs[main]]
         finer = not self.weighted[node.inputs[main]]

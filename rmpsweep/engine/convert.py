@@ -298,7 +298,7 @@ class _Converter:
         options: Mapping[str, Any] | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> str:
-        units = [self.nodes[i].unit for i in inputs]
+        units = [self.nodes[i].scale_of for i in inputs]
         unit = name if op in ("input", "spike") else max(units, key=self.rank.__getitem__)
         self.nodes[name] = Node(name, op, inputs, shape or node.meta["shape"][1:], unit, options or {})
         self.name_of[node] = name

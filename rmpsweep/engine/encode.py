@@ -4,15 +4,29 @@ The Poisson generator is counter-based: whether element e of image i spikes at s
 nothing else, so the same image gets the same spikes in every batch, shard, worker, device and trial.
 """
 
+from typing import assert_never
+
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
 from rmpsweep.engine.compiled import compiled
+from rmpsweep.terms import Encoding
 
 _MASK64 = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
+
+
+def is_spiking(encoding: Encoding) -> bool:
+    """Whether the input is spikes that are drawn at every step; else it is one analog current."""
+    match encoding:
+        case "poisson":
+            return True
+        case "constant":
+            return False
+        case _:
+            assert_never(encoding)
 
 
 def constant(images: Tensor, input_scale: Tensor) -> Tensor:

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rmpsweep.engine.encode import is_spiking
 from rmpsweep.engine.kernels import POTENTIAL_LIMIT, Kernels, padded
 from rmpsweep.engine.network import Node
 from rmpsweep.engine.program import Layer, Rearrangement, image_shape
-from rmpsweep.engine.reference import LinearNodes, OnSteps, RowResult, State, read_out_of
-from rmpsweep.terms import INPUT, SATURATED_RATE
+from rmpsweep.engine.reference import LinearNodes, OnSteps, RowResult, State, read_out_of, saturated_from
+from rmpsweep.terms import INPUT
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ class _Values:
             self.known_events[name] = self.kernels.events(name, self.bytes[name])
         return self.known_events[name]
 
-    def drop_read(self, step: int) -> None:
-        """Forget what no later step reads."""
-        for name in [name for name, last in self.kernels.program.last_use.items() if last == step]:
+    def drop_read(self, stage: int) -> None:
+        """Forget what no later stage reads."""
+        for name in [name for name, last in self.kernels.program.last_use.items() if last == stage]:
             value = self.bytes.pop(name, None)
             if value is not None and all(value is not other for other in self.bytes.values()):
                 self.kernels.release(value)
@@ -99,23 +100,23 @@ class _Run:
         self.net, self.program, self.constants = kernels.net, kernels.program, kernels.constants
         self.t, self.num_rows, self.device = start, len(batch.setting), batch.setting.device
         self.linear = LinearNodes(self.constants, batch.setting, partial(_in_fixed_order, kernels))
-        self.poisson = self.constants.settings[0].encoding == "poisson"
+        self.spiking = is_spiking(self.constants.settings[0].encoding)
         self.potentials: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
         self.pools: dict[str, tuple[Tensor, Tensor]] = {}
         self.input_currents: dict[str, Tensor] = {}
         self.trains: dict[str, list[Tensor]] = {}
-        for step in self.program.steps:
-            if isinstance(step, Layer):
-                self._prepare(step, state)
+        for stage in self.program.stages:
+            if isinstance(stage, Layer):
+                self._prepare(stage, state)
                 if record:
-                    self.trains[step.node.name] = []
-                if step.node.name == until:
+                    self.trains[stage.node.name] = []
+                if stage.node.name == until:
                     break
-            elif step.how == "count":
-                self.pools[step.node.name] = self._pool(step.node, state)
+            elif stage.how == "count":
+                self.pools[stage.node.name] = self._pool(stage.node, state)
         self.input_counts = self._input_counts(state)
-        if not self.poisson:
+        if not self.spiking:
             nonzero = kernels.constant_input(batch.images, batch.input_scale) != 0
             self.nonzero_input = self._channels_last(self.net.node(INPUT), nonzero, torch.int32)
 
@@ -131,7 +132,7 @@ class _Run:
             wide = wide or (self.constants.is_fixed and float(potentials.abs().max()) >= POTENTIAL_LIMIT)
         self.potentials[node.name] = self._channels_last(node, potentials, self.kernels.dtype(wide))
         self.counts[node.name] = self._channels_last(node, counts, torch.int32)
-        if layer.value == INPUT and not self.poisson:
+        if layer.value == INPUT and not self.spiking:
             self.input_currents[node.name] = self.kernels.input_current(
                 layer, self.batch.images, self.batch.input_scale, wide
             )
@@ -140,7 +141,7 @@ class _Run:
         """To steps[-1]; figures at every T of `steps`."""
         fan_outs = self.net.fan_out
         logits: list[Tensor] = []
-        tallies: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
+        figures: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
         for stop in steps:
             while self.t < stop:
                 before = self.t
@@ -150,16 +151,13 @@ class _Run:
             logits.append(self.linear.logits(sums, stop))
             for name, fan_out in fan_outs.items():
                 counts = self.input_counts[self.batch.input] if name == INPUT else self.counts[name]
-                tallies[name].append(self.kernels.tally(counts, fan_out, SATURATED_RATE * stop))
+                figures[name].append(self.kernels.tally(counts, fan_out, saturated_from(name, stop)))
         state = self._state() if keep_state else None
         if state is None:
             self.kernels.release(*self.potentials.values(), *self.counts.values(), self.input_counts)
-        tables = {name: torch.stack(rows) for name, rows in tallies.items()}
         return RowResult(
             torch.stack(logits),
-            {name: table[..., 0] for name, table in tables.items()},
-            {name: table[..., 1] for name, table in tables.items()},
-            {name: tables[name][..., 2] for name in self.net.layers},
+            {name: torch.stack(rows) for name, rows in figures.items()},
             {name: torch.cat(trains) for name, trains in self.trains.items()},
             state,
         )
@@ -169,27 +167,27 @@ class _Run:
         values, kernels = _Values(self.kernels), self.kernels
         self._encode(values, steps)
         self.t += steps
-        for i, step in enumerate(self.program.steps):
-            name = step.node.name
-            if isinstance(step, Rearrangement):
-                read = [values.bytes[source] for source in step.reads]
-                values.bytes[name] = kernels.rearrange(step, read, self.pools.get(name))
+        for i, stage in enumerate(self.program.stages):
+            name = stage.node.name
+            if isinstance(stage, Rearrangement):
+                read = [values.bytes[source] for source in stage.reads]
+                values.bytes[name] = kernels.rearrange(stage, read, self.pools.get(name))
             else:
-                current, addend = self._shared_current(step, values, steps), self._addend(step, values, steps)
+                current, addend = self._shared_current(stage, values, steps), self._addend(stage, values, steps)
                 if name == self.until:
-                    whole = self._current(step, values, steps, current, addend)
+                    whole = self._current(stage, values, steps, current, addend)
                     values.drop_all()
                     return whole
-                events = None if current else values.events(step.value)
+                events = None if current else values.events(stage.value)
                 values.bytes[name] = kernels.fire(
-                    step, events, current, addend, self.batch.setting, self.potentials[name], self.counts[name], steps
+                    stage, events, current, addend, self.batch.setting, self.potentials[name], self.counts[name], steps
                 )
-                if self.poisson and current is not None:
+                if self.spiking and current is not None:
                     kernels.release(current[0])
-                if addend is not None and step.addend is not None and step.addend.node is not None:
+                if addend is not None and stage.addend is not None and stage.addend.node is not None:
                     kernels.release(addend)
                 if name in self.trains:
-                    self.trains[name].append(self._in_planes(step.node, values.bytes[name]).clone())
+                    self.trains[name].append(self._in_planes(stage.node, values.bytes[name]).clone())
             values.drop_read(i)
         values.drop_all()
         for name in kernels.left_range():
@@ -201,7 +199,7 @@ class _Run:
 
     def _encode(self, values: _Values, steps: int) -> None:
         """The input of a chunk, and its nonzero elements."""
-        if not self.poisson:
+        if not self.spiking:
             self.input_counts += self.nonzero_input * steps
             return
         batch, channels = self.batch, self.net.node(INPUT).shape[0]
@@ -214,7 +212,7 @@ class _Run:
         """What the input alone gives a layer, computed once for all settings: by input, and the input of each row."""
         if layer.value != INPUT:
             return None
-        if not self.poisson:
+        if not self.spiking:
             return self.input_currents[layer.node.name], self.batch.input
         wide, events = self.potentials[layer.node.name].dtype == torch.int64, values.events(INPUT)
         inputs = len(self.batch.images)

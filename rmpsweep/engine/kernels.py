@@ -4,12 +4,14 @@ Tensors lie channels-last in memory, their channels padded with silent ones.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 import torch
 from torch import Tensor
+from typing_extensions import override  # in `typing` from Python 3.12 on
 
-from rmpsweep.engine.network import Node, SpikingNetwork
+from rmpsweep.engine.encode import is_spiking
+from rmpsweep.engine.network import Node, SpikingNetwork, rearrange
 from rmpsweep.engine.numerics import INPUT_BITS, Constants, quantize_input
 from rmpsweep.engine.program import Layer, Program, Rearrangement, as_convolution, image_shape
 from rmpsweep.terms import INPUT
@@ -27,7 +29,10 @@ def padded(channels: int) -> int:
 
 
 class Kernels(Protocol):
-    """The steps of a program for settings that share weights. Tensors are channels-last, [T, R, H, W, C], padded."""
+    """What computes the stages of a program for settings that share weights.
+
+    Tensors are channels-last, [T, R, H, W, C], channels padded: T steps of a chunk, R rows, I inputs that rows share.
+    """
 
     constants: Constants
     program: Program
@@ -43,10 +48,10 @@ class Kernels(Protocol):
         """A tensor of any content."""
 
     def release(self, *made: Any) -> None:
-        """Tensors made here, or events, that nothing reads any more."""
+        """Take back tensors made here, or events, that nothing reads any more."""
 
     def dtype(self, wide: bool) -> torch.dtype:
-        """Of potentials and currents."""
+        """The dtype of potentials and currents."""
 
     def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
         """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
@@ -77,42 +82,60 @@ class Kernels(Protocol):
         counts: Tensor,
         steps: int,
     ) -> Tensor:
-        """Integrate, fire and reset a layer for some steps; potentials and counts [R, H, W, C] are updated.
+        """Integrate, fire and reset a layer for some steps, as `neuron.step` does.
 
-        events: of what its weighted node reads; current: instead, (its currents [1 or T, I, H, W, C], the row of I for
-        each row); addend: value or current a junction adds. Returns spikes [T, R, H, W, C], bytes.
+        Args:
+            events: of the value that the layer's weighted node reads; None where there is a `current`.
+            current: what stands in for events: currents [1 or T, I, H, W, C], and the row of I for each row.
+            addend: the value or current that a junction adds.
+            setting: int64 [R].
+            potentials, counts: [R, H, W, C], updated.
+        Returns:
+            Spikes, bytes [T, R, H, W, C].
         """
 
     def left_range(self) -> list[str]:
         """Layers whose int32 potentials left their range since the last call: right still, but to go on in int64."""
 
-    def rearrange(self, step: Rearrangement, values: Sequence[Tensor], pool: tuple[Tensor, Tensor] | None) -> Tensor:
-        """A step between values; pool: (input summed over steps, its largest), updated, of count pooling."""
+    def rearrange(self, stage: Rearrangement, values: Sequence[Tensor], pool: tuple[Tensor, Tensor] | None) -> Tensor:
+        """A stage between values, bytes [T, R, H, W, C].
 
-    def tally(self, counts: Tensor, fan_out: Tensor, limit: float) -> Tensor:
-        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W]."""
+        Args:
+            pool: of count pooling, updated: the input summed over steps, and its largest by window, [R, H, W, C].
+        """
+
+    def tally(self, counts: Tensor, fan_out: Tensor, limit: int) -> Tensor:
+        """The figures of each row, int64 [R, F] in the order of FIGURES.
+
+        Args:
+            counts: spikes so far, [R, H, W, C]; fan_out: [C, H, W]; limit: spikes from which a neuron is saturated.
+        """
 
 
-class ProgramKernels:
-    """One network under settings that share weights."""
+class ProgramKernels(Kernels):
+    """What the kernels for CPUs and for GPUs share."""
 
     def __init__(self, constants: Constants, program: Program) -> None:
         self.constants, self.program, self.net = constants, program, constants.net
-        self.signed = constants.settings[0].encoding == "poisson"
+        self.signed = is_spiking(constants.settings[0].encoding)
 
     def weighted_nodes(self) -> Iterator[tuple[Node, str | None]]:
         """Every weighted node with the value it reads, None for read-out nodes."""
-        for step in self.program.steps:
-            if isinstance(step, Layer):
-                yield step.weighted, step.value
-                if step.addend is not None and step.addend.node is not None:
-                    yield step.addend.node, step.addend.value
+        for stage in self.program.stages:
+            if isinstance(stage, Layer):
+                yield stage.weighted, stage.value
+                if stage.addend is not None and stage.addend.node is not None:
+                    yield stage.addend.node, stage.addend.value
         for node in self.net.readout:
             if node.op in ("conv", "linear"):
                 yield node, None
 
     def convolution(self, node: Node, value: str | None) -> tuple[Tensor, dict[str, tuple[int, int]]]:
-        """Weight [C_out, C_in, kh, kw] and options; window sums are short of their divisor, so are float weights."""
+        """Weight [C_out, C_in, kh, kw] and options.
+
+        Pooled values are sums that have not been divided yet; floating-point weights are divided by the window size
+        here instead.
+        """
         weight = self.constants.weights[node.name]
         if value is not None and not self.constants.is_fixed and self.program.values[value].divisor > 1:
             weight = weight / self.program.values[value].divisor
@@ -128,14 +151,14 @@ class ProgramKernels:
         channels, height, width = image_shape(node)
         return height, width, padded(2 * channels if node.name == INPUT and self.signed else channels)
 
+    @override
     def dtype(self, wide: bool) -> torch.dtype:
-        """Of potentials and currents."""
         if not self.constants.is_fixed:
             return self.constants.dtype
         return torch.int64 if wide else torch.int32
 
+    @override
     def needs_wide(self, layer: Layer, chunk: int) -> bool:
-        """Whether int32 could wrap within a chunk, or cannot hold a constant."""
         if not self.constants.is_fixed:
             return False
         largest = self.constants.largest[layer.node.inputs[0]] * chunk
@@ -145,15 +168,15 @@ class ProgramKernels:
                 largest = max(largest, self.constants.largest[layer.addend.node.name])
         return max(largest, float(self.constants.threshold[layer.node.name].max())) >= POTENTIAL_LIMIT
 
+    @override
     def constant_input(self, images: Tensor, input_scale: Tensor) -> Tensor:
-        """x / Λ_0 under constant encoding as the first layer sees it: int64 multiples of 2^-12, or floating point."""
         if self.constants.is_fixed:
             return quantize_input(images, input_scale)
         values = images.to(self.constants.dtype)
         return values / input_scale.to(values).view(-1, *[1] * (images.dim() - 1))
 
+    @override
     def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
-        """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
         values = self.constant_input(images, input_scale)
         if self.constants.is_fixed:
             result = (self.dense(layer.weighted, values) + (1 << INPUT_BITS - 1)) >> INPUT_BITS
@@ -161,14 +184,53 @@ class ProgramKernels:
             result = self.dense(layer.weighted, values.double())
         return result.to(self.dtype(wide))[None]
 
-    def concatenate(self, node: Node, values: Sequence[Tensor], out: Tensor) -> None:
-        """The channels of values, without those that pad them, one after the other into out; [T, R, H, W, C] each."""
+    @override
+    def rearrange(self, stage: Rearrangement, values: Sequence[Tensor], pool: tuple[Tensor, Tensor] | None) -> Tensor:
+        match stage.how:
+            case "flatten":
+                return values[0]
+            case "concat":
+                return self._concatenated(stage.node, values)
+            case "slice" | "pad":
+                return self._moved(stage.node, values[0])
+            case "sum" | "max" | "count":
+                return self.pooled(stage, values[0], pool)
+            case _:
+                assert_never(stage.how)
+
+    def pooled(self, stage: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
+        """`rearrange` for the three kinds of pooling."""
+        raise NotImplementedError
+
+    def _concatenated(self, node: Node, values: Sequence[Tensor]) -> Tensor:
+        """The channels of values, without those that pad them, one after the other."""
+        out = self._silent(values[0], node)
         start = 0
         for name, value in zip(node.inputs, values, strict=True):
             channels = self.net.node(name).shape[0]
             out[..., start : start + channels] = value[..., :channels]
             start += channels
+        return out
 
-    def dense(self, node: Node, values: Tensor) -> Tensor:
-        """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C]."""
+    def _moved(self, node: Node, value: Tensor) -> Tensor:
+        """A slice or pad node."""
+        out = self._silent(value, node)
+        channels = self.net.node(node.inputs[0]).shape[0]
+        planes = rearrange(node, value[..., :channels].permute(0, 1, 4, 2, 3).flatten(0, 1))
+        out[..., : node.shape[0]] = planes.unflatten(0, value.shape[:2]).permute(0, 1, 3, 4, 2)
+        return out
+
+    def _silent(self, value: Tensor, node: Node) -> Tensor:
+        """No spikes at a node, for the steps and rows of a value."""
+        return self.empty((*value.shape[:2], *self.shape(node)), torch.uint8).zero_()
+
+    @override
+    def tally(self, counts: Tensor, fan_out: Tensor, limit: int) -> Tensor:
+        synapses = torch.zeros(counts.shape[1:], dtype=torch.int64, device=counts.device)
+        planes = fan_out.reshape(-1, *counts.shape[1:3]).to(counts.device)
+        synapses[..., : len(planes)] = planes.permute(1, 2, 0)
+        return self.figures(counts.flatten(1), synapses.flatten(), limit)
+
+    def figures(self, counts: Tensor, synapses: Tensor, limit: int) -> Tensor:
+        """`tally` where counts are [R, M] and the fan-out is [M]."""
         raise NotImplementedError

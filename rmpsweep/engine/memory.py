@@ -1,10 +1,10 @@
 """How much is computed at once: rows and time steps, from the memory that is free and the network's largest layers."""
 
-import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import psutil
 import torch
 
 from rmpsweep.engine.kernels import padded
@@ -18,6 +18,8 @@ MOST_ROWS_ON_GPU = 256
 """Not measured: enough that every layer of a small network has more tiles than a GPU has multiprocessors."""
 MOST_BYTES = 2**29
 """Of working memory, however much is free: more would not be faster."""
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+"""Of this process, in a container that has one (cgroup version 2)."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ def make_memory_plan(
 
 def bytes_per_row(program: Program, potential_bytes: int) -> int:
     """What a row keeps from chunk to chunk: potentials and counts, of pools sums and maxima."""
-    layers = (step for step in program.steps if isinstance(step, Layer))
+    layers = (stage for stage in program.stages if isinstance(stage, Layer))
     kept = sum(_elements(layer.node) * (potential_bytes + 4) for layer in layers)
-    pools = (step.node for step in program.steps if not isinstance(step, Layer) and step.how == "count")
+    pools = (stage.node for stage in program.stages if not isinstance(stage, Layer) and stage.how == "count")
     return kept + sum(_elements(node) * 4 * 5 for node in pools)  # its input has up to four times its size
 
 
@@ -59,16 +61,16 @@ def bytes_per_step(program: Program, potential_bytes: int) -> int:
     """The most that a row needs for one time step of a chunk: values still to be read, their events, a shortcut."""
     alive: dict[str, int] = {}
     most = 0
-    for i, step in enumerate(program.steps):
-        events = sum(4 * alive.get(name, 0) for name in set(step.reads)) if isinstance(step, Layer) else 0
-        alive[step.node.name] = _elements(step.node)
-        shortcut = isinstance(step, Layer) and step.addend is not None and step.addend.node is not None
-        current = potential_bytes * _elements(step.node) if shortcut else 0
+    for i, stage in enumerate(program.stages):
+        events = sum(4 * alive.get(name, 0) for name in set(stage.reads)) if isinstance(stage, Layer) else 0
+        alive[stage.node.name] = _elements(stage.node)
+        shortcut = isinstance(stage, Layer) and stage.addend is not None and stage.addend.node is not None
+        current = potential_bytes * _elements(stage.node) if shortcut else 0
         most = max(most, sum(alive.values()) + events + current)
         for name in [name for name, last in program.last_use.items() if last == i]:
             alive.pop(name, None)
-        if step.node.name not in program.last_use:
-            alive.pop(step.node.name)
+        if stage.node.name not in program.last_use:
+            alive.pop(stage.node.name)
     return most
 
 
@@ -79,15 +81,11 @@ def _elements(node: Node) -> int:
 
 def free_memory() -> int:
     """Bytes this process may still take: of the machine, or of its control group if that is less."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = int(psutil.virtual_memory().available)
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, StopIteration, ValueError):
+        limit, used = (int((CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - used)
+    except (OSError, ValueError):  # there is no control group, or its limit is the word "max"
         pass
     return max(free, 0)
 

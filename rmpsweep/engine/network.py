@@ -1,13 +1,14 @@
 """The converted network as a list of nodes: linear operations between spiking layers.
 
-Tensors are [N, C, H, W] or [N, F]. Every node's tensor is measured in the unit of one spiking layer, the last among
-its ancestors (`Node.unit`): tensor value x Λ of that layer = ANN activation.
+Tensors are [N, C, H, W] or [N, F]. Every node's tensor is measured in the Λ of one spiking layer, the last among its
+ancestors (`Node.scale_of`): tensor value x Λ of that layer = ANN activation.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, assert_never
 
 import torch
 import torch.nn.functional as F
@@ -24,17 +25,17 @@ class Node:
     """One operation.
 
     name: unique; inputs: names of the nodes it reads; shape: of its output without N;
-    unit: the spiking layer (or "input") in whose spikes its output is measured; a "spike" node is its own unit;
+    scale_of: the spiking layer (or "input") whose Λ its output is measured in, of a "spike" node itself;
     options: keyword arguments of the torch function behind `op`; of "slice" the index; of "spike" the ceiling, the
     largest activation, where there is one.
-    A "concat" node's inputs are spikes, pooled or rearranged; each keeps its own unit: see `scales.operand_ratios`.
+    A "concat" node's inputs are spikes, pooled or rearranged; each keeps its own scale: see `scales.operand_ratios`.
     """
 
     name: str
     op: Op
     inputs: tuple[str, ...]
     shape: tuple[int, ...]
-    unit: str
+    scale_of: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -53,7 +54,7 @@ class SpikingNetwork:
     derived: dict[object, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Weights in other forms, made when first used: quantised, packed. See `remember`."""
 
-    @property
+    @cached_property
     def layers(self) -> list[str]:
         """Names of the spiking layers, in forward order."""
         return [node.name for node in self.nodes if node.op == "spike"]
@@ -70,15 +71,19 @@ class SpikingNetwork:
 
     def node(self, name: str) -> Node:
         """The node of that name."""
-        return next(node for node in self.nodes if node.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
 
     def ceiling(self, layer: str) -> float:
         """The largest activation of a spiking layer, that of ReLU6 is 6: its Λ is never above; infinite for ReLU."""
         return float(self.node(layer).options.get("ceiling", math.inf))
 
-    def current_unit(self, layer: str) -> str:
-        """The unit m of the current that enters a spiking layer: z is measured in Λ_m."""
-        return self.node(self.node(layer).inputs[0]).unit
+    def scale_of_current(self, layer: str) -> str:
+        """The layer m in whose Λ the current z that enters a spiking layer is measured."""
+        return self.node(self.node(layer).inputs[0]).scale_of
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "SpikingNetwork":
         """A copy with its weights on that device, in that dtype."""
@@ -119,7 +124,12 @@ class SpikingNetwork:
 
 def apply_linear(weight: Tensor, node: Node, x: Tensor) -> Tensor:
     """A convolution or fully connected node without its bias. [N, ...] -> [N, *node.shape]."""
-    return F.conv2d(x, weight, None, **node.options) if node.op == "conv" else F.linear(x, weight)
+    match node.op:
+        case "conv":
+            return F.conv2d(x, weight, None, **node.options)
+        case "linear":
+            return F.linear(x, weight)
+    raise AssertionError(node.op)
 
 
 def per_channel(values: Tensor, ndim: int) -> Tensor:
@@ -169,5 +179,7 @@ def activations(net: SpikingNetwork, images: Tensor, wanted: Sequence[str]) -> d
                 value = x[0] + x[1]
             case "spike":
                 value = x[0].clamp(0, node.options.get("ceiling"))
+            case _:
+                assert_never(node.op)
         values[node.name] = value
     return {name: values[name] for name in wanted}

@@ -20,13 +20,13 @@ device and in every batch, chunk, shard and thread. The rule, all roundings half
 
 Overflow: every sum of a step must stay below 2^53 and T times it below 2^62, from Σ |w_q| times the largest input;
 otherwise CalibrationError, before anything runs. Potentials are int64 here; kernels that keep them in int32 prove or
-detect that they fit (`kernels.cpu`).
+detect that they fit (`kernels.POTENTIAL_LIMIT`).
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_origin, get_type_hints
+from typing import Literal, assert_never, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,17 @@ EXACT_SUM, EXACT_TOTAL = 2.0**53, 2.0**62
 
 
 WORDS = {name: kind for name, kind in get_type_hints(Setting).items() if get_origin(kind) is Literal}
+
+
+def on_grid(numerics: Numerics) -> bool:
+    """Whether every number is an integer on a grid; else all are floating point."""
+    match numerics:
+        case "fixed16" | "fixed8":
+            return True
+        case "float32" | "float64":
+            return False
+        case _:
+            assert_never(numerics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +126,7 @@ class Constants:
     @property
     def is_fixed(self) -> bool:
         """Whether everything is an integer."""
-        return self.numerics in LARGEST_WEIGHT
+        return on_grid(self.numerics)
 
     def to(self, device: torch.device) -> "Constants":
         """A copy on that device."""

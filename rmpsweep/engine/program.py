@@ -1,11 +1,11 @@
-"""Which nodes run together: a spiking layer with its convolution and shortcut is one step of a program.
+"""Which nodes run together: a spiking layer with its convolution and shortcut is one stage of a program.
 
-Between the steps are values: small non-negative integers (spikes, window sums of spikes), stored as bytes. A network
+Between the stages are values: small non-negative integers (spikes, window sums of spikes), stored as bytes. A network
 that does not fit this form has no program and runs node by node (`reference`).
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
 import torch
 from torch import Tensor
@@ -13,14 +13,17 @@ from torch import Tensor
 from rmpsweep.engine.network import Node, SpikingNetwork
 from rmpsweep.engine.numerics import Constants, common_divisor
 from rmpsweep.engine.reference import read_out_of
-from rmpsweep.terms import INPUT
+from rmpsweep.terms import INPUT, MaxPool
 
 LARGEST_BYTE = 255
 
 
 @dataclass(frozen=True)
 class Value:
-    """Integers [T, N, H, W, C] read by later steps. largest: of one element; divisor: what window sums are short of."""
+    """Integers [T, N, H, W, C] read by later stages.
+
+    largest: upper bound of an element; divisor: what the stored sum must still be divided by.
+    """
 
     largest: int
     divisor: int
@@ -67,9 +70,9 @@ class Rearrangement:
 
 @dataclass(frozen=True)
 class Program:
-    """Steps in forward order; values by name; last_use: value -> the step after which nothing reads it."""
+    """Stages in forward order; values by name; last_use: value -> the stage after which nothing reads it."""
 
-    steps: tuple[Layer | Rearrangement, ...]
+    stages: tuple[Layer | Rearrangement, ...]
     values: dict[str, Value]
     last_use: dict[str, int]
 
@@ -90,7 +93,7 @@ class _Maker:
     def __init__(self, constants: Constants) -> None:
         self.constants, self.net, self.kind = constants, constants.net, constants.settings[0]
         self.values: dict[str, Value] = {}
-        self.steps: list[Layer | Rearrangement] = []
+        self.stages: list[Layer | Rearrangement] = []
 
     def make(self) -> Program:
         net = self.net
@@ -101,14 +104,19 @@ class _Maker:
                 case "input":
                     self.values[INPUT] = Value(1, 1)
                 case "spike":
-                    self.steps.append(self._layer(node))
+                    self.stages.append(self._layer(node))
                     self.values[node.name] = Value(1, 1)
-                case "avg_pool" | "max_pool" | "flatten" | "slice" | "pad" if node.inputs[0] in self.values:
-                    self._rearrange(node)
+                case "avg_pool" | "max_pool" | "flatten" | "slice" | "pad":
+                    if node.inputs[0] in self.values:
+                        self._rearrange(node)
                 case "concat":
                     self._concat(node)
-        last_use = {name: i for i, step in enumerate(self.steps) for name in step.reads}
-        return Program(tuple(self.steps), self.values, last_use)
+                case "conv" | "linear" | "add":  # part of a layer
+                    pass
+                case _:
+                    assert_never(node.op)
+        last_use = {name: i for i, stage in enumerate(self.stages) for name in stage.reads}
+        return Program(tuple(self.stages), self.values, last_use)
 
     def _rearrange(self, node: Node) -> None:
         source = self.values[node.inputs[0]]
@@ -117,25 +125,26 @@ class _Maker:
         if node.op in ("slice", "pad") and len(node.shape) != 3:
             raise _NoProgramError
         if node.op in ("flatten", "slice", "pad"):
-            self.steps.append(Rearrangement(node, node.op))
+            self.stages.append(Rearrangement(node, node.op))
             self.values[node.name] = source
             return
-        if node.op == "max_pool" and self.kind.max_pool != "average":
-            self.steps.append(Rearrangement(node, "max" if self.kind.max_pool == "spike" else "count"))
+        pooling = _pooling(self.kind.max_pool) if node.op == "max_pool" else "sum"
+        if pooling != "sum":
+            self.stages.append(Rearrangement(node, pooling))
             self.values[node.name] = source
             return
         divisor, multiplier, window = common_divisor(self.net, node)
         largest = int((window * multiplier).max()) * source.largest
         if largest > LARGEST_BYTE or len(node.shape) != 3:
             raise _NoProgramError
-        self.steps.append(Rearrangement(node, "sum", multiplier))
+        self.stages.append(Rearrangement(node, "sum", multiplier))
         self.values[node.name] = Value(largest, divisor * source.divisor)
 
     def _concat(self, node: Node) -> None:
         sources = [self.values[name] for name in node.inputs]
         if len(node.shape) != 3 or len({source.divisor for source in sources}) > 1:
             raise _NoProgramError
-        self.steps.append(Rearrangement(node, "concat"))
+        self.stages.append(Rearrangement(node, "concat"))
         self.values[node.name] = Value(max(source.largest for source in sources), sources[0].divisor)
 
     def _layer(self, spike: Node) -> Layer:
@@ -163,6 +172,18 @@ class _Maker:
         if node.op == "conv" and len(self.net.node(node.inputs[0]).shape) != 3:
             raise _NoProgramError
         return node
+
+
+def _pooling(max_pool: MaxPool) -> Literal["max", "count", "sum"]:
+    match max_pool:
+        case "spike":
+            return "max"
+        case "count":
+            return "count"
+        case "average":
+            return "sum"
+        case _:
+            assert_never(max_pool)
 
 
 def as_convolution(net: SpikingNetwork, node: Node, weight: Tensor) -> tuple[Tensor, dict[str, tuple[int, int]]]:

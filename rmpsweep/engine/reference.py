@@ -4,8 +4,10 @@ Every fast path equals it: bit for bit in fixed numerics and where all sums are 
 Legend: T time steps, K settings (trials), R rows (pairs of a setting and an image).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from torch import Tensor
 from rmpsweep.engine import encode, neuron
 from rmpsweep.engine.network import Node, SpikingNetwork, apply_linear, average_of_max_pool, per_channel, rearrange
 from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
-from rmpsweep.terms import INPUT, SATURATED_RATE, Reset
+from rmpsweep.terms import FIGURES, INPUT, SATURATED_RATE, Reset
 
 Apply = Callable[[Tensor, Node, Tensor], Tensor]
 OnSteps = Callable[[int], None]
@@ -65,13 +67,14 @@ def cast(state: State, dtype: torch.dtype) -> State:
 
 @dataclass
 class RowResult:
-    """Per row: logits [T, R, classes]; spikes, synaptic operations and saturated neurons, [T, R] by layer; spike trains
-    [steps, R, ...]."""
+    """What R rows gave.
+
+    logits: [T, R, classes]; figures: layer and "input" -> int64 [T, R, F], in the order of FIGURES; spikes: layer ->
+    trains [steps, R, ...].
+    """
 
     logits: Tensor
-    spike_counts: dict[str, Tensor]
-    synops: dict[str, Tensor]
-    saturated: dict[str, Tensor]
+    figures: dict[str, Tensor]
     spikes: dict[str, Tensor]
     state: State | None
 
@@ -108,7 +111,12 @@ class LinearNodes:
                     for i, v in enumerate(x)
                 )
                 return left + right
-        return rearrange(node, *x)
+            case "flatten" | "slice" | "pad" | "concat":
+                return rearrange(node, *x)
+            case "input" | "spike":
+                raise AssertionError(f"{node.name}: {node.op} nodes are not linear")
+            case _:
+                assert_never(node.op)
 
     def logits(self, sums: Mapping[str, Tensor], steps: int) -> Tensor:
         """The read-out of what was summed over `steps` steps, [R, classes]: floating point sums in float64."""
@@ -162,9 +170,7 @@ class Rows:
     ) -> RowResult:
         """Run from step `start` to steps[-1] and read off at every T of `steps`."""
         logits: list[Tensor] = []
-        counts: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
-        synops: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
-        saturated: dict[str, list[Tensor]] = {name: [] for name in self.net.layers}
+        figures: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
         trains: dict[str, list[Tensor]] = {name: [] for name in self.net.layers} if record else {}
         for t in range(start, steps[-1]):
             spikes, _ = self.step(t, state, self.driving)
@@ -179,17 +185,11 @@ class Rows:
             if t + 1 in steps:
                 logits.append(self.linear.logits(self._sums(state), t + 1))
                 for name, synapses in fan_outs.items():
-                    count = state.counts[name].flatten(1).double()
-                    counts[name].append(count.sum(1).to(torch.int64))
-                    synops[name].append((count @ synapses.flatten().to(count)).to(torch.int64))
-                    if name in saturated:
-                        saturated[name].append((count >= SATURATED_RATE * (t + 1)).sum(1))
+                    figures[name].append(_tally(state.counts[name], synapses, saturated_from(name, t + 1)))
         state.t = steps[-1]
         return RowResult(
             torch.stack(logits),
-            {name: torch.stack(c) for name, c in counts.items()},
-            {name: torch.stack(c) for name, c in synops.items()},
-            {name: torch.stack(c) for name, c in saturated.items()},
+            {name: torch.stack(rows) for name, rows in figures.items()},
             {name: torch.stack(train) for name, train in trains.items()},
             state,
         )
@@ -213,8 +213,10 @@ class Rows:
                         state.potentials[node.name] = self.start[node.name].expand_as(x[0]).clone()
                     value = self._fire(node.name, x[0], state.potentials[node.name])
                     spikes[node.name] = value
-                case _:
+                case "conv" | "linear" | "avg_pool" | "flatten" | "slice" | "pad" | "concat" | "add":
                     value = self.linear(node, x)
+                case _:
+                    assert_never(node.op)
             values[node.name] = value
         return spikes, value
 
@@ -234,7 +236,7 @@ class Rows:
 
     def _encode(self, t: int) -> Tensor:
         dtype = self.constants.dtype
-        if self.kind.encoding == "poisson":
+        if encode.is_spiking(self.kind.encoding):
             exact = torch.float64 if dtype == torch.float64 else torch.float32
             return encode.poisson(self.images.to(exact), self.input_scale, self.seeds, self.ids, t).to(dtype)
         if self.constants.is_fixed:
@@ -244,13 +246,16 @@ class Rows:
     def _max_pool(self, node: Node, x: Tensor, state: State) -> Tensor:
         total, before = state.pools.get(node.name, (torch.zeros_like(x), None))
         total = total + x
-        if self.kind.max_pool == "average":
-            value = self.linear(node, [x])
-        elif self.kind.max_pool == "spike":
-            value = F.max_pool2d(x, **node.options)
-        else:
-            largest = F.max_pool2d(total, **node.options)
-            value = largest if before is None else largest - before
+        match self.kind.max_pool:
+            case "average":
+                value = self.linear(node, [x])
+            case "spike":
+                value = F.max_pool2d(x, **node.options)
+            case "count":
+                largest = F.max_pool2d(total, **node.options)
+                value = largest if before is None else largest - before
+            case _:
+                assert_never(self.kind.max_pool)
         state.pools[node.name] = (total, value if before is None else before + value)
         return value
 
@@ -259,6 +264,22 @@ def read_out_of(net: SpikingNetwork) -> set[str]:
     """The nodes whose outputs, summed over steps, the read-out sees."""
     read = {net.output, *(name for node in net.readout for name in node.inputs)}
     return {name for name in read if net.node(name).op in ("input", "max_pool", "spike")}
+
+
+def saturated_from(layer: str, steps: int) -> int:
+    """Spikes in `steps` steps from which a neuron is saturated. Elements of the input never are."""
+    return steps + 1 if layer == INPUT else math.ceil(SATURATED_RATE * steps)
+
+
+def _tally(counts: Tensor, fan_out: Tensor, limit: int) -> Tensor:
+    """The figures of each row, int64 [R, F]. counts: [R, ...]; fan_out: [...]."""
+    exact = counts.flatten(1).double()
+    table = {
+        "spikes": exact.sum(1),
+        "synops": exact @ fan_out.flatten().to(exact),
+        "saturated": (exact >= limit).sum(1),
+    }
+    return torch.stack([table[figure].to(torch.int64) for figure in FIGURES], 1)
 
 
 def _round_shift(x: Tensor, bits: int) -> Tensor:

@@ -9,6 +9,7 @@ and a spike of channel j weighs Λ_j / max Λ. Where spikes of several layers ar
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def thresholds_from_scales(net: SpikingNetwork, scales: Thresholds) -> dict[str,
     checked |= {layer: checked[layer].clamp(max=net.ceiling(layer)) for layer in net.layers}
     result = {INPUT: checked[INPUT]}
     for layer in net.layers:
-        result[layer] = checked[layer] / checked[net.current_unit(layer)].max()
+        result[layer] = checked[layer] / checked[net.scale_of_current(layer)].max()
     return result
 
 
@@ -64,8 +65,14 @@ def scaled(net: SpikingNetwork, thresholds: Thresholds, alpha: float, scope: Alp
     input_scale = float(checked[INPUT])
     result = {INPUT: LayerScale(checked[INPUT], input_scale, None)}
     for layer in net.layers:
-        source = net.current_unit(layer)
-        factor = alpha if scope == "layer" or source == INPUT else 1.0
+        source = net.scale_of_current(layer)
+        match scope:
+            case "layer":
+                factor = alpha
+            case "network":
+                factor = alpha if source == INPUT else 1.0
+            case _:
+                assert_never(scope)
         threshold, unit, ceiling = checked[layer] * factor, result[source].unit, net.ceiling(layer)
         if float(threshold.max()) * unit > ceiling:
             threshold = threshold.clamp(max=ceiling / unit)
@@ -82,7 +89,9 @@ def operand_ratios(net: SpikingNetwork, scales: Mapping[str, LayerScale]) -> dic
     out, but for the rounding of float64. NaN where a unit left the range of float64.
     """
     return {
-        node.name: tuple(_rounded_ratio(scales[net.node(i).unit].unit, scales[node.unit].unit) for i in node.inputs)
+        node.name: tuple(
+            _rounded_ratio(scales[net.node(i).scale_of].unit, scales[node.scale_of].unit) for i in node.inputs
+        )
         for node in net.nodes
         if node.op == "concat"
     }

@@ -17,7 +17,7 @@ from rmpsweep.engine.network import SpikingNetwork
 from rmpsweep.engine.numerics import CalibratedSetting, weights_kind
 from rmpsweep.engine.reference import OnSteps, RowResult, State, concatenate, select
 from rmpsweep.engine.scales import Thresholds
-from rmpsweep.terms import INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
+from rmpsweep.terms import FIGURES, INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
 
 NODES_ROWS = 32
 """Rows of a batch where a network runs node by node; always filled up to it."""
@@ -29,22 +29,42 @@ class Simulation:
 
     logits: float [len(time_steps), N, classes], in ANN units: Λ_m x mean current over the first T steps, the bias
     included;
-    spike_counts: layer -> int64 [len(time_steps)], summed over images and neurons; input_spikes: nonzero input
-    elements, likewise; synops: likewise, each nonzero output x its fan-out, booked to the emitting layer, and a row
-    "input" (under constant encoding these are multiplications by an analog value, not additions);
-    saturated: layer -> int64 [len(time_steps)], pairs of image and neuron with SATURATED_RATE or more spikes per step;
+    figures: layer and "input" -> int64 [F, len(time_steps)] in the order of FIGURES, summed over images and neurons;
     spikes: layer -> uint8 [steps run, N, ...] if recorded; state: hand to `simulate(..., state=, start=)` to go on, if
     it was kept.
     """
 
     time_steps: tuple[int, ...]
     logits: Tensor
-    spike_counts: dict[str, Tensor]
-    input_spikes: Tensor
-    synops: dict[str, Tensor]
-    saturated: dict[str, Tensor]
+    figures: dict[str, Tensor]
     spikes: dict[str, Tensor]
     state: State | None
+
+    @property
+    def spike_counts(self) -> dict[str, Tensor]:
+        """Spikes by layer, int64 [len(time_steps)]."""
+        return {layer: counts for layer, counts in self._figure("spikes").items() if layer != INPUT}
+
+    @property
+    def input_spikes(self) -> Tensor:
+        """Nonzero elements of the input, int64 [len(time_steps)]."""
+        return self._figure("spikes")[INPUT]
+
+    @property
+    def synops(self) -> dict[str, Tensor]:
+        """Each nonzero output times its fan-out, by the layer that emits it and "input", int64 [len(time_steps)].
+
+        Those of the input are multiplications by an analog value under constant encoding, not additions.
+        """
+        return self._figure("synops")
+
+    @property
+    def saturated(self) -> dict[str, Tensor]:
+        """Pairs of image and neuron with SATURATED_RATE or more spikes per step, by layer, int64 [len(time_steps)]."""
+        return {layer: counts for layer, counts in self._figure("saturated").items() if layer != INPUT}
+
+    def _figure(self, name: str) -> dict[str, Tensor]:
+        return {layer: figures[FIGURES.index(name)] for layer, figures in self.figures.items()}
 
 
 def simulate(
@@ -78,8 +98,8 @@ def simulate(
         v_init: initial potential, in fractions of θ.
         seed, image_ids: the key of Poisson spikes; image_ids int64 [N], default 0, 1, 2, …
         state, start: continue a run of `start` steps from its `Simulation.state`.
-        batch_size, chunk: rows and time steps computed together; chosen by `memory` if not given. Neither changes a
-        result, but where a network has no program (see `program`): there floating point depends on batch_size.
+        batch_size, chunk: rows and time steps computed together; chosen by `memory` if not given. Neither affects
+        results, with one exception: floating-point results of networks that run node by node depend on batch_size.
         kernels: "reference" runs node by node, in one batch if batch_size is not given; "triton" runs the kernels for
         GPUs wherever the network is, on the CPU by Triton's interpreter (TRITON_INTERPRET=1).
     Raises:
@@ -190,14 +210,10 @@ def _checked_steps(time_steps: Sequence[int], start: int) -> tuple[int, ...]:
 
 
 def _summed(result: RowResult, rows: slice, steps: tuple[int, ...]) -> Simulation:
-    counts = {k: v[:, rows].sum(1).cpu() for k, v in result.spike_counts.items()}
     return Simulation(
         steps,
         result.logits[:, rows].cpu(),
-        counts,
-        counts.pop(INPUT),
-        {k: v[:, rows].sum(1).cpu() for k, v in result.synops.items()},
-        {k: v[:, rows].sum(1).cpu() for k, v in result.saturated.items()},
+        {k: v[:, rows].sum(1).T.contiguous().cpu() for k, v in result.figures.items()},
         {k: v[:, rows].cpu() for k, v in result.spikes.items()},
         None if result.state is None else select(result.state, rows),
     )

@@ -19,21 +19,21 @@ from rmpsweep.report.charts import layers as layer_charts
 from rmpsweep.report.charts import search as search_charts
 from rmpsweep.report.charts import trials as trial_charts
 from rmpsweep.report.classes import ClassAccuracy, class_accuracies, hardest_images
-from rmpsweep.report.differences import Rivals, decisive_time_steps, overall_best, reach_ann, rivals, soft_against_hard
+from rmpsweep.report.differences import (
+    ResetComparison,
+    Rivals,
+    compare_resets,
+    decisive_time_steps,
+    overall_best,
+    reach_ann,
+    rivals,
+)
 from rmpsweep.report.info import Fetch, Pictures, ReportInfo, no_pictures
 from rmpsweep.report.layers import layer_rows, threshold_rows
 from rmpsweep.report.templates import environment, library
 from rmpsweep.report.thumbnails import thumbnails
 from rmpsweep.report.trials import LABELS, TrialData, by_trial, coverage, estimated_energies, trial_data
-from rmpsweep.stats import (
-    CONVENTIONS,
-    BestTrial,
-    PairedComparison,
-    best_trials,
-    correct_by_cell,
-    varying_settings,
-    wilson_interval,
-)
+from rmpsweep.stats import CONVENTIONS, BestTrial, best_trials, correct_by_cell, varying_settings, wilson_interval
 from rmpsweep.stats.firing import flag_layers
 from rmpsweep.terms import ANN, INPUT, SETTINGS
 
@@ -79,7 +79,7 @@ def render(
     classes = class_accuracies(whole, predictions)
     layers = layer_rows(best, activity)
     thresholds = threshold_rows(info.calibration)
-    paired = soft_against_hard(best, predictions)
+    paired = compare_resets(best, predictions)
     found = rivals(chosen, rows, cells) if chosen else None
     ann_joules = {
         name: joule
@@ -156,7 +156,7 @@ def _best_charts(
     best: Mapping[str, BestTrial],
     rows: list[Row],
     info: ReportInfo,
-    paired: list[PairedComparison],
+    paired: list[ResetComparison],
     found: Rivals | None,
 ) -> dict[str, Row]:
     drawn = {}
@@ -164,8 +164,8 @@ def _best_charts(
         low, high = wilson_interval(info.ann_correct, info.ann_images)
         interval = 100 * float(low), 100 * float(high)
         drawn["best-chart"] = difference_charts.best_chart(best, rows, 100 * info.ann_accuracy, interval)
-    if paired:
-        drawn["paired-chart"] = difference_charts.paired_chart(paired)
+    for number, compared in enumerate(paired):
+        drawn[f"paired-chart-{number}" if number else "paired-chart"] = difference_charts.paired_chart(compared)
     if found:
         drawn["rivals-chart"] = difference_charts.rivals_chart(found)
     return drawn

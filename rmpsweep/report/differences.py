@@ -19,7 +19,7 @@ from rmpsweep.stats import (
     on_common_images,
     time_steps_to_reach,
 )
-from rmpsweep.terms import ANN, RESETS, SETTINGS
+from rmpsweep.terms import ANN, SETTINGS
 
 Row = dict[str, Any]
 Cells = Mapping[tuple[str, int], Cell]
@@ -61,12 +61,22 @@ def decisive_time_steps(trial: BestTrial) -> int:
     return trial.time_steps_within_1pt or trial.time_steps
 
 
-def soft_against_hard(best: Mapping[str, BestTrial], predictions: pa.Table) -> list[PairedComparison]:
-    """Best soft trial (a) against best hard trial (b); empty without both."""
-    if len(best) < 2:
-        return []
-    soft, hard = (predictions.filter(pc.field("trial_id") == best[reset].trial_id) for reset in RESETS)
-    return compare_paired(soft, hard)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResetComparison:
+    """The best trials of two resets on the same images."""
+
+    first: str
+    other: str
+    at: Sequence[PairedComparison]
+    """First minus other, at every T that both report; at least one."""
+
+
+def compare_resets(best: Mapping[str, BestTrial], predictions: pa.Table) -> list[ResetComparison]:
+    """The best trial of the first reset, soft if there is one, against that of every other with images in common."""
+    rows = {reset: predictions.filter(pc.field("trial_id") == trial.trial_id) for reset, trial in best.items()}
+    first, *others = rows or [""]
+    compared = [(other, compare_paired(rows[first], rows[other])) for other in others]
+    return [ResetComparison(first=first, other=other, at=at) for other, at in compared if at]
 
 
 def reach_ann(trial: BestTrial, cells: Cells) -> TimeStepsToReach | None:

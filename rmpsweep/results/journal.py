@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +26,7 @@ from rmpsweep.results.layout import Layout
 from rmpsweep.results.tables import UNIT_SCHEMA, decode_parquet, encode_parquet
 from rmpsweep.storage import PATIENCE_S, Location, ObjectPath, write_atomic, write_first
 from rmpsweep.sweep.plan import Unit, disjoint
+from rmpsweep.terms import FIGURES
 
 UNIT_VERSION = "2"
 _NO_CHECKSUM = "sha256:" + "0" * 64
@@ -37,20 +37,18 @@ _READERS = 16
 
 @dataclass(frozen=True)
 class LayerActivity:
-    """Counts of one layer (or "input") over the images of a unit, at each of the time steps: spikes, synops, and pairs
-    of image and neuron that are saturated (terms.SATURATED_RATE).
+    """What was counted of one layer (or "input"), summed over the images and neurons of a unit.
 
-    Of trial "ann" at time step 0 synops are multiply-accumulates (`engine.dense_macs`), the others 0; units of earlier
-    versions have no such rows.
+    Trial "ann" has multiply-accumulates (`engine.dense_macs`) for synops at time step 0 and nothing else; units of
+    earlier versions have no such rows.
     """
 
     trial_id: str
     layer: str
     neurons: int
     time_steps: tuple[int, ...]
-    spikes: tuple[int, ...]
-    synops: tuple[int, ...]
-    saturated: tuple[int, ...]
+    counts: tuple[tuple[int, ...] | None, ...]
+    """[F, T], in the order of FIGURES; None for a figure that was not counted yet when the unit was computed."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +200,16 @@ def _encode(result: UnitResult) -> bytes:
         "unit": asdict(result.unit),
         "context": result.context,
         "provenance": dict(result.provenance),
-        "activity": [asdict(activity) for activity in result.activity],
+        "activity": [
+            {
+                "trial_id": each.trial_id,
+                "layer": each.layer,
+                "neurons": each.neurons,
+                "time_steps": each.time_steps,
+                **dict(zip(FIGURES, each.counts, strict=True)),
+            }
+            for each in result.activity
+        ],
     }
     footer = json.dumps(head, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     metadata = {"rmpsweep.schema_version": UNIT_VERSION, "rmpsweep.unit": footer, "rmpsweep.checksum": _NO_CHECKSUM}
@@ -231,7 +238,14 @@ def _decode(content: bytes) -> UnitResult:
     unit = Unit(head["unit"]["start"], head["unit"]["stop"], tuple((t, tuple(s)) for t, s in head["unit"]["work"]))
     if predictions.num_rows != unit.num_cells:
         raise _Rejected(f"holds {predictions.num_rows} rows, expected {unit.num_cells}")
-    rows = [{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in head["activity"]]
-    return UnitResult(
-        unit, head["context"], head["provenance"], predictions, tuple(LayerActivity(**row) for row in cast(Any, rows))
+    activity = tuple(
+        LayerActivity(
+            row["trial_id"],
+            row["layer"],
+            row["neurons"],
+            tuple(row["time_steps"]),
+            tuple(tuple(row[figure]) if figure in row else None for figure in FIGURES),
+        )
+        for row in head["activity"]
     )
+    return UnitResult(unit, head["context"], head["provenance"], predictions, activity)

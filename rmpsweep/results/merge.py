@@ -12,7 +12,7 @@ from rmpsweep.errors import ResultsError
 from rmpsweep.results import ACTIVITY_SCHEMA, PREDICTIONS_SCHEMA, SUMMARY_SCHEMA, LayerActivity, UnitResult
 from rmpsweep.stats import wilson_interval
 from rmpsweep.sweep.plan import ANN, ANN_TIME_STEPS, Plan, Trial
-from rmpsweep.terms import INPUT
+from rmpsweep.terms import FIGURES, INPUT
 
 
 @dataclass(frozen=True)
@@ -134,32 +134,43 @@ def _predictions(plan: Plan, cells: _Cells) -> pa.Table:
 
 
 def _activity(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
-    """Counts added over units; a unit that reaches past the limit counts whole, and `images` says how many."""
+    """Counts added over units; a unit that reaches past the limit counts whole, and `images` says how many.
+
+    A figure that one of the units lacks is null: what is left of it would be a sum over other images than the rest.
+    """
     planned = {(trial, t) for trial, steps in plan.work for t in steps}
-    found: dict[tuple[str, tuple[int, ...]], dict[str, list[tuple[int, LayerActivity]]]] = {}
+    found: dict[tuple[str, tuple[int, ...]], dict[tuple[str, int], list[tuple[int, LayerActivity]]]] = {}
     for result in results:
         images = result.unit.stop - result.unit.start
         for row in result.activity:
             if result.unit.start < plan.extent(row.trial_id):
-                found.setdefault((row.trial_id, row.time_steps), {}).setdefault(row.layer, []).append((images, row))
-    totals: dict[tuple[str, int], dict[str, NDArray[np.int64]]] = {}
+                of_trial = found.setdefault((row.trial_id, row.time_steps), {})
+                of_trial.setdefault((row.layer, row.neurons), []).append((images, row))
+    parts: dict[tuple[str, int], dict[tuple[str, int], list[tuple[int | None, ...]]]] = {}
     for (trial, steps), layers in found.items():
         for layer, members in layers.items():
-            counts = np.array([(row.spikes, row.synops, row.saturated) for _, row in members], np.int64).sum(0)
             images = sum(images for images, _ in members)
-            for t, of_layer in zip(steps, counts.T, strict=True):
+            counts = [_added([row.counts[f] for _, row in members], len(steps)) for f in range(len(FIGURES))]
+            for t, *of_layer in zip(steps, *counts, strict=True):
                 if (trial, t) in planned:
-                    start = np.array([members[0][1].neurons, 0, 0, 0, 0])
-                    total = totals.setdefault((trial, t), {}).setdefault(layer, start)
-                    total[1:] += [images, *of_layer]
+                    parts.setdefault((trial, t), {}).setdefault(layer, []).append((images, *of_layer))
     rows = [
-        (trial, layer, t, *counts.tolist())
-        for (trial, t), layers in sorted(totals.items())
-        for layer, counts in layers.items()
+        (trial, layer, t, neurons, *(None if None in column else sum(column) for column in zip(*of_layer, strict=True)))
+        for (trial, t), layers in sorted(parts.items())
+        for (layer, neurons), of_layer in layers.items()
     ]
     columns: Sequence[Sequence[object]] = list(zip(*rows, strict=True)) if rows else [()] * len(ACTIVITY_SCHEMA)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, ACTIVITY_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=ACTIVITY_SCHEMA)
+
+
+def _added(counts: Sequence[tuple[int, ...] | None], steps: int) -> list[int | None]:
+    """A figure at each of the steps, added over units."""
+    whole = [of_unit for of_unit in counts if of_unit is not None]
+    if len(whole) < len(counts):
+        return [None] * steps
+    total: list[int | None] = np.array(whole, np.int64).sum(0).tolist()
+    return total
 
 
 def _summary(plan: Plan, cells: _Cells, activity: pa.Table) -> list[dict[str, object]]:

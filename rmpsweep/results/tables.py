@@ -15,7 +15,7 @@ from pyarrow import dataset
 
 from rmpsweep.errors import StorageError
 from rmpsweep.storage import Location, write_atomic
-from rmpsweep.terms import SETTINGS, Setting
+from rmpsweep.terms import FIGURES, SETTINGS, Setting
 
 SCHEMA_VERSION = "1"
 ROW_GROUP = 2**20
@@ -60,9 +60,7 @@ ACTIVITY_SCHEMA = pa.schema(
         ("time_steps", pa.int32()),
         ("neurons", pa.int64()),
         ("images", pa.int64()),
-        ("spikes", pa.int64()),
-        ("synops", pa.int64()),
-        ("saturated", pa.int64()),
+        *((figure, pa.int64()) for figure in FIGURES),
     ]
 )
 CALIBRATION_SCHEMA = pa.schema([("layer", pa.string()), ("channel", pa.int32()), ("threshold", pa.float64())])

@@ -11,7 +11,7 @@ from torch import Tensor
 from rmpsweep.results import UNIT_SCHEMA, LayerActivity
 
 Counts = dict[tuple[str, int], Tensor]
-"""(layer, neurons) -> spikes, synops, saturated neurons, int64 [3, T]."""
+"""(layer, neurons) -> int64 [F, T], in the order of FIGURES."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def gather(
     """Tables of UNIT_SCHEMA and activity of some trials over all images of their parts, in order."""
     whole = _joined(parts)
     activity = [
-        LayerActivity(trial, layer, neurons, time_steps, *map(tuple, counted.tolist()))
+        LayerActivity(trial, layer, neurons, time_steps, tuple(map(tuple, counted.tolist())))
         for trial, counts in zip(trials, whole.counts, strict=True)
         for (layer, neurons), counted in counts.items()
     ]

@@ -26,7 +26,7 @@ from rmpsweep.results import LayerActivity, Layout, UnitResult, thresholds_diges
 from rmpsweep.storage import Location
 from rmpsweep.sweep.plan import ANN
 from rmpsweep.sweep.schema import Sweep
-from rmpsweep.terms import INPUT, Setting
+from rmpsweep.terms import FIGURES, INPUT, Setting
 from rmpsweep.workers.gather import Counts, Part, gather
 from rmpsweep.workers.jobs import CalibrationJob, EvaluationJob, Job, JobReport, Result, Thresholds
 from rmpsweep.workers.loading import given_thresholds, load_network, open_planned
@@ -187,7 +187,10 @@ class Worker:
 
     def _ann_counts(self, images: int) -> Counts:
         """Multiply-accumulates in place of synaptic operations; nothing spikes."""
-        return {(layer, self.neurons[layer]): torch.tensor([[0], [images * n], [0]]) for layer, n in self.macs.items()}
+        return {
+            (layer, self.neurons[layer]): torch.tensor([[images * n if each == "synops" else 0] for each in FIGURES])
+            for layer, n in self.macs.items()
+        }
 
     def _simulate(
         self,
@@ -209,16 +212,8 @@ class Worker:
             keep_state=False,
             on_steps=self._advance,
         )
-        counts: list[Counts] = []
-        for sim in sims:
-            spikes = {INPUT: sim.input_spikes, **sim.spike_counts}
-            saturated = {INPUT: torch.zeros_like(sim.input_spikes), **sim.saturated}
-            counts.append(
-                {
-                    (layer, self.neurons[layer]): torch.stack([spikes[layer], sim.synops[layer], saturated[layer]])
-                    for layer in (INPUT, *self.net.layers)
-                }
-            )
+        layers = (INPUT, *self.net.layers)
+        counts = [{(layer, self.neurons[layer]): sim.figures[layer] for layer in layers} for sim in sims]
         return torch.stack([sim.logits.double() for sim in sims]), counts
 
 

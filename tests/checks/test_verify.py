@@ -126,7 +126,8 @@ def test_every_kind_of_difference_is_counted(results):
     assert compare("u", result, result).differ == {}
     ranks = compare("u", with_predictions(result, "label_rank", {0: 99, 1: 98}), result)
     assert (ranks.differ, ranks.trials, ranks.rows) == ({"label_rank": 2}, (first,), rows)
-    one_more = replace(result.activity[-1], spikes=tuple(s + 1 for s in result.activity[-1].spikes))
+    spikes, *others = result.activity[-1].counts
+    one_more = replace(result.activity[-1], counts=(tuple(s + 1 for s in spikes), *others))
     counts = compare("u", replace(result, activity=(*result.activity[:-1], one_more)), result)
     assert (counts.differ, counts.trials) == ({"activity": 1}, (trial,))
     fewer = compare("u", replace(result, activity=result.activity[1:]), result)
@@ -145,8 +146,10 @@ def test_units_hold_the_operations_of_the_ann(results):
     for result in units:
         images = result.unit.stop - result.unit.start
         rows = {each.layer: each for each in result.activity if each.trial_id == ANN}
-        assert {layer: each.synops for layer, each in rows.items()} == {k: (images * n,) for k, n in macs.items()}
-        assert {(each.time_steps, each.spikes, each.saturated) for each in rows.values()} == {((0,), (0,), (0,))}
+        assert {each.time_steps for each in rows.values()} == {(0,)}
+        assert {layer: each.counts for layer, each in rows.items()} == {
+            layer: ((0,), (images * n,), (0,)) for layer, n in macs.items()
+        }
 
 
 def test_where_nothing_is_committed_nothing_is_verified(results):

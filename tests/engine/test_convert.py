@@ -171,7 +171,7 @@ def test_relu_after_a_concatenation_of_spikes_is_no_layer_of_its_own():
 def test_a_junction_is_measured_in_the_layer_that_comes_last_whatever_the_operand_order():
     net = convert(Reordered(), IMAGE)
     adds = [node for node in net.nodes if node.op == "add"]
-    assert [node.unit for node in adds[:2]] == ["relu_1", "relu_1"]
+    assert [node.scale_of for node in adds[:2]] == ["relu_1", "relu_1"]
     assert [node.inputs for node in adds[:2]] == [("relu_1", "relu"), ("relu", "relu_1")]
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 
@@ -45,6 +46,19 @@ def test_the_plan_fits_into_half_the_free_memory_or_is_the_smallest(free, monkey
     assert 1 <= plan.chunk <= memory.MOST_STEPS
     assert 2 * plan.bytes <= min(free // 2, memory.MOST_BYTES) or (plan.rows, plan.chunk) == (1, 1)
     assert make_memory_plan(program, 4, 3, threads=2).rows <= 2  # every thread gets some
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "expected"), [("2000\n", "500\n", 1500), ("2000", "2500", 0), ("max", "500", 8000)]
+)
+def test_free_memory_is_the_machines_or_what_the_control_group_leaves(limit, used, expected, tmp_path, monkeypatch):
+    machine = psutil.virtual_memory()._replace(available=8000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
+    monkeypatch.setattr(memory, "CONTROL_GROUP", tmp_path)
+    assert memory.free_memory() == 8000  # no control group, as on macOS
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text(used)
+    assert memory.free_memory() == expected
 
 
 @pytest.mark.parametrize("fits", [(2, 99), (1, 3), (1, 1)])

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmpsweep.engine.neuron import step, step_
+from rmpsweep.terms import RESETS
 
 BITS = 6
 dyadic = st.integers(-(2**BITS), 2**BITS).map(lambda k: Fraction(k, 2**BITS))
@@ -88,8 +89,13 @@ def test_unknown_reset_names_the_allowed_ones():
         step(torch.zeros(1), torch.zeros(1), 1.0, "softt")  # type: ignore[arg-type]
 
 
+def test_in_place_step_refuses_an_unknown_reset():
+    with pytest.raises(AssertionError, match="softt"):
+        step_(torch.zeros(1), torch.zeros(1), 1.0, "softt")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("reset", ["soft", "hard"])
+@pytest.mark.parametrize("reset", RESETS)
 def test_in_place_step_equals_the_reference_bit_for_bit(reset, dtype):
     generator = torch.Generator().manual_seed(0)
     threshold = torch.rand(1, 50, 1, generator=generator, dtype=dtype) + 0.1

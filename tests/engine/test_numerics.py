@@ -175,7 +175,7 @@ def test_a_layer_whose_currents_may_not_fit_int32_starts_in_int64():
     program = make_program(constants)
     kernels = CpuKernels(constants, program)
     assert int(constants.threshold["3"]) > 2**31
-    assert [kernels.needs_wide(layer, 16) for layer in program.steps if hasattr(layer, "weighted")] == [False, True]
+    assert [kernels.needs_wide(layer, 16) for layer in program.stages if hasattr(layer, "weighted")] == [False, True]
     options = {"numerics": "fixed16", "record_spikes": True}
     one = simulate(net, image, thresholds, [40], **options)
     other = simulate(net, image, thresholds, [40], kernels="reference", **options)

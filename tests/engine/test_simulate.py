@@ -4,8 +4,13 @@ import torch
 from torch import nn
 
 from rmpsweep.engine import calibrate, convert, simulate, simulate_many, thresholds_from_scales
+from rmpsweep.engine.constants import make_constants
+from rmpsweep.engine.cpu.device import CpuKernels
 from rmpsweep.engine.encode import fill_poisson, poisson, uniform
 from rmpsweep.engine.network import activations
+from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.program import make_program
+from rmpsweep.terms import FIGURES, RESETS
 from tests.helpers.nets import Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
 
 IMAGES = dyadic_images(5)
@@ -101,6 +106,42 @@ def test_many_settings_equal_one_at_a_time():
         }
         assert {k: v.tolist() for k, v in sim.synops.items()} == {k: v.tolist() for k, v in alone.synops.items()}
     assert not torch.equal(together[3].logits, together[4].logits)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+def test_kernels_compute_every_reset_as_the_reference_does(reset):
+    net, thresholds = dyadic_net()
+    setting = {"thresholds": thresholds, "reset": reset, "alpha": 0.75, "v_init": 0.25, "record_spikes": True}
+    fast = simulate(net, IMAGES, time_steps=[16], **setting)
+    slow = simulate(net, IMAGES, time_steps=[16], kernels="reference", **setting)
+    for layer in net.layers:
+        assert torch.equal(fast.spikes[layer], slow.spikes[layer])
+        assert torch.equal(fast.state.potentials[layer], slow.state.potentials[layer])
+
+
+def test_a_reset_that_the_kernels_do_not_compute_is_refused():
+    net, thresholds = dyadic_net()
+    constants = make_constants(net, [Setting(thresholds=thresholds)], 1.0)
+    program = make_program(constants)
+    CpuKernels(constants, program)
+    object.__setattr__(constants.settings[0], "reset", "leaky")  # a word that everything else knows
+    with pytest.raises(AssertionError, match="leaky"):
+        CpuKernels(constants, program)
+
+
+def test_figures_of_the_input_are_among_those_of_the_layers():
+    net, thresholds = dyadic_net()
+    sim = simulate(net, IMAGES, thresholds, [4, 16])
+    assert set(sim.figures) == {"input", *net.layers}
+    for layer, figures in sim.figures.items():
+        assert (figures.shape, figures.dtype) == ((len(FIGURES), 2), torch.int64)
+        of = {"spikes": sim.spike_counts, "synops": sim.synops, "saturated": sim.saturated}
+        if layer != "input":
+            assert [of[name][layer].tolist() for name in FIGURES] == figures.tolist()
+    spikes, synops, saturated = sim.figures["input"]
+    assert torch.equal(spikes, sim.input_spikes)
+    assert torch.equal(synops, sim.synops["input"])
+    assert saturated.tolist() == [0, 0]  # however often an element was shown
 
 
 @pytest.mark.parametrize("granularity", ["layer", "channel"])

@@ -27,11 +27,14 @@ from tests.helpers.nets import (
 
 pytest.importorskip("triton")
 
-from rmpsweep.engine import calibrate, convert, gpu, simulate, simulate_many
+from rmpsweep.engine import calibrate, convert, simulate, simulate_many
 from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.gpu import kernels
+from rmpsweep.engine.gpu.device import GpuKernels
+from rmpsweep.engine.neuron import RESET_CODES
 from rmpsweep.engine.numerics import CalibratedSetting
 from rmpsweep.engine.program import make_program
+from rmpsweep.terms import RESETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*silent")]
 SETTINGS = [{"alpha": 0.7}, {"alpha": 1.0, "reset": "hard"}, {"alpha": 0.45, "v_init": 0.5, "alpha_scope": "network"}]
@@ -47,13 +50,6 @@ NETS = {
     "shortcuts": Shortcuts,
     "concatenated": Concatenated,
 }
-
-
-@pytest.fixture(autouse=True)
-def _poisoned_memory(monkeypatch):
-    """What nobody wrote is not zero."""
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *shape, **options: empty(*shape, **options).fill_(77))
 
 
 def problem(build, numerics, encoding="constant", size=6, images=2, **options):
@@ -113,8 +109,18 @@ def test_chunk_and_batch_change_no_bit(chunk, batch_size):
 def test_sums_are_exact_on_a_dyadic_net(numerics):
     images = dyadic_images(2)
     net = convert(make_dyadic(Residual(bias=True)), images)
-    settings = [{"thresholds": powers_of_two(net), "numerics": numerics, "reset": reset} for reset in ("soft", "hard")]
+    settings = [{"thresholds": powers_of_two(net), "numerics": numerics, "reset": reset} for reset in RESETS]
     compare(net, images, settings, [6])
+
+
+def test_a_reset_that_the_kernels_do_not_compute_is_refused():
+    net, _, settings = problem(Chain, "fixed16")
+    constants = make_constants(net, [CalibratedSetting(**settings[0])], 1.0)
+    program = make_program(constants)
+    GpuKernels(constants, program)
+    object.__setattr__(constants.settings[0], "reset", "leaky")  # a word that everything else knows
+    with pytest.raises(AssertionError, match="leaky"):
+        GpuKernels(constants, program)
 
 
 def test_floating_point_does_not_depend_on_the_batch():
@@ -127,7 +133,7 @@ def test_floating_point_does_not_depend_on_the_batch():
 
 @pytest.mark.parametrize("build", [Residual, MaxPooled])
 def test_int64_potentials_give_the_same_bits(build, monkeypatch):
-    monkeypatch.setattr(gpu.GpuKernels, "needs_wide", lambda *_: True)
+    monkeypatch.setattr(GpuKernels, "needs_wide", lambda *_: True)
     sims = compare(*problem(build, "fixed16", "poisson"))
     assert all(v.dtype == torch.int64 for v in sims[0].state.potentials.values())
 
@@ -202,7 +208,7 @@ def test_scaled_addends_are_rounded_halves_up():
     row, nothing = torch.zeros(1, dtype=torch.int64), torch.zeros_like(potentials)
     neurons = kernels.Neurons(
         row,
-        torch.ones(1, dtype=torch.uint8),
+        torch.full((1,), RESET_CODES["soft"], dtype=torch.uint8),
         nothing.view(1, 16),
         nothing.view(1, 16) + 100,
         potentials,
@@ -255,7 +261,7 @@ def compile_kernels(*target) -> None:
     from triton.compiler import ASTSource
 
     tl = triton.language
-    pointers = {"setting": "*i64", "soft": "*u8", "counts": "*i32", "spikes": "*u8", "out_of_range": "*i32"}
+    pointers = {"setting": "*i64", "reset": "*u8", "counts": "*i32", "spikes": "*u8", "out_of_range": "*i32"}
     narrow = "*u8", "*i8", "*i32", "*u8", "*i32", {"SUM": tl.int32, "PLANES": 2, "KIND": "flag", "LIMIT": 2**30}
     wide = "*fp64", "*fp64", "*i64", "*i64", "*i64", {"SUM": tl.float64, "PLANES": 2, "KIND": "scaled", "LIMIT": 0}
     for kernel, (values, weights, numbers, addend, table, kinds) in (

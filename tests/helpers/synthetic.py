@@ -134,7 +134,9 @@ class Synthetic:
                 layer,
                 neurons,
                 steps,
-                *zip(*([images * n for n in self.counts(numbers.get(trial), number, t)] for t in steps), strict=True),
+                tuple(
+                    zip(*([images * n for n in self.counts(numbers.get(trial), number, t)] for t in steps), strict=True)
+                ),
             )
             for trial, steps in unit.work
             for number, (layer, neurons) in enumerate(self.neurons().items())

@@ -23,8 +23,8 @@ def result_of(unit: Unit, rank: int = 0) -> UnitResult:
         for i in range(unit.start, unit.stop)
     ]
     activity = (
-        LayerActivity("a", "input", 64, (4, 8), (10, 20), (2**40, 0), (0, 0)),
-        LayerActivity("a", "λ", 2, (4,), (1,), (2,), (1,)),
+        LayerActivity("a", "input", 64, (4, 8), ((10, 20), (2**40, 0), (0, 0))),
+        LayerActivity("a", "λ", 2, (4,), ((1,), (2,), (1,))),
     )
     provenance = {trial: PROVENANCE[trial] for trial, _ in unit.work if trial in PROVENANCE}
     return UnitResult(unit, CONTEXT, provenance, pa.Table.from_pylist(rows, schema=UNIT_SCHEMA), activity)

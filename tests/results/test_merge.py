@@ -1,5 +1,5 @@
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pyarrow as pa
 import pytest
@@ -12,12 +12,17 @@ from rmpsweep.results import (
     SUMMARY_SCHEMA,
     UNIT_SCHEMA,
     LayerActivity,
+    Layout,
     UnitResult,
+    commit_unit,
+    journal,
+    make_units,
+    scan,
     write_table,
 )
 from rmpsweep.results.merge import merge
 from rmpsweep.sweep.plan import ANN, Facts, Plan, Trial, Unit, pending
-from rmpsweep.terms import Setting
+from rmpsweep.terms import FIGURES, Setting
 
 NUM_IMAGES = 10
 SETTINGS = {"soft": Setting(alpha=0.5), "hard": Setting(alpha=0.5, reset="hard", v_init=0.25)}
@@ -58,7 +63,7 @@ def compute(unit):
             per_step = {"input": 2 * len(ids), "conv": sum(ids), "fc": len(ids)}[layer]
             spikes = tuple(t * per_step for t in steps)
             synops, saturated = (tuple(factor * count for count in spikes) for factor in (10, 2))
-            activity.append(LayerActivity(trial, layer, neurons, steps, spikes, synops, saturated))
+            activity.append(LayerActivity(trial, layer, neurons, steps, (spikes, synops, saturated)))
     return UnitResult(unit, "context", {}, pa.Table.from_pylist(rows, schema=UNIT_SCHEMA), tuple(activity))
 
 
@@ -125,7 +130,7 @@ def test_summary_says_which_setting_each_row_is():
 def test_operations_of_the_ann_are_added_up_beside_units_that_lack_them():
     plan = plan_of()
     first, *others = results_of(plan)
-    layers = [LayerActivity(ANN, layer, n, (0,), (0,), (3 * 100 * n,), (0,)) for layer, n in NEURONS.items()]
+    layers = [LayerActivity(ANN, layer, n, (0,), ((0,), (3 * 100 * n,), (0,))) for layer, n in NEURONS.items()]
     with_ann = UnitResult(first.unit, "context", {}, first.predictions, (*layers, *first.activity))
     assert first.unit.stop - first.unit.start == 3
     tables, without = merged(plan, [with_ann, *others]), merged(plan)
@@ -260,3 +265,22 @@ def test_duplicates_are_refused(allow_partial):
     again = compute(Unit(2, 3, (("soft", (8,)),)))
     with pytest.raises(ResultsError, match="counted twice"):
         merged(plan_of(), [*results, again], allow_partial=allow_partial)
+
+
+def test_a_figure_that_a_unit_lacks_is_null_and_the_others_are_whole(tmp_path, monkeypatch):
+    """A unit that was committed before a figure was counted is not computed again for it."""
+    plan = plan_of()
+    layout = Layout(tmp_path)
+    make_units(layout)
+    first, *later = results_of(plan)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(journal, "FIGURES", FIGURES[:2])
+        old = replace(first, activity=tuple(replace(each, counts=each.counts[:2]) for each in first.activity))
+        commit_unit(layout, old)
+    for result in later:
+        commit_unit(layout, result)
+    found = scan(layout, "context", {}).results
+    assert len(found) == 1 + len(later)
+    table, whole = merged(plan, found).activity, merged(plan).activity
+    assert set(table["saturated"].to_pylist()) == {None}
+    assert table.drop_columns("saturated").equals(whole.drop_columns("saturated"))

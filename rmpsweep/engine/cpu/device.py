@@ -1,23 +1,23 @@
-"""The steps of a program on the CPU, by the kernels of `kernels.cpu`. Tensors are channels-last, [T, R, H, W, C]."""
+"""The stages of a program on the CPU, by the kernels beside this file. Tensors are channels-last, [T, R, H, W, C]."""
 
 import copy
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from rmpsweep.engine.cpu import kernels as cpu
 from rmpsweep.engine.cpu.pack import Convolution, pack
 from rmpsweep.engine.cpu.workspace import Workspace
 from rmpsweep.engine.encode import fill_poisson
 from rmpsweep.engine.kernels import ProgramKernels
-from rmpsweep.engine.network import Node, rearrange
+from rmpsweep.engine.network import Node
 from rmpsweep.engine.numerics import FACTOR_BITS, Constants
 from rmpsweep.engine.program import Addend, Layer, Program, Rearrangement, image_shape
-from rmpsweep.terms import INPUT
+from rmpsweep.terms import FIGURES, INPUT
 
 _NONE = {name: np.zeros(0, name) for name in ("uint8", "int32", "int64", "float32", "float64")}
 Events = tuple[np.ndarray, np.ndarray]
@@ -30,7 +30,7 @@ class CpuKernels(ProgramKernels):
         super().__init__(constants, program)
         self.workspace = Workspace()
         self.left: list[str] = []
-        self.soft = np.array([s.reset == "soft" for s in constants.settings], np.uint8)
+        self.reset = np.array([cpu.code_of(s.reset) for s in constants.settings], np.uint8)
         self.packed: dict[str, Convolution] = {
             node.name: self.net.remember(constants.kind, f"packed {node.name}", partial(self._pack, node, value))
             for node, value in self.weighted_nodes()
@@ -41,28 +41,28 @@ class CpuKernels(ProgramKernels):
         shapes = image_shape(self.image_node(node)), image_shape(node)
         return pack(kernel.cpu().numpy(), *shapes, options, self.signed and value == INPUT)
 
+    @override
     def for_another_thread(self) -> "CpuKernels":
-        """The same kernels with an empty workspace of their own."""
         other = copy.copy(self)
         other.workspace, other.left = Workspace(), []
         return other
 
+    @override
     def left_range(self) -> list[str]:
-        """Layers whose int32 potentials left their range since the last call."""
         names, self.left = self.left, []
         return names
 
+    @override
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor of any content."""
         return self.workspace.empty(shape, dtype)
 
+    @override
     def release(self, *made: Any) -> None:
-        """Tensors made here, or events, that nothing reads any more."""
         for each in made:
             self.workspace.release(*each if isinstance(each, tuple) else (each,))
 
+    @override
     def dense(self, node: Node, values: Tensor) -> Tensor:
-        """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C]."""
         convolution = self.packed[node.name]
         image = self.image_node(node)
         source = torch.zeros(len(values), *self.shape(image)[:2], int(convolution.shape[2]), dtype=values.dtype)
@@ -72,15 +72,15 @@ class CpuKernels(ProgramKernels):
         cpu.dense(convolution.width, _flat(source), convolution.weights, convolution.shape, _flat(out))
         return out
 
+    @override
     def encode(self, images: Tensor, input_scale: Tensor, seeds: Tensor, ids: Tensor, start: int, steps: int) -> Tensor:
-        """Poisson spikes of some steps, negative ones as channels after the positive. [T, I, H, W, C]."""
         out = self.workspace.empty((steps, len(images), *self.shape(self.net.node(INPUT))), torch.uint8).zero_()
         exact = torch.float64 if self.constants.dtype == torch.float64 else torch.float32
         fill_poisson(images.to(exact), input_scale, seeds, ids, start, out)
         return out
 
+    @override
     def events(self, name: str, value: Tensor) -> Events:
-        """Of a value [T, R, H, W, C]."""
         values, (width, channels) = _flat(value), value.shape[3:]
         largest = self.program.values[name].largest
         number = np.count_nonzero(values.view(bool)) if largest == 1 else int(values.sum(dtype=np.int64))
@@ -89,8 +89,8 @@ class CpuKernels(ProgramKernels):
         cpu.list_events(values, width, channels, largest, pointers, indices)
         return pointers, indices
 
+    @override
     def current(self, node: Node, events: Events, setting: Tensor | None, rows: int, steps: int, wide: bool) -> Tensor:
-        """A weighted node of a value's events, [T, R, Ho, Wo, C]; with its bias where `setting` tells whose."""
         convolution, dtype = self.packed[node.name], self.dtype(wide)
         out = self.workspace.empty((steps, rows, *self.shape(node)), dtype)
         accumulator = out.numpy().dtype
@@ -104,12 +104,13 @@ class CpuKernels(ProgramKernels):
     def _bias(self, node: Node, convolution: Convolution, accumulator: np.dtype) -> np.ndarray:
         if node.name in self.constants.bias:
             return self._table(convolution, self.constants.bias[node.name], accumulator)
-        return np.zeros(len(self.soft) * int(convolution.shape[5]), accumulator)
+        return np.zeros(len(self.reset) * int(convolution.shape[5]), accumulator)
 
     @staticmethod
     def _table(convolution: Convolution, values: Tensor, dtype: np.dtype, silent: int = 0) -> np.ndarray:
         return convolution.table(values.numpy(), silent).astype(dtype)
 
+    @override
     def fire(
         self,
         layer: Layer,
@@ -121,11 +122,6 @@ class CpuKernels(ProgramKernels):
         counts: Tensor,
         steps: int,
     ) -> Tensor:
-        """Integrate, fire and reset a layer for some steps; potentials and counts [R, H, W, C] are updated.
-
-        events: of what its weighted node reads; current: instead, (its currents [1 or T, I, H, W, C], the row of I for
-        each row); addend: value or current a junction adds. Returns spikes [T, R, H, W, C].
-        """
         convolution, accumulator = self.packed[layer.weighted.name], potentials.numpy().dtype
         spikes = self.workspace.empty((steps, len(setting), *self.shape(layer.node)), torch.uint8)
         factor_dtype = accumulator if accumulator.kind == "f" else np.dtype("int64")
@@ -133,7 +129,7 @@ class CpuKernels(ProgramKernels):
         kind, bytes_, currents, rows = cpu.NOTHING, _NONE["uint8"], _NONE[accumulator.name], own
         size = potentials[0].numel()
         stride = len(setting) * size
-        flag = np.zeros(len(self.soft) * int(convolution.shape[5]), accumulator)
+        flag = np.zeros(len(self.reset) * int(convolution.shape[5]), accumulator)
         factor = flag.astype(factor_dtype)
         shape = convolution.shape
         if current is not None:
@@ -160,7 +156,7 @@ class CpuKernels(ProgramKernels):
             own,
             self._bias(layer.weighted, convolution, accumulator),
             self._table(convolution, self.constants.threshold[layer.node.name], accumulator, 1),
-            self.soft,
+            self.reset,
             kind,
             bytes_,
             currents,
@@ -186,45 +182,31 @@ class CpuKernels(ProgramKernels):
             if addend.node is None and value.largest == 1:
                 return cpu.FLAG, (factor + (1 << FACTOR_BITS - 1)) >> FACTOR_BITS
             return cpu.SCALED, factor
-        factor = torch.ones(len(self.soft), 1, dtype=self.constants.dtype) if factor is None else factor
+        factor = torch.ones(len(self.reset), 1, dtype=self.constants.dtype) if factor is None else factor
         if addend.node is None:
             return (cpu.FLAG if value.largest == 1 else cpu.SCALED), factor / value.divisor
         return cpu.SCALED, factor
 
-    def rearrange(self, step: Rearrangement, values: Sequence[Tensor], pool: tuple[Tensor, Tensor] | None) -> Tensor:
-        """A step between values; pool: (input summed over steps, its largest), updated, of count pooling."""
-        node, value = step.node, values[0]
-        if step.how == "flatten":
-            return value
-        out = self.workspace.empty((*value.shape[:2], *self.shape(node)), torch.uint8).zero_()
-        if step.how == "concat":
-            self.concatenate(node, values, out)
-            return out
-        if step.how in ("slice", "pad"):
-            channels = self.net.node(node.inputs[0]).shape[0]
-            planes = rearrange(node, value[..., :channels].permute(0, 1, 4, 2, 3).flatten(0, 1))
-            out[..., : node.shape[0]] = planes.unflatten(0, value.shape[:2]).permute(0, 1, 3, 4, 2)
-            return out
-        window = _window(node)
-        if step.how == "count":
+    @override
+    def pooled(self, stage: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
+        window = _window(stage.node)
+        out = self.workspace.empty((*value.shape[:2], *self.shape(stage.node)), torch.uint8)
+        if stage.how == "count":
             assert pool is not None
             cpu.count_pool(value.numpy(), window, pool[0].numpy(), pool[1].numpy(), out.numpy())
             return out
         source, target = value.flatten(0, 1).numpy(), out.flatten(0, 1).numpy()
-        if step.how == "max":
+        if stage.how == "max":
             cpu.max_pool(source, window, target)
         else:
-            assert step.multiplier is not None
-            cpu.sum_pool(source, window, step.multiplier.numpy(), target)
+            assert stage.multiplier is not None
+            cpu.sum_pool(source, window, stage.multiplier.numpy(), target)
         return out
 
-    def tally(self, counts: Tensor, fan_out: Tensor, limit: float) -> Tensor:
-        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W]."""
-        weights = torch.zeros(counts.shape[1:], dtype=torch.int64)
-        planes = fan_out.reshape(-1, *counts.shape[1:3])
-        weights[..., : len(planes)] = planes.permute(1, 2, 0)
-        out = torch.empty(len(counts), 3, dtype=torch.int64)
-        cpu.tally(counts.flatten(1).numpy(), _flat(weights), limit, out.numpy())
+    @override
+    def figures(self, counts: Tensor, synapses: Tensor, limit: int) -> Tensor:
+        out = torch.empty(len(counts), len(FIGURES), dtype=torch.int64)
+        cpu.tally(counts.numpy(), synapses.numpy(), limit, out.numpy())
         return out
 
 

@@ -1,14 +1,14 @@
 """Event-driven kernels: a spike costs its fan-out in additions, a silent neuron nothing.
 
-Tensors are channels-last, channels padded (`layout`). Spikes of a chunk of time steps are bytes [T, R, H, W, C]. For a
-convolution they become events: for each pixel the list of channels that fired, in order of rows; neighbouring pixels of
-an image row are neighbours in the list, so a kernel row of the convolution reads one stretch of it. An output's current
-is the sum of the weight rows of its events, held in registers together with potential and spike count for all steps of
-the chunk. The order of addition (kernel row, pixel, channel) does not depend on batch, chunk or threads, so even in
-floating point the spikes do not.
+Tensors are channels-last, channels padded (`kernels.PAD`). Spikes of a chunk of time steps are bytes [T, R, H, W, C].
+For a convolution they become events: for each pixel the list of channels that fired, in order of rows. Neighbouring
+pixels of an image row are neighbours in the list, so a kernel row of the convolution reads one stretch of it. An
+output's current is the sum of the weight rows of its events, held in registers together with potential and spike count
+for all steps of the chunk. The order of addition (kernel row, pixel, channel) does not depend on batch, chunk or
+threads, so even in floating point the spikes do not.
 """
 
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numba import njit, types
@@ -29,15 +29,29 @@ from rmpsweep.engine.cpu.lanes import (
     where,
 )
 from rmpsweep.engine.kernels import PAD, POTENTIAL_LIMIT
+from rmpsweep.engine.neuron import RESET_CODES
 from rmpsweep.engine.numerics import FACTOR_BITS
+from rmpsweep.terms import Reset
 
 NOTHING, FLAG, CURRENT, SCALED = 0, 1, 2, 3
 """What a layer's current gets besides the convolution: nothing; a table's value where a byte is not zero; a current;
 a current times a table's factor (in integers (M I + 2^15) >> 16)."""
+SOFT, HARD = RESET_CODES["soft"], RESET_CODES["hard"]
 SPARE = PAD
 """Room that a list of events needs at its end."""
 _PARTIAL = 256
 """So many int8 weights add up within int16."""
+
+
+def code_of(reset: Reset) -> int:
+    """How `fire` is told of a reset; each that it computes has a case here."""
+    match reset:
+        case "soft":
+            return SOFT
+        case "hard":
+            return HARD
+        case _:
+            assert_never(reset)
 
 
 def _add_rows(total, start, stop, indices, weights, at, width):
@@ -118,7 +132,7 @@ def fire(
     setting,
     bias,
     threshold,
-    soft,
+    reset,
     kind,
     bytes_,
     currents,
@@ -133,7 +147,7 @@ def fire(
 ):
     """Integrate, fire and reset one layer for some steps; True if int32 potentials left their range.
 
-    setting: int64 [R]; bias, threshold, table, factor: [K, C_out]; soft: [K]; kind: what is added besides the
+    setting: int64 [R]; bias, threshold, table, factor: [K, C_out]; reset: codes [K]; kind: what is added besides the
     convolution, from bytes_ or currents [T, rows, pixels, C_out], of which row r reads addend_row[r] and addend_step is
     the distance of steps (0: always the same); potentials, counts: [R, pixels, C_out]; spikes: [T, R, pixels, C_out].
     """
@@ -144,7 +158,7 @@ def fire(
         for r in range(num_rows):
             own = setting[r] * out_channels + block * lanes
             theta, constant = load(threshold, own, width), load(bias, own, width)
-            flag, resets_softly = load(table, own, width), soft[setting[r]] != 0
+            flag, softly = load(table, own, width), reset[setting[r]] == SOFT
             for pixel in range(pixels):
                 at = pixel * out_channels + block * lanes
                 v, n = load(potentials, r * size + at, width), load(counts, r * size + at, width)
@@ -163,7 +177,7 @@ def fire(
                             z = z + _scaled(load(currents, source, width), factor, own, width)
                     v = v + z
                     fired = v >= theta
-                    v = v - where(fired, theta if resets_softly else v)
+                    v = v - where(fired, theta if softly else v)
                     n = n + convert(fired, types.int32)
                     store(spikes, (t * num_rows + r) * size + at, fired)
                 out_of_range = out_of_range or _leaves_range(v)
@@ -288,8 +302,8 @@ def count_pool(values: Any, window: Any, totals: Any, largest: Any, out: Any) ->
 
 
 @compiled
-def tally(counts: Any, fan_out: Any, limit: float, out: Any) -> None:
-    """Per row of counts [R, M]: spikes, synaptic operations, neurons with `limit` or more spikes; out: [R, 3]."""
+def tally(counts: Any, fan_out: Any, limit: int, out: Any) -> None:
+    """The figures of each row. counts: [R, M]; fan_out: [M]; limit: see `Kernels.tally`; out: [R, F], as in FIGURES."""
     for r in range(len(counts)):
         spikes = synops = saturated = np.int64(0)
         for i in range(counts.shape[1]):

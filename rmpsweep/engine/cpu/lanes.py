@@ -2,7 +2,7 @@
 
 Written to LLVM's vector types, so the same kernel becomes AVX-512, AVX2 or NEON code, and each lane is computed by
 itself: integers wrap, floating point rounds once per operation and is never contracted, whatever the machine's vector
-width. (Numba keeps compiled kernels by the time stamp of `cpu.py`: touch it after a change here.)
+width.
 """
 
 import operator

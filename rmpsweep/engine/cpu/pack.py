@@ -13,7 +13,7 @@ LANES = {"int8": 128, "int16": 64, "float32": 64, "float64": 32}
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution as `kernels.cpu` takes it.
+    """A convolution as `cpu.kernels` takes it.
 
     weights: flat [blocks, kh, kw, C_in, lanes]; width: of the lanes; shape: int64 [H, W, C_in, Ho, Wo, C_out, kh, kw,
     stride y, stride x, padding y, padding x]. `tile` neighbouring outputs of a row are computed together as if they

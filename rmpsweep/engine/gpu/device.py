@@ -1,26 +1,26 @@
-"""The steps of a program on a GPU, by the kernels of `kernels.triton`. Tensors are channels-last, [T, R, H, W, C].
+"""The stages of a program on a GPU, by the kernels beside this file. Tensors are channels-last, [T, R, H, W, C].
 
 In fixed numerics every bit is that of the reference. In floating point the order of addition is not the CPU's, but it
 depends on the layer alone, not on batch or chunk. The device is waited for once per chunk, to learn whether int32
 potentials left their range.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from rmpsweep.engine.encode import poisson
 from rmpsweep.engine.gpu import kernels as triton
 from rmpsweep.engine.kernels import ProgramKernels, padded
-from rmpsweep.engine.network import Node, rearrange
+from rmpsweep.engine.network import Node
 from rmpsweep.engine.numerics import FACTOR_BITS, Constants
 from rmpsweep.engine.program import Layer, Program, Rearrangement, image_shape
-from rmpsweep.terms import INPUT
+from rmpsweep.terms import FIGURES, INPUT
 
 
 class GpuKernels(ProgramKernels):
@@ -30,7 +30,8 @@ class GpuKernels(ProgramKernels):
         self.device = constants.net.device
         super().__init__(constants.to(self.device), program)
         self.tables: dict[tuple[object, ...], Tensor] = {}
-        self.soft = torch.tensor([s.reset == "soft" for s in constants.settings], dtype=torch.uint8, device=self.device)
+        codes = [triton.code_of(s.reset) for s in constants.settings]
+        self.reset = torch.tensor(codes, dtype=torch.uint8, device=self.device)
         self.out_of_range = torch.zeros(len(self.net.layers), dtype=torch.int32, device=self.device)
         self.packed: dict[str, triton.Convolution] = {
             node.name: self.net.remember(
@@ -46,19 +47,21 @@ class GpuKernels(ProgramKernels):
         largest = None if analog or value is None else self.program.values[value].largest
         return triton.pack(kernel, *shapes, options, self.signed and value == INPUT, largest)
 
+    @override
     def for_another_thread(self) -> "GpuKernels":
-        """The same: there is one thread."""
         return self
 
+    @override
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor of any content."""
         return torch.empty(shape, dtype=dtype, device=self.device)
 
+    @override
     def release(self, *made: Any) -> None:
-        """Nothing to do: torch uses memory of GPUs again once no one refers to it."""
+        pass  # torch uses memory of GPUs again once no one refers to it
 
+    @override
     def dense(self, node: Node, values: Tensor) -> Tensor:
-        """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C].
+        """As `Kernels.dense`.
 
         Integers are summed in float64, the two bytes of their weights apart, so that every sum stays below 2^53:
         of constant input by `numerics`, of counts because their own sum, times 2^7, does.
@@ -70,8 +73,8 @@ class GpuKernels(ProgramKernels):
         self._convolve(source, node, None, out)
         return out
 
+    @override
     def encode(self, images: Tensor, input_scale: Tensor, seeds: Tensor, ids: Tensor, start: int, steps: int) -> Tensor:
-        """Poisson spikes of some steps, negative ones as channels after the positive. [T, I, H, W, C]."""
         node = self.net.node(INPUT)
         out = torch.zeros(steps, len(images), *self.shape(node), dtype=torch.uint8, device=self.device)
         exact = images.to(torch.float64 if self.constants.dtype == torch.float64 else torch.float32)
@@ -82,12 +85,12 @@ class GpuKernels(ProgramKernels):
             out[t, ..., channels : 2 * channels] = spikes < 0
         return out
 
-    def events(self, name: str, value: Tensor) -> Tensor:  # noqa: ARG002
-        """A value [T, R, H, W, C], as it is."""
+    @override
+    def events(self, name: str, value: Tensor) -> Tensor:
         return value
 
+    @override
     def current(self, node: Node, events: Tensor, setting: Tensor | None, rows: int, steps: int, wide: bool) -> Tensor:
-        """A weighted node of a value, [T, R, Ho, Wo, C]; with its bias where `setting` tells whose."""
         out = self.empty((steps, rows, *self.shape(node)), self.dtype(wide))
         self._convolve(events.flatten(0, 1), node, setting, out.flatten(0, 1))
         return out
@@ -102,18 +105,19 @@ class GpuKernels(ProgramKernels):
 
     def _bias(self, node: Node, dtype: torch.dtype) -> Tensor:
         return self._table(
-            node, "bias", dtype, lambda: self.constants.bias.get(node.name, torch.zeros(len(self.soft), 1))
+            node, "bias", dtype, lambda: self.constants.bias.get(node.name, torch.zeros(len(self.reset), 1))
         )
 
     def _table(self, node: Node, name: str, dtype: torch.dtype, make: Callable[[], Tensor], silent: int = 0) -> Tensor:
         """Constants [K, 1 or C] of a node by channel in memory, [K, C], made once; `silent` for channels without."""
         key = (node.name, name, dtype)
         if key not in self.tables:
-            table = torch.full((len(self.soft), self.shape(node)[2]), silent, dtype=dtype, device=self.device)
+            table = torch.full((len(self.reset), self.shape(node)[2]), silent, dtype=dtype, device=self.device)
             table[:, : image_shape(node)[0]] = make()
             self.tables[key] = table
         return self.tables[key]
 
+    @override
     def fire(
         self,
         layer: Layer,
@@ -125,15 +129,10 @@ class GpuKernels(ProgramKernels):
         counts: Tensor,
         steps: int,
     ) -> Tensor:
-        """Integrate, fire and reset a layer for some steps; potentials and counts [R, H, W, C] are updated.
-
-        events: what its weighted node reads; current: instead, (its currents [1 or T, I, H, W, C], the row of I for
-        each row); addend: value or current a junction adds. Returns spikes [T, R, H, W, C].
-        """
         node, dtype, index = layer.node, potentials.dtype, self.net.layers.index(layer.node.name)
         neurons = triton.Neurons(
             setting,
-            self.soft,
+            self.reset,
             self._bias(layer.weighted, dtype),
             self._table(node, "threshold", dtype, lambda: self.constants.threshold[node.name], 1),
             potentials,
@@ -158,33 +157,21 @@ class GpuKernels(ProgramKernels):
             kind, dtype = "scaled", torch.int64
 
         def make() -> Tensor:
-            factor = self.constants.factor.get(addend.key, torch.ones(len(self.soft), 1, device=self.device))
+            factor = self.constants.factor.get(addend.key, torch.ones(len(self.reset), 1, device=self.device))
             if self.constants.is_fixed:
                 return (factor + (1 << FACTOR_BITS - 1)) >> FACTOR_BITS if is_spikes else factor
             return factor.to(dtype) / value.divisor if addend.node is None else factor
 
         return triton.Addend(kind, values, self._table(layer.node, kind, dtype, make))
 
-    def rearrange(self, step: Rearrangement, values: Sequence[Tensor], pool: tuple[Tensor, Tensor] | None) -> Tensor:
-        """A step between values; pool: (input summed over steps, its largest), updated, of count pooling."""
-        node, value = step.node, values[0]
-        if step.how == "flatten":
-            return value
-        if step.how == "concat":
-            out = torch.zeros(*value.shape[:2], *self.shape(node), dtype=torch.uint8, device=self.device)
-            self.concatenate(node, values, out)
-            return out
-        if step.how in ("slice", "pad"):
-            out = torch.zeros(*value.shape[:2], *self.shape(node), dtype=torch.uint8, device=self.device)
-            channels = self.net.node(node.inputs[0]).shape[0]
-            planes = rearrange(node, value[..., :channels].permute(0, 1, 4, 2, 3).flatten(0, 1))
-            out[..., : node.shape[0]] = planes.unflatten(0, value.shape[:2]).permute(0, 1, 3, 4, 2)
-            return out
-        if step.how == "max":
+    @override
+    def pooled(self, stage: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
+        node = stage.node
+        if stage.how == "max":
             return _pooled(value, node, largest=True)
-        if step.how == "sum":
-            assert step.multiplier is not None
-            multiplier = step.multiplier.to(self.device, torch.uint8, non_blocking=True)
+        if stage.how == "sum":
+            assert stage.multiplier is not None
+            multiplier = stage.multiplier.to(self.device, torch.uint8, non_blocking=True)
             return _pooled(value, node, largest=False) * multiplier[..., None]
         assert pool is not None
         total, largest = pool
@@ -196,20 +183,17 @@ class GpuKernels(ProgramKernels):
             largest.copy_(grown)
         return out
 
+    @override
     def left_range(self) -> list[str]:
-        """Layers whose int32 potentials left their range since the last call; waits for the device."""
+        """As `Kernels.left_range`; waits for the device."""
         names = [name for name, flag in zip(self.net.layers, self.out_of_range.tolist(), strict=True) if flag]
         self.out_of_range.zero_()
         return names
 
-    def tally(self, counts: Tensor, fan_out: Tensor, limit: float) -> Tensor:
-        """Per row: spikes, synaptic operations, neurons with `limit` or more spikes; [R, 3]. fan_out: [C, H, W]."""
-        weights = torch.zeros(counts.shape[1:], dtype=torch.int64, device=self.device)
-        planes = fan_out.reshape(-1, *counts.shape[1:3]).to(self.device)
-        weights[..., : len(planes)] = planes.permute(1, 2, 0)
-        rows = counts.flatten(1)
-        synops = (rows * weights.flatten()).sum(1)
-        return torch.stack([rows.sum(1), synops, (rows >= math.ceil(limit)).sum(1)], 1)
+    @override
+    def figures(self, counts: Tensor, synapses: Tensor, limit: int) -> Tensor:
+        table = {"spikes": counts.sum(1), "synops": (counts * synapses).sum(1), "saturated": (counts >= limit).sum(1)}
+        return torch.stack([table[figure] for figure in FIGURES], 1)
 
 
 def _pooled(values: Tensor, node: Node, largest: bool) -> Tensor:

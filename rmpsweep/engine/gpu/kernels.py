@@ -8,7 +8,7 @@ Legend: T steps of a chunk, R rows, N images, K settings.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import torch
 import triton
@@ -16,7 +16,10 @@ import triton.language as tl
 from torch import Tensor
 
 from rmpsweep.engine.kernels import POTENTIAL_LIMIT, padded
+from rmpsweep.engine.neuron import RESET_CODES
+from rmpsweep.terms import Reset
 
+SOFT = tl.constexpr(RESET_CODES["soft"])
 LARGEST_INT8, MOST_INT8_INPUTS = 127, 2**17
 """Fewer inputs of one output than that: their products with int8 weights add up within int32."""
 
@@ -48,16 +51,28 @@ class Addend:
 
 @dataclass(frozen=True)
 class Neurons:
-    """R rows of a layer. setting: int64 [R]; soft: bytes [K]; bias, threshold: [K, C]; potentials, counts: updated,
-    [R, H, W, C]; out_of_range: int32 [1], set to 1 once int32 potentials leave [-2^30, 2^30), void from then on."""
+    """R rows of a layer.
+
+    setting: int64 [R]; reset: codes, bytes [K]; bias, threshold: [K, C]; potentials, counts: updated, [R, H, W, C];
+    out_of_range: int32 [1], set to 1 once int32 potentials leave [-2^30, 2^30), void from then on.
+    """
 
     setting: Tensor
-    soft: Tensor
+    reset: Tensor
     bias: Tensor
     threshold: Tensor
     potentials: Tensor
     counts: Tensor
     out_of_range: Tensor
+
+
+def code_of(reset: Reset) -> int:
+    """How `_step` is told of a reset; each that it computes has a case here."""
+    match reset:
+        case "soft" | "hard":
+            return RESET_CODES[reset]
+        case _:
+            assert_never(reset)
 
 
 def pack(
@@ -193,7 +208,7 @@ def _arguments(neurons: Neurons, addend: Addend | None, spikes: Tensor) -> tuple
         values,
         table,
         neurons.setting,
-        neurons.soft,
+        neurons.reset,
         neurons.bias,
         neurons.threshold,
         neurons.potentials,
@@ -288,7 +303,7 @@ def _fire_from_spikes(
     addend,
     table,
     setting,
-    soft,
+    reset,
     bias,
     threshold,
     potentials,
@@ -331,7 +346,7 @@ def _fire_from_spikes(
     y, x = rest // out_width * stride_y - padding_y, rest % out_width * stride_x - padding_x
     images = values + row * (height * width * in_channels)
     own = tl.load(setting + row, mask=exists, other=0).to(tl.int32)
-    softly = (tl.load(soft + own, mask=exists, other=0) != 0)[:, None]
+    softly = (tl.load(reset + own, mask=exists, other=0) == SOFT)[:, None]
     mask = exists[:, None] & (channel < out_channels)[None, :]
     entry = own[:, None] * out_channels + channel[None, :]
     at = tl.arange(0, PIXELS)[:, None] * out_channels + channel[None, :]
@@ -374,7 +389,7 @@ def _fire_from_currents(
     addend,
     table,
     setting,
-    soft,
+    reset,
     bias,
     threshold,
     potentials,
@@ -395,7 +410,7 @@ def _fire_from_currents(
     mask = first + at < spike_step
     row, place = (first + at) // size, (first + at) % size
     own = tl.load(setting + row, mask=mask, other=0).to(tl.int32)
-    softly = tl.load(soft + own, mask=mask, other=0) != 0
+    softly = tl.load(reset + own, mask=mask, other=0) == SOFT
     entry = own * channels + (place % channels).to(tl.int32)
     source = currents + (tl.load(rows + row, mask=mask, other=0) * size + place)
     potentials, counts, addend, spikes = potentials + first, counts + first, addend + first, spikes + first

@@ -19,6 +19,9 @@ ALPHA = ".4~g"
 MANY = 9
 """From so many values on, a colour bar is easier to read than a symbol for each."""
 
+SHAPES = ["circle", "triangle-up", "square", "diamond", "cross", "triangle-down"]
+"""The symbols of the resets, in the order of RESETS."""
+
 CONFIG: dict[str, Any] = {
     "background": "transparent",
     "font": "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif",
@@ -107,14 +110,14 @@ def alpha_colour(alt: Any, alphas: Sequence[float], narrow: bool = False) -> Any
 
 
 def reset_colour(alt: Any) -> Any:
-    """Two colours that everybody can tell apart."""
+    """A colour for each reset; everybody can tell those of soft and hard apart."""
     return alt.Color("reset:N", title="Reset", sort=RESETS).scale(domain=RESETS).legend(symbolOpacity=1)
 
 
 def reset_shape(alt: Any) -> Any:
-    """A circle for soft, a triangle for hard."""
+    """A circle for soft, a triangle for hard, another symbol for each of the others."""
     shape = alt.Shape("reset:N", title="Reset", sort=RESETS).legend(symbolOpacity=1)
-    return shape.scale(domain=RESETS, range=["circle", "triangle-up"])
+    return shape.scale(domain=RESETS, range=SHAPES[: len(RESETS)])
 
 
 def fitting(alt: Any, pixels: int) -> Any:

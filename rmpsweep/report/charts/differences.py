@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rmpsweep.report.charts import Row, accuracy_axis, reset_colour, reset_shape, specification, time_steps_axis
-from rmpsweep.report.differences import Rivals
-from rmpsweep.stats import BestTrial, PairedComparison
+from rmpsweep.report.differences import ResetComparison, Rivals
+from rmpsweep.stats import BestTrial
 
 
 def best_chart(
@@ -54,8 +54,8 @@ def best_chart(
     )
 
 
-def paired_chart(compared: Sequence[PairedComparison]) -> Row:
-    """Soft minus hard at every T, in percentage points, with 95 % intervals."""
+def paired_chart(compared: ResetComparison) -> Row:
+    """The first reset minus the other at every T, in percentage points, with 95 % intervals."""
     import altair as alt
 
     values: list[Row] = [
@@ -66,12 +66,14 @@ def paired_chart(compared: Sequence[PairedComparison]) -> Row:
             "high": round(each.ci_high_points, 3),
             "p": each.p_holm,
         }
-        for each in compared
+        for each in compared.at
     ]
+    first, other = compared.first, compared.other
+    title = f"{first.capitalize()} minus {other} (percentage points)"
     x = time_steps_axis(alt, [row["T"] for row in values])
-    chart = _intervals(alt, values, x, [alt.Tooltip("T:Q", title="T")], "Soft minus hard (percentage points)")
+    chart = _intervals(alt, values, x, [alt.Tooltip("T:Q", title="T")], title)
     return specification(
-        chart, "Accuracy of the best soft trial minus that of the best hard trial, against time steps T"
+        chart, f"Accuracy of the best {first} trial minus that of the best {other} trial, against time steps T"
     )
 
 
