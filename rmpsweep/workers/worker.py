@@ -27,10 +27,10 @@ from rmpsweep.results import LayerActivity, Layout, UnitResult, commit_unit, thr
 from rmpsweep.storage import Location
 from rmpsweep.sweep.plan import ANN, Unit
 from rmpsweep.sweep.schema import Sweep
-from rmpsweep.sweep.thresholds import GivenThresholds
+from rmpsweep.sweep.thresholds import GivenThresholds, OwnRule
 from rmpsweep.terms import INPUT, Setting
 from rmpsweep.workers.gather import Counts, Part, gather
-from rmpsweep.workers.loading import given_thresholds, load_network, open_planned
+from rmpsweep.workers.loading import given_thresholds, load_network, open_planned, own_thresholds
 
 Thresholds = Mapping[str, Sequence[float]]
 ANN_ROWS, ANN_ELEMENTS = 32, 2**20
@@ -63,7 +63,7 @@ class CalibrationJob:
     job_id: str
     setting: Setting
     image_ids: tuple[int, ...]
-    given: GivenThresholds | None = None
+    given: GivenThresholds | OwnRule | None = None
 
     @property
     def cost(self) -> float:
@@ -163,12 +163,14 @@ class Worker:
 
     def calibrate(self, job: CalibrationJob) -> dict[str, list[float]]:
         """Thresholds by layer, one value or one per channel. Raises CalibrationError, DataError."""
-        if job.given is not None:
+        if isinstance(job.given, GivenThresholds):
             return _lists(given_thresholds(self.net, job.given, job.setting))
         data, calibration = self.spec.sweep.data, self.spec.sweep.calibration
         index = Layout(self.spec.results).index
         split = open_planned(data, data.calibration_split, index, self.spec.calibration_data)
         images, _ = split.load(job.image_ids)
+        if job.given is not None:
+            return _lists(own_thresholds(self.net, images, job.given, job.setting))
         found = calibrate(
             self.net,
             images,
