@@ -1,11 +1,21 @@
-"""What a run ran on and with: versions, processor, commit."""
+"""What a run runs on and with: versions, processor, commit, and functions from outside the package."""
 
+import hashlib
+import importlib
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from rmpsweep.errors import InputError
+
+_SOURCES: dict[str, str] = {}
+"""Module -> SHA-256 of the source that it was imported from."""
 
 
 def versions() -> dict[str, str]:
@@ -44,3 +54,53 @@ def git() -> dict[str, Any] | None:
         return {"commit": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain", "--", str(where)))}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def find_function(spec: str, key: str, error: type[InputError]) -> Callable[..., Any]:
+    """The function that "package.module:function" names; modules in the current directory are found.
+
+    A module whose source has changed since it was imported is imported again.
+
+    Args:
+        key: the key of the sweep file that names it, for messages.
+        error: what is raised.
+    Raises:
+        error: the name has another form, the module cannot be imported, or has no such function.
+    """
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name:
+        raise error(f"{key}: got {spec!r}, expected 'package.module:function'")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = _imported(module_name)
+    except Exception as reason:  # the module is the user's, and runs when it is imported
+        raise error(
+            f"{key}: {spec}: cannot import {module_name} ({type(reason).__name__}: {reason}); "
+            "is it installed, or in the current directory?"
+        ) from reason
+    function = getattr(module, name, None)
+    if not callable(function):
+        found = ", ".join(each for each, value in vars(module).items() if callable(value) and each[0] != "_")
+        raise error(f"{key}: {spec}: {module_name} has no function {name}; it has {found or 'none'}")
+    return function  # type: ignore[no-any-return]
+
+
+def source_digest(spec: str) -> str:
+    """SHA-256 (hex) of the source of the module that `find_function` has found a function in; empty without a file."""
+    return _digest(sys.modules[spec.partition(":")[0]])
+
+
+def _imported(name: str) -> ModuleType:
+    importlib.invalidate_caches()
+    module = importlib.import_module(name)
+    digest = _digest(module)
+    if _SOURCES.setdefault(name, digest) != digest:
+        module = importlib.reload(module)
+        _SOURCES[name] = digest
+    return module
+
+
+def _digest(module: ModuleType) -> str:
+    file = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""

@@ -39,7 +39,8 @@ ENGINE_VERSION = "2"
 """Part of every trial's identity; raised by any change of the engine that alters a count."""
 
 FILE = "file:"
-RuleKind = Literal["vin", "activation", "activation_ema", "file"]
+RuleKind = Literal["vin", "activation", "activation_ema", "file", "own"]
+_OWN = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +98,12 @@ RULES = (
         },
         pattern=f"{FILE}(?:.*)",
     ),
+    Rule(
+        kind="own",
+        forms={"<package.module>:<function>": "a function of your own, as docs/extending.md describes it"},
+        pattern=_OWN,
+        cost=100.0,
+    ),
 )
 THRESHOLD_METHODS = {form: what for rule in RULES for form, what in rule.forms.items()}
 """How a threshold rule is written in a sweep file -> what it does."""
@@ -139,6 +146,11 @@ class Setting:
         """Where the thresholds are given; None where they are found by calibration."""
         return Path(self.threshold.removeprefix(FILE)) if self.threshold.startswith(FILE) else None
 
+    @property
+    def given_by(self) -> str | None:
+        """The file, or the function from outside the package, that gives the thresholds; None where neither does."""
+        return str(self.threshold_file) if self.threshold_file else self.threshold if is_own(self.threshold) else None
+
     def identity(self) -> dict[str, Any]:
         """The values that a trial's id is a digest of, by field.
 
@@ -163,6 +175,11 @@ _VERSION_1 = (
 )
 SETTINGS = (*_VERSION_1, *(field.name for field in fields(Setting) if field.name not in _VERSION_1))
 """The fields of `Setting` in the order of the summary's columns; those added since version 1 come last."""
+
+
+def is_own(name: str) -> bool:
+    """Whether a name has the form of a function from outside the package, "package.module:function"."""
+    return not name.startswith(FILE) and re.fullmatch(_OWN, name) is not None
 
 
 def check_choice(name: str, value: object, choices: object) -> None:

@@ -16,7 +16,7 @@ from rmpsweep.models.registry import NETWORKS, build_any, build_from_module, is_
 from rmpsweep.models.weights import SUFFIXES, count_classes, put_weights, read_weights
 from rmpsweep.pipeline.weights import find_weights, with_transform
 from rmpsweep.sweep.schema import Data, Sweep
-from rmpsweep.sweep.thresholds import read_threshold_file
+from rmpsweep.sweep.thresholds import find_own_rule, read_threshold_file
 from rmpsweep.terms import Setting
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checke
     """
     from rmpsweep.engine import calibrate
     from rmpsweep.engine.agreement import biased_pools, biased_reset, compare_layers
-    from rmpsweep.workers.loading import given_thresholds
+    from rmpsweep.workers.loading import given_thresholds, own_thresholds
 
     if time_steps < 4 or time_steps % 4:
         raise SweepError(
@@ -156,6 +156,8 @@ def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checke
     with _noting() as notes:
         if setting.threshold_file is not None:
             thresholds = given_thresholds(net, read_threshold_file(setting.threshold_file), setting)
+        elif setting.given_by is not None:
+            thresholds = own_thresholds(net, images, find_own_rule(setting.given_by), setting)
         else:
             thresholds = calibrate(
                 net,

@@ -7,6 +7,7 @@ from rmpsweep.data.detect import detect
 from rmpsweep.data.split import ImageSlice, ImageSplit, OnBadImage, OnIndex
 from rmpsweep.data.transforms import Transform, find_transform
 from rmpsweep.errors import DataError
+from rmpsweep.terms import is_own
 
 if TYPE_CHECKING:
     from rmpsweep.data.store import Store
@@ -21,9 +22,15 @@ SOURCES: dict[str, str] = {
     "parquet": "Parquet files with columns image{bytes, path} and label, also in s3://, gs://, https://",
     "webdataset": "tar files with NAME.jpg and NAME.cls; path is a folder or a pattern such as val-{000..049}.tar",
     "csv": "a file, or a folder of them, with columns path and label, separated by commas, tabs or spaces",
+    "<package.module>:<factory>": "a function of your own that makes a sequence of (image, label): docs/extending.md",
 }
 
 DEFAULT_TRANSFORMS: dict[str, str] = {"digits": "unit", "cifar10": "cifar10", "cifar100": "cifar100"}
+
+
+def is_source(name: str) -> bool:
+    """Whether a sweep file can name it."""
+    return is_own(name) or name in SOURCES
 
 
 def open_split(
@@ -41,11 +48,12 @@ def open_split(
     """Open a split of labelled images. Imports neither torch nor torchvision.
 
     Args:
-        source: a name in SOURCES.
+        source: a name in SOURCES, or "package.module:factory", as `own.OwnSplit` takes it.
         path: where the files are: for cifar10 and cifar100 the folder that holds their own folder; for imagefolder the
             folder that holds the split's, or is it; for parquet and webdataset a folder (files `<split>.parquet` and
             `<split>-*.parquet`, or `.tar`), a file or a pattern, with or without `{split}`, ranges `{00..12}`, `*`; for
-            csv a file, or a folder of `<split>.csv`; for auto any of these; None for digits.
+            csv a file, or a folder of `<split>.csv`; for auto any of these; None for digits; for a factory what it
+            takes.
         split: name of the split, e.g. "train" or "test"; "train[:49000]" and "train[49000:]" are the first 49,000
             images of its fixed permutation and the rest.
         transform: a Transform, or a name in TRANSFORMS; None for the source's own (digits: unit; cifar10, cifar100: of
@@ -65,7 +73,7 @@ def open_split(
     found = re.fullmatch(r"([^\[\]]*)(?:\[(\d*):(\d*)\])?", split)
     if found is None:
         raise DataError(f"{source}: split: got {split!r}, expected a name, or a slice such as 'train[:49000]'")
-    if source not in SOURCES:
+    if not is_source(source):
         raise DataError(f"source: got {source!r}, expected one of {', '.join(SOURCES)}")
     name = found[1]
     if source == "auto":
@@ -90,7 +98,11 @@ def open_split(
 
 
 def _open_fixed(source: str, path: str | None, split: str, transform: Transform, download: bool) -> ImageSplit | None:
-    """Data sets in files of their own kind; None for the other sources."""
+    """Data sets in files of their own kind, and those of a factory; None for the other sources."""
+    if is_own(source):
+        from rmpsweep.data.own import OwnSplit
+
+        return OwnSplit(source, path, split, transform)
     if source == "digits":
         from rmpsweep.data.digits import DigitsSplit
 

@@ -112,8 +112,8 @@ def calibrate(
                 layer: _checked(layer, value.double().cpu()[None], granularity) for layer, value in averages.items()
             }
             return thresholds_from_scales(net, found)
-        case "file":
-            raise ValueError(f"method: got {method!r}, but thresholds that are given need no calibration")
+        case "file" | "own":
+            raise ValueError(f"method: got {method!r}, whose thresholds are given, not calibrated")
         case _:
             assert_never(rule.kind)
 

@@ -4,13 +4,11 @@
 Listing the names needs no torch.
 """
 
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from rmpsweep.environment import find_function
 from rmpsweep.errors import NetworkError
 from rmpsweep.models.external import EXAMPLES, FORMS, build_external, is_external
 
@@ -162,24 +160,7 @@ def build_from_module(spec: str) -> "nn.Module":
     """
     from torch import nn
 
-    module_name, _, attribute = spec.partition(":")
-    if not module_name or not attribute:
-        raise NetworkError(f"network.module: got {spec!r}, expected 'package.module:factory'")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's, and runs when it is imported
-        raise NetworkError(
-            f"network.module: {spec}: cannot import {module_name} ({type(error).__name__}: {error}); "
-            "is it installed, or in the current directory?"
-        ) from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        found = ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_")
-        raise NetworkError(
-            f"network.module: {spec}: {module_name} has no function {attribute}; it has {found or 'none'}"
-        )
+    factory = find_function(spec, "network.module", NetworkError)
     try:
         network = factory()
     except Exception as error:

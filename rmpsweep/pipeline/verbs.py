@@ -21,7 +21,7 @@ from rmpsweep.storage import Location, hold_lease, locate
 from rmpsweep.sweep.file import dump_sweep, parse_sweep
 from rmpsweep.sweep.plan import ANN, Facts, Plan, Trial, Unit, calibration_ids, make_plan, pending
 from rmpsweep.sweep.schema import Sweep, parse_setting
-from rmpsweep.sweep.thresholds import GivenThresholds, read_threshold_file
+from rmpsweep.sweep.thresholds import GivenThresholds, OwnRule, find_given
 from rmpsweep.terms import Setting
 from rmpsweep.tracking import without_password
 from rmpsweep.workers.driver import Driver
@@ -39,8 +39,8 @@ ORPHAN_S = 600.0
 class Prepared:
     """A sweep with everything it depends on found, and its plan.
 
-    given: threshold file -> what it says; skipped: images left out, known where the data were opened; search: where an
-    adaptive search stands, None before the first look at its results.
+    given: by `Setting.given_by`; skipped: images left out, known where the data were opened; search: where an adaptive
+    search stands, None before the first look at its results.
     """
 
     sweep: Sweep
@@ -48,7 +48,7 @@ class Prepared:
     weights: Weights
     plan: Plan
     dataset: str
-    given: Mapping[str, GivenThresholds] = field(default_factory=dict)
+    given: Mapping[str, GivenThresholds | OwnRule] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
     search: Standing | None = None
 
@@ -127,15 +127,14 @@ def prepare(
         own = f"data.split={data.split}[512:] --set data.calibration_split={data.split}[:512]"
         raise DataError(f"calibration_split: {error}; or calibrate on images of your own split: --set {own}") from error
     weights = find_weights(sweep, download)
-    paths = {path for setting in sweep.settings() if (path := setting.threshold_file)}
-    given = {str(path): read_threshold_file(path) for path in sorted(paths)}
+    given = find_given(sweep.settings())
     facts = Facts(
         weights.identity,
         split.fingerprint,
         calibration.fingerprint,
         split.num_images,
         calibration.num_images,
-        {path: values.digest() for path, values in given.items()},
+        {name: each.digest() for name, each in given.items()},
         len(split.skipped),
     )
     plan = make_plan(sweep, facts, limit)
@@ -221,13 +220,13 @@ def check_network(prepared: Prepared) -> None:
     Raises:
         NetworkError, DataError, CalibrationError: what a worker would find.
     """
-    from rmpsweep.workers.loading import given_thresholds, load_network, open_evaluated
+    from rmpsweep.workers.loading import check_given, load_network, open_evaluated
 
     split = open_evaluated(prepared.sweep, prepared.layout.index)
     _, net = load_network(prepared.sweep, prepared.weights.path, split)
     for setting in prepared.sweep.settings():
-        if setting.threshold_file:
-            given_thresholds(net, prepared.given[str(setting.threshold_file)], setting)
+        if setting.given_by:
+            check_given(net, prepared.given[setting.given_by], setting, prepared.sweep.data)
 
 
 def open_pool(
@@ -293,7 +292,7 @@ def calibrate(
     calibration = prepared.sweep.calibration
     ids = calibration_ids(prepared.plan.facts.num_calibration_images, calibration.images, calibration.seed)
     jobs = [
-        CalibrationJob(key, setting, tuple(ids.tolist()), prepared.given.get(str(setting.threshold_file)))
+        CalibrationJob(key, setting, tuple(ids.tolist()), prepared.given.get(setting.given_by or ""))
         for key, setting in missing.items()
     ]
     execution = driver.execute(jobs, listener, stop, StageBegan(stage="calibrating", jobs=len(jobs)))

@@ -33,7 +33,8 @@ class Facts:
     """What the results depend on besides the sweep's settings.
 
     weights: SHA-256 of the weights file, or the recipe's digest while untrained; data, calibration_data: fingerprints;
-    num_images, num_calibration_images: of the two splits; threshold_files: path -> SHA-256 of the content;
+    num_images, num_calibration_images: of the two splits; threshold_files: path of a file -> SHA-256 of its thresholds,
+    and package.module:function of a rule from outside -> SHA-256 of its module's source;
     num_skipped: images beside num_images that cannot be decoded and are left out.
     """
 
@@ -151,6 +152,8 @@ def calibration_recipe(sweep: Sweep, setting: Setting, facts: Facts) -> dict[str
         "images": sweep.calibration.images,
         "seed": sweep.calibration.seed,
     }
+    if setting.rule.kind == "own":
+        recipe["source"] = facts.threshold_files[setting.threshold]
     if setting.rule.simulates:
         recipe["encoding"] = sweep.calibration.encoding or setting.encoding
         recipe["time_steps"] = sweep.calibration.time_steps

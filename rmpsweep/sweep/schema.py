@@ -27,6 +27,7 @@ from rmpsweep.data import (
     OnBadImage,
     OnIndex,
     Transform,
+    is_source,
     open_split,
 )
 from rmpsweep.data.transforms import KEYS, WEIGHTS
@@ -182,7 +183,7 @@ class Data(_Model):
 
     @model_validator(mode="after")
     def _known(self) -> "Data":
-        if self.source not in SOURCES:
+        if not is_source(self.source):
             raise ValueError(f"source: got {self.source!r}, expected one of {', '.join(SOURCES)}")
         return self
 

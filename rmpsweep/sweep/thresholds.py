@@ -1,26 +1,28 @@
-"""Thresholds from a file, and named methods as settings of a grid. Pure but for reading the file."""
+"""Thresholds from a file, rules from outside the package, and named methods as settings of a grid."""
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rmpsweep.environment import find_function, source_digest
 from rmpsweep.errors import CalibrationError
+from rmpsweep.terms import Setting
 
 
 @dataclass(frozen=True)
 class GivenThresholds:
-    """What a threshold file says. scales: the values are Λ in ANN activation units, not θ; "input" may be among them.
+    """Thresholds that a threshold file gives, or a rule from outside the package has found."""
 
-    values: layer -> one value, or one per channel.
-    """
-
-    path: Path
+    origin: str
+    """The file or the rule, for messages."""
     scales: bool
+    """Whether the values are Λ in ANN activation units, not θ."""
     values: Mapping[str, tuple[float, ...]]
+    """layer -> one value, or one per channel; "input" may be among the layers."""
 
     def digest(self) -> str:
         """SHA-256 (hex) of the values, whatever the file is called and however it is laid out."""
@@ -48,7 +50,41 @@ def read_threshold_file(path: Path) -> GivenThresholds:
         if not numbers or not all(_positive(number) for number in numbers):
             raise CalibrationError(f"{path}: {layer}: got {value!r}, expected one number > 0, or one per channel")
         values[layer] = tuple(float(number) for number in numbers)
-    return GivenThresholds(path, kind == "scales", values)
+    return GivenThresholds(str(path), kind == "scales", values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnRule:
+    """A threshold rule from outside the package: `rule(net, images, granularity) -> {layer: θ}`."""
+
+    spec: str
+    """Its name, "package.module:function"."""
+    source: str
+    """SHA-256 (hex) of the source of its module."""
+
+    def digest(self) -> str:
+        """What thresholds depend on besides the rule's name: an edited rule is another one."""
+        return self.source
+
+
+def find_own_rule(spec: str) -> OwnRule:
+    """The rule that "package.module:function" names. Raises CalibrationError: it cannot be imported."""
+    find_function(spec, "grid.threshold", CalibrationError)
+    return OwnRule(spec=spec, source=source_digest(spec))
+
+
+def find_given(settings: Iterable[Setting]) -> dict[str, GivenThresholds | OwnRule]:
+    """What gives the thresholds of settings that name a file or a rule of their own, by `Setting.given_by`.
+
+    Raises:
+        CalibrationError: a file cannot be read, or a rule cannot be imported.
+    """
+    found: dict[str, GivenThresholds | OwnRule] = {}
+    for setting in settings:
+        if setting.given_by and setting.given_by not in found:
+            file = setting.threshold_file
+            found[setting.given_by] = read_threshold_file(file) if file else find_own_rule(setting.given_by)
+    return dict(sorted(found.items()))
 
 
 def _positive(value: object) -> bool:

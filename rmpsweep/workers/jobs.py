@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.results import Layout, commit_unit
 from rmpsweep.sweep.plan import Unit
-from rmpsweep.sweep.thresholds import GivenThresholds
+from rmpsweep.sweep.thresholds import GivenThresholds, OwnRule
 from rmpsweep.terms import Setting
 from rmpsweep.workers import protocol
 
@@ -46,7 +46,7 @@ class CalibrationJob:
     job_id: str
     setting: Setting
     image_ids: tuple[int, ...]
-    given: GivenThresholds | None = None
+    given: GivenThresholds | OwnRule | None = None
 
     @property
     def cost(self) -> float:

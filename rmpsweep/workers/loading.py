@@ -1,6 +1,8 @@
-"""What a sweep names, loaded: its images, its network with the weights in it and converted, thresholds from a file."""
+"""What a sweep names, loaded: its images, its network with the weights in it and converted, thresholds from outside."""
 
 import platform
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,12 +10,14 @@ from torch import Tensor, nn
 
 from rmpsweep.data import ImageSplit
 from rmpsweep.engine import SpikingNetwork, convert, thresholds_from_scales
+from rmpsweep.engine.scales import scaled
+from rmpsweep.environment import find_function, source_digest
 from rmpsweep.errors import CalibrationError, DataError, NetworkError
 from rmpsweep.models.registry import build_any, build_from_module
 from rmpsweep.models.weights import count_classes, put_weights, read_weights
 from rmpsweep.storage import Location
 from rmpsweep.sweep.schema import Data, Sweep
-from rmpsweep.sweep.thresholds import GivenThresholds
+from rmpsweep.sweep.thresholds import GivenThresholds, OwnRule
 from rmpsweep.terms import INPUT, Setting
 
 
@@ -66,7 +70,7 @@ def load_network(sweep: Sweep, weights: Path, split: ImageSplit) -> tuple[nn.Mod
 
 
 def given_thresholds(net: SpikingNetwork, given: GivenThresholds, setting: Setting) -> dict[str, Tensor]:
-    """The thresholds of a file for this network, as `calibrate` returns them.
+    """Thresholds that are given for this network, as `calibrate` returns them.
 
     Raises:
         CalibrationError: layers are missing or unknown, or do not have the setting's granularity or their channels.
@@ -75,18 +79,83 @@ def given_thresholds(net: SpikingNetwork, given: GivenThresholds, setting: Setti
     unknown = [layer for layer in given.values if layer not in (INPUT, *net.layers)]
     if missing or unknown:
         raise CalibrationError(
-            f"{given.path}: missing {', '.join(missing) or 'none'}; unknown {', '.join(unknown) or 'none'}; "
+            f"{given.origin}: missing {', '.join(missing) or 'none'}; unknown {', '.join(unknown) or 'none'}; "
             f"the layers are {', '.join(net.layers)}"
         )
     values = {layer: torch.tensor(value, dtype=torch.float64) for layer, value in given.values.items()}
     if setting.granularity == "layer" and any(value.numel() > 1 for value in values.values()):
-        raise CalibrationError(f"{given.path}: has thresholds per channel, the trial has granularity: layer")
+        raise CalibrationError(f"{given.origin}: has thresholds per channel, the trial has granularity: layer")
     if INPUT not in values and setting.input_scale == "auto":
-        raise CalibrationError(f"{given.path}: has no {INPUT!r}, and input_scale is auto; give one of them as a number")
+        raise CalibrationError(
+            f"{given.origin}: has no {INPUT!r}, and input_scale is auto; give one of them as a number"
+        )
     scalars = {layer: value[0] if value.numel() == 1 else value for layer, value in values.items()}
     complete = {INPUT: torch.as_tensor(setting.input_scale, dtype=torch.float64), **scalars}
     try:
-        as_scales = thresholds_from_scales(net, complete)
+        if given.scales:
+            return thresholds_from_scales(net, complete)
+        scaled(net, complete, 1.0, "layer")  # which checks shapes and values
     except ValueError as error:
-        raise CalibrationError(f"{given.path}: {error}") from error
-    return as_scales if given.scales else complete
+        raise CalibrationError(f"{given.origin}: {error}") from error
+    return complete
+
+
+def own_thresholds(net: SpikingNetwork, images: Tensor, rule: OwnRule, setting: Setting) -> dict[str, Tensor]:
+    """The thresholds that a rule from outside the package finds, as `calibrate` returns them.
+
+    Args:
+        images: of the calibration split, [N, C, H, W], as the ANN gets them.
+    Raises:
+        CalibrationError: the rule cannot be imported here, is not the one that was planned, fails, or returns something
+            else than a threshold greater than 0 for every layer, or one for every channel.
+    """
+    return given_thresholds(net, _apply(rule, net, images, setting), setting)
+
+
+def check_given(net: SpikingNetwork, given: GivenThresholds | OwnRule, setting: Setting, data: Data) -> None:
+    """Fit what gives thresholds to a network; a rule from outside the package is tried on two images.
+
+    Raises:
+        CalibrationError: as `given_thresholds` and `own_thresholds`. DataError: the images cannot be read.
+    """
+    if isinstance(given, OwnRule):
+        split = data.open(data.calibration_split)
+        images, _ = split.load(range(min(2, split.num_images)))
+        tried = _apply(given, net, images, setting)
+        # so few images may leave a layer silent that is not
+        values = {layer: tuple(1.0 if v <= 0 else v for v in channels) for layer, channels in tried.values.items()}
+        given = replace(tried, values=values)
+    given_thresholds(net, given, setting)
+
+
+def _apply(rule: OwnRule, net: SpikingNetwork, images: Tensor, setting: Setting) -> GivenThresholds:
+    where = f"grid.threshold: {rule.spec}"
+    function = find_function(rule.spec, "grid.threshold", CalibrationError)
+    if source_digest(rule.spec) != rule.source:
+        raise CalibrationError(
+            f"{where}: on {platform.node()} its module has another source than where the sweep was planned; put the "
+            "same file there, on every node, and launch again"
+        )
+    try:
+        found = function(net, images, setting.granularity)
+    except Exception as error:
+        raise CalibrationError(f"{where}: the rule failed: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Mapping):
+        raise CalibrationError(f"{where}: returned {type(found).__name__}, expected a mapping of layers to thresholds")
+    scale = float(images.abs().max()) if setting.input_scale == "auto" else float(setting.input_scale)
+    values = {str(layer): _numbers(value, f"{where}: {layer}") for layer, value in found.items()}
+    return GivenThresholds(where, False, {INPUT: (scale,), **values})
+
+
+def _numbers(value: object, where: str) -> tuple[float, ...]:
+    """One number, or one per channel, as floats. Raises CalibrationError."""
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = None
+    if tensor is None or tensor.dim() > 1:
+        shape = "" if tensor is None else f" of shape {list(tensor.shape)}"
+        raise CalibrationError(
+            f"{where}: got {type(value).__name__}{shape}, expected a number, or one for every channel"
+        )
+    return tuple(tensor.reshape(-1).tolist())

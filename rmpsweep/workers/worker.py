@@ -26,10 +26,11 @@ from rmpsweep.results import LayerActivity, Layout, UnitResult, thresholds_diges
 from rmpsweep.storage import Location
 from rmpsweep.sweep.plan import ANN
 from rmpsweep.sweep.schema import Sweep
+from rmpsweep.sweep.thresholds import GivenThresholds
 from rmpsweep.terms import FIGURES, INPUT, Setting
 from rmpsweep.workers.gather import Counts, Part, gather
 from rmpsweep.workers.jobs import CalibrationJob, EvaluationJob, Job, JobReport, Result, Thresholds
-from rmpsweep.workers.loading import given_thresholds, load_network, open_planned
+from rmpsweep.workers.loading import given_thresholds, load_network, open_planned, own_thresholds
 
 ANN_ROWS, ANN_ELEMENTS = 32, 2**20
 """The ANN's batch: so many images, fewer where they are large. Fixed, since floating point depends on it."""
@@ -104,12 +105,14 @@ class Worker:
 
     def calibrate(self, job: CalibrationJob) -> dict[str, list[float]]:
         """Thresholds by layer, one value or one per channel. Raises CalibrationError, DataError."""
-        if job.given is not None:
+        if isinstance(job.given, GivenThresholds):
             return _lists(given_thresholds(self.net, job.given, job.setting))
         data, calibration = self.spec.sweep.data, self.spec.sweep.calibration
         index = Layout(self.spec.results).index
         split = open_planned(data, data.calibration_split, index, self.spec.calibration_data)
         images, _ = split.load(job.image_ids)
+        if job.given is not None:
+            return _lists(own_thresholds(self.net, images, job.given, job.setting))
         found = calibrate(
             self.net,
             images,

@@ -125,7 +125,7 @@ NETWORKS = {
     ),
     "a module that is missing": ("module nowhere:net", "cannot import nowhere", "installed"),
     "a module of wrong syntax": ("module rmpsweep_bad_syntax:net", "rmpsweep_bad_syntax", "SyntaxError"),
-    "no function named": ("module rmpsweep_bad_networks", "'package.module:factory'"),
+    "no function named": ("module rmpsweep_bad_networks", "'package.module:function'"),
     "a missing function": ("module rmpsweep_bad_networks:net", "has no function net", "sigmoid"),
     "a factory that is none": ("module rmpsweep_bad_networks:NOT_CALLABLE", "no function NOT_CALLABLE"),
     "a factory that fails": ("module rmpsweep_bad_networks:fails", "the factory failed: KeyError: 'depth'"),

@@ -202,7 +202,7 @@ def test_build_from_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert isinstance(build_from_module("mynets_in_cwd:small"), nn.Linear)
     for spec, message in {
-        "mynets_in_cwd": "expected 'package.module:factory'",
+        "mynets_in_cwd": "expected 'package.module:function'",
         "no_such_package.nets:small": "cannot import no_such_package.nets",
         "mynets_in_cwd:large": "has no function large; it has small, number, fails",
         "mynets_in_cwd:number": "returned int, expected torch.nn.Module",
