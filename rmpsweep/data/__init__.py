@@ -10,7 +10,7 @@ runs.
 from rmpsweep.data.cache import cache_dir
 from rmpsweep.data.files import absolute
 from rmpsweep.data.sources import DEFAULT_TRANSFORMS, SOURCES, open_split
-from rmpsweep.data.split import ImageSplit, OnBadImage, OnIndex, Skipped, image_order
+from rmpsweep.data.split import ImageSplit, OnBadImage, OnIndex, Skipped, image_order, positions
 from rmpsweep.data.transforms import TRANSFORMS, Transform
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "cache_dir",
     "image_order",
     "open_split",
+    "positions",
 ]

@@ -1,5 +1,6 @@
 """What a sweep file may say, as frozen models, and the settings of the trials it describes."""
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -315,11 +316,16 @@ class Sweep(_Model):
             raise ValueError(f"search.time_steps: got {unknown}, expected some of time_steps {list(self.time_steps)}")
         return self
 
-    def settings(self) -> list[Setting]:
+    def settings(self) -> tuple[Setting, ...]:
         """The setting of every trial, in grid order, without repeats."""
-        found: dict[Setting, None] = {}
-        for grid in self.grid:
-            axes = grid.model_dump()
-            for values in itertools.product(*axes.values()):
-                found[Setting(**dict(zip(axes, values, strict=True))).canonical()] = None
-        return list(found)
+        return _expanded(self.grid)
+
+
+@functools.lru_cache(maxsize=8)
+def _expanded(grids: tuple[Grid, ...]) -> tuple[Setting, ...]:
+    found: dict[Setting, None] = {}
+    for grid in grids:
+        axes = grid.model_dump()
+        for values in itertools.product(*axes.values()):
+            found[Setting(**dict(zip(axes, values, strict=True))).canonical()] = None
+    return tuple(found)

@@ -1,13 +1,16 @@
 """The command line as documented, and quick to start."""
 
+import inspect
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from rmpsweep.cli import app
+from rmpsweep.cli import app, launch
+from rmpsweep.cli.options import LaunchOptions
 from rmpsweep.sweep.file import load_sweep
 from tests.helpers.commands import run_here
 
@@ -51,3 +54,17 @@ def test_planning_and_looking_load_neither_torch_nor_ray_nor_mlflow(command, wri
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_option_of_launch_reaches_a_job_on_the_cluster():
+    """An option is either forwarded, or one of those that sending the job settles."""
+    from typer.main import get_command
+
+    settled = {"sweep", "results", "address", "inline", "set_", "submit", "json_"}
+    parameters = inspect.signature(launch.launch).parameters
+    assert {field.name for field in fields(LaunchOptions)} == set(parameters) - settled
+    given = {"limit": 7, "actors": 3, "mlflow": "none", "max_failures": 0, "fail_fast": True}
+    command = get_command(app).commands["launch"]
+    parsed = command.make_context("launch", ["sweep.yaml", *LaunchOptions(**given).to_argv()]).params
+    assert {name: parsed[name] for name in given} == given
+    assert LaunchOptions(limit=None, actors=None, mlflow=None, max_failures=None, fail_fast=False).to_argv() == []
