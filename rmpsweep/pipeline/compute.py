@@ -59,6 +59,7 @@ def compute(
         try_network(prepared)
     with contextlib.ExitStack() as stack:
         watch = stack.enter_context(contextlib.closing(Watch(prepared.layout, on_event)))
+        watch(StageBegan(stage="starting"))
         pool = stack.enter_context(contextlib.closing(open_pool(prepared, prepared.weights.path, place)))
         stop = stack.enter_context(stopping())
         if pool.note:
@@ -143,9 +144,9 @@ def calibrate(
         CalibrationError, or another InputError: what a worker found. StoppedError: stopped before the end.
     """
     known = now.calibrations
-    missing = {t.calibration_id: t.setting for t in prepared.plan.trials if t.calibration_id not in known}
+    missing = {t.calibration_id: t.setting for t in now.plan.trials if t.calibration_id not in known}
     calibration = prepared.sweep.calibration
-    ids = calibration_ids(prepared.plan.facts.num_calibration_images, calibration.images, calibration.seed)
+    ids = calibration_ids(now.plan.facts.num_calibration_images, calibration.images, calibration.seed)
     jobs = [
         CalibrationJob(key, setting, tuple(ids.tolist()), prepared.given.get(str(setting.threshold_file)))
         for key, setting in missing.items()

@@ -31,13 +31,12 @@ IN_FLIGHT = 100
 
 
 class Watch:
-    """Follows the runs of a driver, one after the other, as their listener."""
+    """Follows the runs of a driver, one after the other, as their listener; the first event has to be a stage."""
 
     def __init__(self, layout: Layout, on_event: Callable[[Event], None]) -> None:
         """on_event: gets every event as it is."""
         self.layout, self.on_event = layout, on_event
         self.errors: list[ErrorRecord] = []
-        self(StageBegan(stage="starting"))
 
     def __call__(self, event: Event | Snapshot) -> None:
         """What `Driver.execute` tells."""
