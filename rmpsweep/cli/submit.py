@@ -25,7 +25,7 @@ def submit_launch(
     Raises:
         SweepError: no address, or results in a place that is gone with the job. ClusterError: it takes no jobs.
     """
-    from rmpsweep.workers.pools.jobs import submit
+    from rmpsweep.workers.pools.submission import submit
 
     if address is None or not address.startswith(("http://", "https://")):
         raise SweepError(f"--submit: got --address {address}, expected the dashboard's, such as http://127.0.0.1:8265")

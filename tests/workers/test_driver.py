@@ -1,4 +1,6 @@
 import itertools
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -292,6 +294,12 @@ def test_events_are_lines_of_plain_values():
     assert {type(event) for event, _ in lines} == set(get_args(Event))
     for event, line in lines:
         assert list(event.plain().items()) == list(line.items())
+
+
+def test_events_jobs_and_driver_need_neither_torch_nor_ray():
+    modules = ", ".join(f"rmpsweep.workers.{name}" for name in ("events", "jobs", "driver", "pools"))
+    code = f"import sys, {modules}; print({{'torch', 'ray'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_losing_nodes_is_free_up_to_a_point():
