@@ -1,14 +1,63 @@
 """Sweeps of converted spiking networks: accuracy against latency, exactly once, on one laptop or a Ray cluster.
 
+The names below are the face for Python; each is imported when it is first used, so that importing rmpsweep loads
+neither torch nor ray nor mlflow.
+
+    sweep = rmpsweep.load_sweep("quickstart", changes=["time_steps=[4, 8, 16]"])
+    results = rmpsweep.launch(sweep, inline=True)
+    results.summary.to_pandas()
+
 Reading order:
 
 1. ``engine``    what a converted network computes; ``engine/neuron.py`` is the specification
-2. ``sweep``     the sweep file, checked, and its trials
-3. ``plan``      trials x images -> units of work, and which of them are missing
-4. ``driver``    the loop that hands units to workers;  ``pools`` where they run;  ``worker`` what one does
-5. ``results``   what lies on disk;  ``merge`` the tables made from it
-6. ``stats``, ``tracking``, ``report``   what people read
-7. ``pipeline``  the verbs of the main command, in order;  ``cli`` the commands
+2. ``sweep``     the sweep file, checked; its trials; trials x images -> units of work, and which of them are missing
+3. ``workers``   the loop that hands units to workers, what a worker does, and where workers run
+4. ``results``   what lies on disk, and the tables made from it
+5. ``stats``, ``tracking``, ``report``, ``claims``   what people read
+6. ``pipeline``  a launch, step by step;  ``checks`` what looks before and after;  ``cli`` the commands
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rmpsweep.engine import calibrate, convert, simulate, simulate_many
+    from rmpsweep.pipeline.launch import launch, plan
+    from rmpsweep.results import Results
+    from rmpsweep.sweep.file import load_sweep
+
 __version__ = "0.1.0"
+__all__ = [
+    "Results",
+    "__version__",
+    "calibrate",
+    "convert",
+    "launch",
+    "load_sweep",
+    "plan",
+    "simulate",
+    "simulate_many",
+]
+
+_HOMES = {
+    "Results": "rmpsweep.results",
+    "calibrate": "rmpsweep.engine",
+    "convert": "rmpsweep.engine",
+    "launch": "rmpsweep.pipeline.launch",
+    "load_sweep": "rmpsweep.sweep.file",
+    "plan": "rmpsweep.pipeline.launch",
+    "simulate": "rmpsweep.engine",
+    "simulate_many": "rmpsweep.engine",
+}
+"""Name -> the module that it is imported from."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

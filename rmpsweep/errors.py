@@ -10,6 +10,7 @@ RmpsweepError                     1
 │   └── ResultsError                  results directory of another sweep, gaps at merge
 ├── VerificationError             1   results on disk are not what is computed again
 ├── IncompleteError               3   finished, but some units are quarantined
+│   └── StoppedError            130   stopped on request before its end
 └── UnusableError                 4   the place it should run or write at cannot be used
     ├── StorageError
     ├── ClusterError
@@ -63,6 +64,12 @@ class IncompleteError(RmpsweepError):
     """The sweep ended with quarantined units."""
 
     exit_code = 3
+
+
+class StoppedError(IncompleteError):
+    """A launch was asked to stop before its end; committed units are kept, and the same launch continues."""
+
+    exit_code = 130
 
 
 class UnusableError(RmpsweepError):

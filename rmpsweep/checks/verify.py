@@ -6,18 +6,20 @@ Everything is taken from the results directory, and nothing is written into it. 
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rmpsweep.errors import DataError, NetworkError, ResultsError, VerificationError
-from rmpsweep.pipeline import verbs as pipeline
-from rmpsweep.pipeline.publish import read_run
-from rmpsweep.pipeline.verbs import Prepared
+from rmpsweep.pipeline.compute import limits_of, open_pool
+from rmpsweep.pipeline.look import look
+from rmpsweep.pipeline.place import Place
+from rmpsweep.pipeline.prepare import Planned, reopen
 from rmpsweep.pipeline.weights import find_weights
-from rmpsweep.results import UNIT_SCHEMA, UnitResult
+from rmpsweep.results import UNIT_SCHEMA, RunRecord, UnitResult
 from rmpsweep.storage import Location
 from rmpsweep.sweep.plan import ANN, make_plan
 from rmpsweep.workers.driver import Driver
@@ -159,96 +161,70 @@ def compare(unit_id: str, on_disk: UnitResult, computed: UnitResult) -> UnitChec
     )
 
 
-def verify_units(
-    results: Location,
-    units: int,
-    seed: int,
-    tell: Callable[[str], None],
-    *,
-    inline: bool = False,
-    actors: int | None = None,
-    address: str | None = None,
-) -> Verification:
+def verify_units(results: Location, units: int, seed: int, tell: Callable[[str], None], place: Place) -> Verification:
     """Compute units drawn at random again, and compare them with what is on disk. Writes nothing there.
 
     Args:
         units: how many; all of them if there are fewer.
         tell: gets a line for each.
+        place: where they are computed.
     Raises:
         ResultsError, StorageError: no sweep has been launched here, no unit committed, or by another engine.
         NetworkError, DataError: weights or images are not what they were. ClusterError: no worker can be had.
     """
-    prepared = _with_inputs(pipeline.reopen(results))
-    progress = pipeline.inspect(prepared)
-    known = {trial.trial_id for trial in prepared.plan.trials} | {ANN}
-    candidates = [r for r in progress.journal.results if all(trial in known for trial, _ in r.unit.work)]
+    now = look(reopen(results))
+    weights = _weights_of(now)
+    known = {trial.trial_id for trial in now.plan.trials} | {ANN}
+    committed = now.journal.results
+    candidates = [result for result in committed if all(trial in known for trial, _ in result.unit.work)]
     if not candidates:
-        raise ResultsError(f"{prepared.layout.units}: no unit is committed that could be verified; launch the sweep")
+        raise ResultsError(f"{now.layout.units}: no unit is committed that could be verified; launch the sweep")
     candidates.sort(key=lambda result: result.unit.unit_id(result.context))
     drawn = random.Random(seed).sample(candidates, min(units, len(candidates)))
-    jobs = _jobs(prepared, progress.thresholds, sorted(drawn, key=lambda result: (result.unit.start, result.unit.work)))
+    drawn.sort(key=lambda result: (result.unit.start, result.unit.work))
+    evaluations = now.jobs(result.unit for result in drawn)
+    jobs = [VerificationJob(job, result) for job, result in zip(evaluations, drawn, strict=True)]
 
     def listener(event: Event | Snapshot) -> None:
         if isinstance(event, JobDone):
             tell(str(event.report.value))
 
-    with contextlib.closing(
-        pipeline.open_pool(prepared, inline=inline, actors=actors, address=address, logs=False)
-    ) as pool:
-        driver = Driver(pool, pipeline.limits(prepared.sweep))
+    with contextlib.closing(open_pool(now, weights, place, logs=False)) as pool:
+        driver = Driver(pool, limits_of(now.sweep))
         execution = driver.execute(jobs, listener)
+    run = RunRecord.read(now.layout)
     found = {outcome.job.job_id: outcome.report.value for outcome in execution.outcomes}
     return Verification(
         compared=tuple(found[job.job_id] for job in jobs if job.job_id in found),
         failed={bad.outcome.job.job_id: bad.outcome.message for bad in execution.quarantined},
-        committed=len(progress.journal.results),
-        left_out=len(progress.journal.results) - len(candidates),
-        rejected=progress.journal.rejected,
-        devices_then=tuple(read_run(prepared.layout).get("devices", [])),
+        committed=len(committed),
+        left_out=len(committed) - len(candidates),
+        rejected=now.journal.rejected,
+        devices_then=run.devices if run else (),
         devices_now=tuple(sorted(set(driver.devices))),
-        numerics=tuple(sorted({trial.setting.numerics for trial in prepared.plan.trials})),
+        numerics=tuple(sorted({trial.setting.numerics for trial in now.plan.trials})),
     )
 
 
-def _with_inputs(prepared: Prepared) -> Prepared:
-    """With the weights found, where they and the images are those of the results."""
-    sweep, facts, data = prepared.sweep, prepared.plan.facts, prepared.sweep.data
-    split = data.open(data.split, index=prepared.layout.index)
+def _weights_of(planned: Planned) -> Path:
+    """The weights file, where it and the images are those of the results."""
+    sweep, facts, data = planned.sweep, planned.plan.facts, planned.sweep.data
+    split = data.open(data.split, index=planned.layout.index)
     if split.fingerprint != facts.data:
         raise DataError(
             f"{data.path or data.source}: split {data.split!r} has the fingerprint {split.fingerprint[:16]}, but the "
-            f"results in {prepared.layout.root} are of images with {facts.data[:16]}; put those back"
+            f"results in {planned.layout.root} are of images with {facts.data[:16]}; put those back"
         )
     weights = find_weights(sweep)
     if weights.identity != facts.weights or not weights.path.is_file():
         got = f"have the SHA-256 {weights.identity[:16]}" if weights.path.is_file() else "are not there"
         raise NetworkError(
-            f"{weights.path}: the weights {got}, but the results in {prepared.layout.root} are of weights with "
+            f"{weights.path}: the weights {got}, but the results in {planned.layout.root} are of weights with "
             f"{facts.weights[:16]}; put those back"
         )
-    if make_plan(sweep, facts).context != prepared.plan.context:
+    if make_plan(sweep, facts).context != planned.plan.context:
         raise ResultsError(
-            f"{prepared.layout.plan}: the results are of another version of the engine than this one; verify them with "
+            f"{planned.layout.plan}: the results are of another version of the engine than this one; verify them with "
             "the version that run.json names"
         )
-    return replace(prepared, weights=weights)
-
-
-def _jobs(prepared: Prepared, thresholds: pipeline.Thresholds, drawn: Sequence[UnitResult]) -> list[VerificationJob]:
-    trials = {
-        t.trial_id: (t.setting, thresholds[t.calibration_id])
-        for t in prepared.plan.trials
-        if t.calibration_id in thresholds
-    }
-    return [
-        VerificationJob(
-            EvaluationJob(
-                result.unit.unit_id(result.context),
-                result.unit,
-                result.context,
-                {trial: trials[trial] for trial, _ in result.unit.work if trial != ANN},
-            ),
-            result,
-        )
-        for result in drawn
-    ]
+    return weights.path

@@ -19,9 +19,9 @@ from rmpsweep.cli.options import (
     TargetArgument,
     results_directory,
 )
-from rmpsweep.cli.plan import check_place
 from rmpsweep.errors import SweepError
-from rmpsweep.pipeline.verbs import results_of
+from rmpsweep.pipeline.place import Place
+from rmpsweep.pipeline.prepare import results_of
 from rmpsweep.storage import locate
 from rmpsweep.sweep.file import load_sweep, validated
 from rmpsweep.sweep.schema import Data
@@ -147,10 +147,8 @@ def verify(
     from rmpsweep.checks.verify import verify_units
 
     display = Display(json_)
-    check_place(inline, actors, address)
-    found = verify_units(
-        results_directory(target, results), units, seed, display.line, inline=inline, actors=actors, address=address
-    )
+    place = Place(inline=inline, actors=actors, address=address)
+    found = verify_units(results_directory(target, results), units, seed, display.line, place)
     display.line(found.summary())
     display.document(found.document())
     found.check()

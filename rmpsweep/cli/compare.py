@@ -12,7 +12,7 @@ from rmpsweep import results as files
 from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import JsonOption, results_directory
 from rmpsweep.errors import ResultsError
-from rmpsweep.pipeline import verbs as pipeline
+from rmpsweep.results import PlanFile
 from rmpsweep.stats import CONVENTIONS, best_trials
 from rmpsweep.stats.comparison import Side
 from rmpsweep.stats.comparison import compare as compare_sides
@@ -57,7 +57,7 @@ def compare(
 def _side(argument: str) -> Side:
     target, prefix = _split(argument)
     layout = files.Layout(results_directory(target, None))
-    plan = pipeline.reopen(layout.root).plan
+    plan = PlanFile.read(layout).plan
     if not layout.summary.is_file():
         raise ResultsError(f"{layout.root}: its results are not merged; rmpsweep merge {target} makes the tables")
     summary = files.read_table(layout.summary, files.SUMMARY_SCHEMA)

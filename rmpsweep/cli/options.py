@@ -1,17 +1,15 @@
 """Arguments and options that several commands share."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rmpsweep.errors import ResultsError
-from rmpsweep.pipeline.verbs import results_of
+from rmpsweep.pipeline.prepare import results_of
 from rmpsweep.storage import Location, locate
 from rmpsweep.sweep.file import load_sweep
-
-INTERRUPTED = 130
-"""Exit code."""
 
 SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of one in sweeps/.")]
 TargetArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep, or a results directory.")]
@@ -30,6 +28,28 @@ MaxFailuresOption = Annotated[
 FailFastOption = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first unit that is given up.")]
 SubmitOption = Annotated[bool, typer.Option("--submit", help="As a Ray Job of the cluster at --address http://…")]
 MlflowOption = Annotated[str | None, typer.Option("--mlflow", help="Tracking URI, or none; default in the results.")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaunchOptions:
+    """The options of `launch` that a job on a cluster gets too; each field is named as its option is."""
+
+    limit: int | None
+    actors: int | None
+    mlflow: str | None
+    max_failures: int | None
+    fail_fast: bool
+
+    def to_argv(self) -> list[str]:
+        """The options as arguments of a command; those that were not given are left out."""
+        arguments = []
+        for field in fields(self):
+            value, option = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
+            if value is True:
+                arguments.append(option)
+            elif value is not None and value is not False:
+                arguments += [option, str(value)]
+        return arguments
 
 
 def results_directory(target: str, results: str | None) -> Location:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rmpsweep.cli.display import Display, plan_rows
+from rmpsweep.cli.follow import Follower
 from rmpsweep.cli.options import (
     ActorsOption,
     AddressOption,
@@ -18,17 +19,18 @@ from rmpsweep.cli.options import (
     SetOption,
     SweepArgument,
 )
-from rmpsweep.errors import SweepError
 from rmpsweep.formats import duration
 from rmpsweep.models.recipe import read_card
-from rmpsweep.pipeline import publish
-from rmpsweep.pipeline import status as overview
-from rmpsweep.pipeline import verbs as pipeline
-from rmpsweep.pipeline.verbs import Prepared
+from rmpsweep.pipeline.compute import rule_name
+from rmpsweep.pipeline.launch import find_thresholds
+from rmpsweep.pipeline.look import look
+from rmpsweep.pipeline.place import Place
+from rmpsweep.pipeline.prepare import prepare
+from rmpsweep.pipeline.publish import tracking_uri
+from rmpsweep.pipeline.status import plan_figures, skipped_note, trial_rows
 from rmpsweep.pipeline.weights import train_recipe, trained_weights
 from rmpsweep.sweep.file import load_recipe, load_sweep
 from rmpsweep.tracking import check_uri, without_password
-from rmpsweep.workers.driver import Driver
 
 
 def plan(
@@ -47,24 +49,17 @@ def plan(
     Usage: rmpsweep plan quickstart --set 'grid.alpha={start: 0.1, stop: 1, num: 10}'
     """
     display = Display(json_)
-    check_place(inline, actors, address)
-    prepared = pipeline.prepare(
-        load_sweep(sweep, set_ or ()), results, limit, on_index=display.indexing, note=display.line
-    )
-    uri = publish.mlflow_uri(prepared, mlflow)
+    place = Place(inline=inline, actors=actors, address=address)
+    prepared = prepare(load_sweep(sweep, set_ or ()), results, limit, on_index=display.indexing, note=display.line)
+    uri = tracking_uri(prepared, mlflow)
     if uri is not None:
         check_uri(uri)
-    prepared, progress = pipeline.advance(prepared, pipeline.inspect(prepared))
-    workers = 1 if inline else actors or prepared.sweep.run.actors
-    progress = pipeline.cut(prepared, progress, workers or 1)
-    figures, trials = overview.plan_figures(prepared, progress, workers), overview.trial_rows(prepared)
-    figures |= {
-        "where": "this process" if inline else f"Ray, {address or 'started here'}",
-        "mlflow": without_password(uri or "none"),
-    }
-    display.table(f"Plan of {prepared.sweep.name}", ("", ""), plan_rows(figures))
+    now = look(prepared)
+    figures, trials = plan_figures(now, prepared.weights, place.workers(prepared.sweep.run)), trial_rows(now.plan)
+    figures |= {"where": str(place), "mlflow": without_password(uri or "none")}
+    display.table(f"Plan of {now.sweep.name}", ("", ""), plan_rows(figures))
     display.trials(trials)
-    for line in overview.skipped_note(prepared.plan):
+    for line in skipped_note(now.plan):
         display.line(f"warning: {line}")
     display.document(figures | {"trials": trials})
 
@@ -108,32 +103,11 @@ def calibrate(
     Usage: rmpsweep calibrate quickstart
     """
     display = Display(json_)
-    loaded = load_sweep(sweep, set_ or ())
-    with pipeline.working_on(results or pipeline.results_of(loaded), display.line, loaded):
-        prepared = pipeline.prepare(loaded, results, download=True, on_index=display.indexing, note=display.line)
-        prepared = trained(prepared, display)
-        known = pipeline.inspect(prepared).thresholds
-        driver = Driver(pipeline.open_pool(prepared, inline=True), pipeline.limits(prepared.sweep))
-        thresholds, notes = pipeline.calibrate(prepared, known, driver)
-        pipeline.save(prepared, thresholds, notes)
-        publish.write_calibration(prepared, thresholds)
-    rules = {t.calibration_id: pipeline.rule_name(t.setting) for t in prepared.plan.trials}
+    now, notes = find_thresholds(load_sweep(sweep, set_ or ()), results, Follower(display))
+    rules = {trial.calibration_id: rule_name(trial.setting) for trial in now.plan.trials}
     for key, rule in rules.items():
-        rows = [(layer, len(v), f"{min(v):.6g}", f"{max(v):.6g}") for layer, v in thresholds[key].items()]
+        rows = [(layer, len(v), f"{min(v):.6g}", f"{max(v):.6g}") for layer, v in now.calibrations[key].items()]
         display.table(f"{rule}  ({key})", ("layer", "values", "smallest", "largest"), rows)
     for note in notes:
         display.line(f"warning: {note}")
-    display.document({rule: thresholds[key] for key, rule in rules.items()})
-
-
-def check_place(inline: bool, actors: int | None, address: str | None) -> None:
-    """Refuse options that contradict each other. Raises SweepError."""
-    if inline and (actors is not None or address is not None):
-        raise SweepError("--inline runs in this process without Ray: give it, or --actors and --address, not both")
-
-
-def trained(prepared: Prepared, display: Display) -> Prepared:
-    """With weights, which are trained where they are missing."""
-    if prepared.weights.recipe is not None:
-        display.line(f"training {prepared.weights.recipe.name} (kept in {prepared.weights.path})")
-    return pipeline.train(prepared, display.epoch)
+    display.document({rule: now.calibrations[key] for key, rule in rules.items()})

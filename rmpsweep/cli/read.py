@@ -11,15 +11,16 @@ import typer
 
 from rmpsweep.claims import examine, write
 from rmpsweep.cli.display import Display
-from rmpsweep.cli.options import INTERRUPTED, JsonOption, MlflowOption, ResultsOption, TargetArgument, results_directory
+from rmpsweep.cli.options import JsonOption, MlflowOption, ResultsOption, TargetArgument, results_directory
 from rmpsweep.data.figures import InputFigures
-from rmpsweep.errors import SweepError
+from rmpsweep.errors import StoppedError, SweepError
 from rmpsweep.formats import duration, quantity
 from rmpsweep.pipeline import publish
-from rmpsweep.pipeline import status as overview
-from rmpsweep.pipeline import verbs as pipeline
+from rmpsweep.pipeline.look import look
+from rmpsweep.pipeline.prepare import Planned, reopen, working_on
+from rmpsweep.pipeline.status import skipped_note, status_document
 from rmpsweep.report import needed_predictions
-from rmpsweep.results import Layout
+from rmpsweep.results import Layout, RunRecord
 from rmpsweep.storage import Location
 from rmpsweep.tracking import check_uri
 
@@ -44,23 +45,22 @@ def status(
             display.clear()
             running = _show_status(display, where)
     except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(StoppedError.exit_code) from None
     if watch:
         display.line("no launch runs")
 
 
 def _show_status(display: Display, where: Location) -> bool:
     """Whether a launch runs."""
-    prepared = pipeline.reopen(where)
-    progress = pipeline.inspect(prepared)
-    standing = overview.status_document(prepared, progress)
+    now = look(reopen(where))
+    standing = status_document(now)
     running = standing["running"]
-    display.standing(standing, prepared.plan.limit, prepared.plan.time_steps[-1])
+    display.standing(standing, now.plan.limit, now.plan.time_steps[-1])
     for name, why in standing["rejected"].items():
         display.line(f"unit file {name} does not count: {why}")
     for bad in standing["quarantined"]:
         display.line(f"unit {bad['unit']} is quarantined after {bad['attempts']} attempts: {bad['message']}")
-    for line in [*overview.skipped_note(prepared.plan), *standing["flagged_layers"]]:
+    for line in [*skipped_note(now.plan), *standing["flagged_layers"]]:
         display.line(f"warning: {line}")
     if running:
         _show_running(display, running)
@@ -72,7 +72,7 @@ def _show_status(display: Display, where: Location) -> bool:
     rate = "its rate" if running else "the last launch's rate"
     eta = "" if not standing["eta_s"] else f", about {duration(standing['eta_s'])} at {rate}"
     steps = quantity(standing["image_steps_left"])
-    at_most = ", at most" if prepared.sweep.search and progress.todo else ""
+    at_most = ", at most" if now.sweep.search and now.todo else ""
     display.line(f"{standing['units_left']} units left ({steps} image-steps{at_most}){eta}")
     display.document(standing)
     return running is not None
@@ -89,10 +89,11 @@ def merge(
     Usage: rmpsweep merge quickstart --allow-partial
     """
     display = Display(json_)
-    with _reopened(target, results, display) as prepared:
-        tables = publish.merge_tables(prepared, pipeline.inspect(prepared), allow_partial=allow_partial)
-    display.line(f"{tables.predictions.num_rows} of {prepared.plan.num_cells} predictions in {prepared.layout.root}")
-    display.document({"predictions": tables.predictions.num_rows, "cells": prepared.plan.num_cells})
+    with _reopened(target, results, display) as planned:
+        now = look(planned)
+        tables = publish.merge_tables(now, allow_partial=allow_partial)
+    display.line(f"{tables.predictions.num_rows} of {now.plan.num_cells} predictions in {now.layout.root}")
+    display.document({"predictions": tables.predictions.num_rows, "cells": now.plan.num_cells})
 
 
 def log(
@@ -103,12 +104,12 @@ def log(
     Usage: rmpsweep log quickstart --mlflow http://127.0.0.1:5000
     """
     display = Display(json_)
-    with _reopened(target, results, display) as prepared:
-        uri = publish.mlflow_uri(prepared, mlflow)
+    with _reopened(target, results, display) as planned:
+        uri = publish.tracking_uri(planned, mlflow)
         if uri is None:
             raise SweepError("--mlflow: got 'none', expected a tracking URI")
         check_uri(uri)
-        logged = publish.log(prepared, publish.read_tables(prepared.layout), uri)
+        logged = publish.log(planned, publish.read_tables(planned.layout), RunRecord.of(planned.layout), uri)
     display.line(f"{logged.runs_total} runs at {logged.tracking_uri}, {logged.runs_created} of them new")
     display.document(asdict(logged))
 
@@ -119,10 +120,11 @@ def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
     Usage: rmpsweep report quickstart
     """
     display = Display(json_)
-    with _reopened(target, results, display) as prepared:
-        publish.write_report(prepared, publish.read_tables(prepared.layout, needed_predictions))
-    display.line(str(prepared.layout.report))
-    display.document({"report": str(prepared.layout.report)})
+    with _reopened(target, results, display) as planned:
+        tables = publish.read_tables(planned.layout, needed_predictions)
+        publish.write_report(planned, tables, RunRecord.of(planned.layout))
+    display.line(str(planned.layout.report))
+    display.document({"report": str(planned.layout.report)})
 
 
 def claims(
@@ -162,9 +164,9 @@ def _show_running(display: Display, running: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _reopened(target: str, results: str | None, display: Display) -> Iterator[pipeline.Prepared]:
+def _reopened(target: str, results: str | None, display: Display) -> Iterator[Planned]:
     """What was launched, while no other command works on it."""
     where = results_directory(target, results)
-    pipeline.reopen(where)  # what is no results directory is refused before anything is made in it
-    with pipeline.working_on(where, display.line):
-        yield pipeline.reopen(where)
+    reopen(where)  # what is no results directory is refused before anything is made in it
+    with working_on(where, display.line):
+        yield reopen(where)

@@ -3,16 +3,14 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rmpsweep.cli.display import Display
-from rmpsweep.cli.options import JsonOption, ResultsOption, TargetArgument, results_directory
+from rmpsweep.cli.options import JsonOption, LaunchOptions, ResultsOption, TargetArgument, results_directory
 from rmpsweep.errors import SweepError
-from rmpsweep.pipeline import verbs as pipeline
-from rmpsweep.results import Layout, write_text
-from rmpsweep.sweep.file import dump_sweep
+from rmpsweep.results import Layout, PlanFile, write_text
+from rmpsweep.sweep.file import dump_sweep, without_secret
 from rmpsweep.sweep.schema import Sweep
 
 MOST_BYTES = 100 << 20
@@ -20,7 +18,7 @@ MOST_BYTES = 100 << 20
 
 
 def submit_launch(
-    sweep: Sweep, results: str | None, address: str | None, options: Sequence[str], display: Display
+    sweep: Sweep, results: str | None, address: str | None, options: LaunchOptions, display: Display
 ) -> None:
     """Send the launch to the cluster at `address`, where the same command finds it until it has ended.
 
@@ -35,7 +33,7 @@ def submit_launch(
         raise SweepError(
             f"--submit: got --results {results}, expected a place that every node reaches: an absolute path, s3:// or gs://"
         )
-    if pipeline.without_secret(sweep) != sweep:
+    if without_secret(sweep) != sweep:
         raise SweepError(
             "--submit: mlflow.tracking_uri holds a password, which a job would show; leave it out, and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the cluster starts"
@@ -50,7 +48,7 @@ def submit_launch(
         if path is not None and not path.is_absolute():
             raise SweepError(f"--submit: threshold file {path}: expected an absolute path, the same on every node")
     text = dump_sweep(sweep)
-    command = ["rmpsweep", "launch", "sweep.yaml", "--results", results, "--address", "auto", *options]
+    command = ["rmpsweep", "launch", "sweep.yaml", "--results", results, "--address", "auto", *options.to_argv()]
     digest = hashlib.sha256("\0".join([text, *command]).encode()).hexdigest()[:12]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "sweep.yaml").write_text(text, encoding="utf-8")
@@ -70,7 +68,7 @@ def cancel(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
     """
     display = Display(json_)
     layout = Layout(results_directory(target, results))
-    pipeline.reopen(layout.root)
+    PlanFile.read(layout)
     running = layout.progress.is_file()  # however old: a unit computed in the driver's process keeps it from writing
     if running:
         write_text(layout.cancel, "")

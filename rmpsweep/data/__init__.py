@@ -10,7 +10,7 @@ files: ``stored`` is a split of them, ``store`` what a packing offers (``loose``
 from rmpsweep.data.cache import cache_dir
 from rmpsweep.data.files import absolute
 from rmpsweep.data.sources import DEFAULT_TRANSFORMS, SOURCES, is_source, open_split
-from rmpsweep.data.split import ImageSplit, OnBadImage, OnIndex, Skipped, image_order
+from rmpsweep.data.split import ImageSplit, OnBadImage, OnIndex, Skipped, image_order, positions
 from rmpsweep.data.transforms import TRANSFORMS, Transform
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "image_order",
     "is_source",
     "open_split",
+    "positions",
 ]

@@ -161,3 +161,8 @@ class ImageSlice(ImageSplit):
 def image_order(num_images: int) -> np.ndarray:
     """The fixed permutation of a split: position -> image_id, int64 [num_images]."""
     return np.random.RandomState(0).permutation(num_images).astype(np.int64)
+
+
+def positions(num_images: int) -> np.ndarray:
+    """The inverse of `image_order`: image_id -> position, int64 [num_images]."""
+    return np.argsort(image_order(num_images))

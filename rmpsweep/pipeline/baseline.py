@@ -9,12 +9,11 @@ import pyarrow.compute as pc
 
 from rmpsweep.models.published import published_accuracy
 from rmpsweep.models.recipe import read_card
+from rmpsweep.results.records import BASELINE
 from rmpsweep.stats import wilson_interval
 from rmpsweep.sweep.plan import ANN
 from rmpsweep.sweep.schema import Network
 
-PREFIX = "ANN baseline: "
-"""What every warning of this module begins with."""
 TOLERANCE = 0.003
 
 
@@ -61,7 +60,7 @@ def baseline_warnings(predictions: pa.Table, stated: Stated | None) -> list[str]
     correct = int(pc.sum(rows["correct"]).as_py())
     classes = 1 + int(max(np.max(rows[name].to_numpy()) for name in ("label", "prediction")))
     low, high = (float(bound) for bound in wilson_interval(correct, n))
-    measured = f"{PREFIX}{correct / n:.2%} of {n:,} images (95 % interval {low:.2%} to {high:.2%})"
+    measured = f"{BASELINE}{correct / n:.2%} of {n:,} images (95 % interval {low:.2%} to {high:.2%})"
     warnings = []
     if stated is not None and abs(correct / n - stated.accuracy) > TOLERANCE and not low <= stated.accuracy <= high:
         warnings.append(

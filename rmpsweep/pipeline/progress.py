@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +11,8 @@ from typing import Any, assert_never
 
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.errors import StorageError
-from rmpsweep.results import Layout, read_json
-from rmpsweep.storage import write_atomic
+from rmpsweep.results import Layout, ProgressFile
+from rmpsweep.results.records import ErrorRecord, FlightRecord
 from rmpsweep.workers.events import (
     Event,
     JobCopied,
@@ -27,20 +26,17 @@ from rmpsweep.workers.events import (
 from rmpsweep.workers.state import Snapshot
 
 LAST_ERRORS = 10
-STALE_S = 60.0
-"""A launch that has not written for that long is taken to be gone."""
 IN_FLIGHT = 100
 """How many jobs in flight are listed, the longest in flight first."""
 
 
 class Watch:
-    """Follows the runs of a driver, one after the other, as their listener."""
+    """Follows the runs of a driver, one after the other, as their listener; the first event has to be a stage."""
 
     def __init__(self, layout: Layout, on_event: Callable[[Event], None]) -> None:
         """on_event: gets every event as it is."""
         self.layout, self.on_event = layout, on_event
-        self.errors: list[dict[str, str]] = []
-        self(StageBegan(stage="starting"))
+        self.errors: list[ErrorRecord] = []
 
     def __call__(self, event: Event | Snapshot) -> None:
         """What `Driver.execute` tells."""
@@ -57,7 +53,7 @@ class Watch:
                 self.done += event.cost
                 self.input += event.report.input
             case JobLost() | JobQuarantined():
-                error = {"job": event.job, "worker": event.worker, "message": event.message, "log": event.log}
+                error = ErrorRecord(job=event.job, worker=event.worker, message=event.message, log=event.log)
                 self.errors = [*self.errors, error][-LAST_ERRORS:]
             case WorkerChanged() | JobCopied() | JobRetried():
                 pass
@@ -67,47 +63,46 @@ class Watch:
         self.on_event(event)
 
     def _write(self, snapshot: Snapshot) -> None:
-        content = json.dumps(self._content(snapshot), indent=2).encode()
         with contextlib.suppress(StorageError):  # units wait for the storage to come back; this can be said later
-            write_atomic(self.layout.progress, content, patience_s=0.0)
+            self._content(snapshot).write(self.layout)
 
-    def _content(self, snapshot: Snapshot) -> dict[str, Any]:
+    def _content(self, snapshot: Snapshot) -> ProgressFile:
         elapsed, total = time.time() - self.began, self.stage.image_steps
         in_flight = sum(min(flight.done, flight.job.cost) for flight in snapshot.flights)
         done = min(self.done + in_flight, total) if total else 0.0
         flights = sorted(snapshot.flights, key=lambda flight: flight.began)[:IN_FLIGHT]
         members = {member.name: member for member in snapshot.members}
-        return {
-            "stage": self.stage.stage,
-            "written": time.time(),
-            "began": self.began,
-            "image_steps": round(total),
-            "image_steps_done": round(done),
-            "image_steps_per_s": round(done / elapsed, 3) if elapsed else 0.0,
-            "eta_s": round((total - done) * elapsed / done) if done and total else None,
-            "jobs_waiting": snapshot.waiting,
-            "jobs_done": self.counts[JobDone],
-            "jobs_retried": self.counts[JobRetried],
-            "jobs_quarantined": self.counts[JobQuarantined],
-            "workers_lost": self.counts[JobLost],
-            "input": self.input.document(),
-            "workers": dict(sorted(Counter(member.state for member in snapshot.members).items())),
-            "in_flight": [
-                {
-                    "job": flight.job.job_id,
-                    "worker": flight.worker,
-                    "place": members[flight.worker].place,
-                    "log": members[flight.worker].log,
-                    "seconds": round(snapshot.now - flight.began, 1),
-                    "silent_s": round(snapshot.now - flight.changed, 1),
-                    "done": round(min(1.0, flight.done / flight.job.cost), 3),
-                    "copy": flight.copy,
-                    "cells": _cells(flight.job),
-                }
+        return ProgressFile(
+            stage=self.stage.stage,
+            written=time.time(),
+            began=self.began,
+            image_steps=round(total),
+            image_steps_done=round(done),
+            image_steps_per_s=round(done / elapsed, 3) if elapsed else 0.0,
+            eta_s=round((total - done) * elapsed / done) if done and total else None,
+            jobs_waiting=snapshot.waiting,
+            jobs_done=self.counts[JobDone],
+            jobs_retried=self.counts[JobRetried],
+            jobs_quarantined=self.counts[JobQuarantined],
+            workers_lost=self.counts[JobLost],
+            input=self.input,
+            workers=dict(sorted(Counter(member.state for member in snapshot.members).items())),
+            in_flight=tuple(
+                FlightRecord(
+                    job=flight.job.job_id,
+                    worker=flight.worker,
+                    place=members[flight.worker].place,
+                    log=members[flight.worker].log,
+                    seconds=round(snapshot.now - flight.began, 1),
+                    silent_s=round(snapshot.now - flight.changed, 1),
+                    done=round(min(1.0, flight.done / flight.job.cost), 3),
+                    copy=flight.copy,
+                    cells=_cells(flight.job),
+                )
                 for flight in flights
-            ],
-            "last_errors": self.errors,
-        }
+            ),
+            last_errors=tuple(self.errors),
+        )
 
     def close(self) -> None:
         """The run is over."""
@@ -118,12 +113,4 @@ class Watch:
 def _cells(job: Any) -> dict[str, int]:
     """What a unit holds of each trial; calibrations hold none."""
     unit = getattr(job, "unit", None)
-    return {} if unit is None else {trial: (unit.stop - unit.start) * len(steps) for trial, steps in unit.work}
-
-
-def read_progress(layout: Layout) -> dict[str, Any] | None:
-    """What the launch that runs has written last; None where none runs."""
-    found: dict[str, Any] | None = read_json(layout.progress)
-    if found is None or time.time() - found["written"] > STALE_S:
-        return None
-    return found
+    return {} if unit is None else dict(unit.cells)

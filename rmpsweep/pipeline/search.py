@@ -13,15 +13,15 @@ cells give the same decisions.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rmpsweep.data import image_order
-from rmpsweep.results import UnitResult
-from rmpsweep.stats.sequential import bet_against
+from rmpsweep.data import positions
+from rmpsweep.results import SearchFile, UnitResult
+from rmpsweep.results.records import Round
+from rmpsweep.stats.sequential import Defeat, bet_against
 from rmpsweep.sweep.plan import Plan, Trial, make_trial
 from rmpsweep.sweep.schema import Search, Sweep
 from rmpsweep.terms import Setting
@@ -33,49 +33,33 @@ Correct = Mapping[str, NDArray[np.int8]]
 """trial_id -> [T of interest, N]: 1 correct, 0 not, -1 not evaluated yet."""
 
 
-@dataclass(frozen=True)
-class Defeat:
-    """A trial was beaten at one T by a rival; difference: accuracy of the rival minus its own over `images`, points.
-
-    odds: what a bet of 1 on the rival had come to at its best, None where the trial could not catch up any more.
-    """
-
-    time_steps: int
-    rival: str
-    images: int
-    difference_points: float
-    odds: float | None
-
-
-@dataclass(frozen=True)
-class Round:
-    """All of `running` trials were evaluated up to `images`; then `stopped` did not go on."""
-
-    images: int
-    running: int
-    stopped: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a search stands. plan: with the trials that were added, and those that stopped.
-
-    within: positions that trials which run are evaluated at next; None: it is over. defeats: of the trials stopped;
-    added: trials that refinement has made.
-    """
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchState:
+    """Where a search stands."""
 
     plan: Plan
+    """The plan with the trials that refinement added, and with those that were stopped."""
     within: tuple[int, int] | None
+    """Positions at which the trials that run are evaluated next; None when the search is over."""
     rounds: tuple[Round, ...]
     defeats: Mapping[str, tuple[Defeat, ...]]
+    """trial_id -> its defeats, for the trials that were stopped."""
     added: tuple[str, ...]
+    """Trials that refinement made."""
+
+    def __str__(self) -> str:
+        """What the last round came to, in a sentence."""
+        stopped, running = len(self.defeats), len(self.plan.trials) - len(self.defeats)
+        last = self.rounds[-1].images if self.rounds else 0
+        goes_on = "all images seen" if self.within is None else f"next up to image {self.within[1]:,}"
+        return f"search: {last:,} images, {stopped} trials stopped, {running} left; {goes_on}"
 
 
-def replay(sweep: Sweep, plan: Plan, results: Sequence[UnitResult]) -> Standing:
-    """Where the search of a sweep stands, from the units on disk.
+def replay(sweep: Sweep, plan: Plan, results: Sequence[UnitResult]) -> SearchState:
+    """Conclude from the units on disk where the search of a sweep stands.
 
     Args:
-        plan: of the sweep; trials beyond those of its grid, and stops, are found anew.
+        plan: the plan of the sweep; trials beyond those of its grid, and which trials stop, are found anew.
     """
     assert sweep.search is not None
     trials = newcomers = plan.trials[: len(sweep.settings())]
@@ -92,11 +76,11 @@ def replay(sweep: Sweep, plan: Plan, results: Sequence[UnitResult]) -> Standing:
         if within is not None:
             break
     added = tuple(trial.trial_id for trial in plan.trials[len(trials) :])
-    return Standing(plan, within, tuple(contest.rounds), contest.defeats, added)
+    return SearchState(plan=plan, within=within, rounds=tuple(contest.rounds), defeats=contest.defeats, added=added)
 
 
 def _correct(plan: Plan, interest: Sequence[int], results: Sequence[UnitResult]) -> dict[str, NDArray[np.int8]]:
-    position = np.argsort(image_order(plan.facts.num_images))
+    position = positions(plan.facts.num_images)
     row = {t: i for i, t in enumerate(interest)}
     correct: dict[str, NDArray[np.int8]] = {}
     for result in results:
@@ -127,7 +111,8 @@ def _between(sweep: Sweep, plan: Plan) -> tuple[Trial, ...]:
 class Contest:
     """Trials against one another, generation after generation, over the first `num_images` positions.
 
-    rounds, defeats (of trials stopped): so far; standing: trials that have been evaluated on all images.
+    Each call of `run` adds to `rounds` and to the `defeats` of stopped trials. `survivors` are the trials that have
+    been evaluated on all images.
     """
 
     def __init__(self, interest: Sequence[int], search: Search, num_images: int, correct: Correct) -> None:
@@ -135,11 +120,14 @@ class Contest:
         self.first_images, self.bar = search.first_images, math.log(len(interest) / search.error)
         self.rounds: list[Round] = []
         self.defeats: dict[str, tuple[Defeat, ...]] = {}
-        self.standing: list[str] = []
+        self.survivors: list[str] = []
 
     def run(self, newcomers: Sequence[str]) -> tuple[int, int] | None:
-        """Let newcomers compete with one another and with who stands from before; the positions that are missing for
-        the next round, None where all rounds are over."""
+        """Let newcomers compete with one another and with the survivors of earlier generations.
+
+        Returns:
+            The positions [start, stop) that are missing for the next round; None when all rounds are over.
+        """
         running = list(newcomers)
         wealth = {trial: np.zeros(len(self.interest)) for trial in running}
         beaten: dict[str, dict[int, Defeat]] = {trial: {} for trial in running}
@@ -154,10 +142,10 @@ class Contest:
             for trial in stopped:
                 self.defeats[trial] = tuple(beaten[trial][row] for row in range(len(self.interest)))
             if running:
-                self.rounds.append(Round(stop, len(running), tuple(stopped)))
+                self.rounds.append(Round(images=stop, running=len(running), stopped=tuple(stopped)))
             running = [trial for trial in running if trial not in stopped]
             start = stop
-        self.standing += running
+        self.survivors += running
         return None
 
     def _ends(self) -> list[int]:
@@ -180,7 +168,7 @@ class Contest:
         beaten: Mapping[str, dict[int, Defeat]],
     ) -> None:
         """Bet on the most accurate trial so far at one T against those that it has not beaten there."""
-        rival = max([*self.standing, *running], key=lambda trial: int(self.correct[trial][row, :start].sum()))
+        rival = max([*self.survivors, *running], key=lambda trial: int(self.correct[trial][row, :start].sum()))
         others = [trial for trial in running if trial != rival and row not in beaten[trial]]
         if not others:
             return
@@ -193,23 +181,24 @@ class Contest:
             if most >= self.bar:
                 points = 100 * (int(of_rival.sum()) - int(its.sum())) / stop
                 odds = None if math.isinf(most) else math.exp(min(most, 700.0))
-                beaten[trial][row] = Defeat(self.interest[row], rival, stop, points, odds)
+                beaten[trial][row] = Defeat(
+                    time_steps=self.interest[row], rival=rival, images=stop, difference_points=points, odds=odds
+                )
 
 
-def document(sweep: Sweep, standing: Standing) -> dict[str, Any]:
-    """What search.json holds: the rule, its rounds, who was stopped when and why, and what it saved."""
+def search_file(sweep: Sweep, state: SearchState) -> SearchFile:
+    """What search.json says: the rule, its rounds, which trials were stopped when and why, and what that saved."""
     assert sweep.search is not None
-    plan = standing.plan
+    plan = state.plan
     steps = plan.time_steps[-1]
-    evaluated = sum(plan.extent(trial.trial_id) for trial in plan.trials) * steps
-    return {
-        "error": sweep.search.error,
-        "time_steps": list(sweep.search.time_steps or plan.time_steps),
-        "images": plan.limit,
-        "over": standing.within is None,
-        "rounds": [asdict(each) for each in standing.rounds],
-        "stopped": {trial: [asdict(each) for each in defeats] for trial, defeats in standing.defeats.items()},
-        "added": list(standing.added),
-        "image_steps": evaluated,
-        "image_steps_of_grid": len(sweep.settings()) * plan.limit * steps,
-    }
+    return SearchFile(
+        error=sweep.search.error,
+        time_steps=sweep.search.time_steps or plan.time_steps,
+        images=plan.limit,
+        over=state.within is None,
+        rounds=state.rounds,
+        stopped=state.defeats,
+        added=state.added,
+        image_steps=sum(plan.extent(trial.trial_id) for trial in plan.trials) * steps,
+        image_steps_of_grid=len(sweep.settings()) * plan.limit * steps,
+    )

@@ -2,43 +2,45 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from rmpsweep import results as files
-from rmpsweep.data import image_order
+from rmpsweep.data import positions
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.errors import StorageError
-from rmpsweep.pipeline.progress import read_progress
-from rmpsweep.pipeline.publish import launch_inputs, measured_pace, read_run
-from rmpsweep.pipeline.search import Standing
-from rmpsweep.pipeline.verbs import Prepared, Progress
+from rmpsweep.pipeline.look import Look
+from rmpsweep.pipeline.weights import Weights
+from rmpsweep.results import Layout, ProgressFile, RunRecord
 from rmpsweep.stats import wilson_interval
 from rmpsweep.stats.firing import flag_layers, shortened
 from rmpsweep.sweep.plan import Plan
 from rmpsweep.sweep.schema import Search
 
 
-def plan_figures(prepared: Prepared, progress: Progress, workers: int | None) -> dict[str, Any]:
-    """What a launch would do; workers: None where the cluster decides."""
-    left = image_steps_left(progress)
+def plan_figures(now: Look, weights: Weights, workers: int | None) -> dict[str, Any]:
+    """What a launch would do.
+
+    Args:
+        workers: None where the cluster decides; only the estimate and the number of units depend on it.
+    """
+    units = now.cut(workers or 1)
+    left = sum(unit.image_steps for unit in units)
     return {
-        "trials": len(prepared.plan.trials),
-        "images": prepared.plan.limit,
-        "images_skipped": prepared.plan.facts.num_skipped,
-        "time_steps": list(prepared.plan.time_steps),
-        "cells": prepared.plan.num_cells,
-        "cells_missing": sum(unit.num_cells for unit in progress.todo),
-        "units_missing": len(progress.todo),
+        "trials": len(now.plan.trials),
+        "images": now.plan.limit,
+        "images_skipped": now.plan.facts.num_skipped,
+        "time_steps": list(now.plan.time_steps),
+        "cells": now.plan.num_cells,
+        "cells_missing": sum(unit.num_cells for unit in units),
+        "units_missing": len(units),
         "image_steps_missing": left,
-        "search": _search(prepared.plan, prepared.sweep.search),
-        "weights": _weights(prepared),
+        "search": _search(now.plan, now.sweep.search),
+        "weights": _weights(weights),
         "workers": workers,
-        "eta_s": _eta_s(prepared, left, workers),
+        "eta_s": _eta_s(RunRecord.read(now.layout), left, workers),
     }
 
 
@@ -49,15 +51,15 @@ def _search(plan: Plan, search: Search | None) -> str | None:
     return f"stops trials that are worse at T = {steps}: what is missing is at most so much"
 
 
-def _weights(prepared: Prepared) -> str:
-    if prepared.weights.recipe is not None:
+def _weights(weights: Weights) -> str:
+    if weights.recipe is not None:
         return "to be trained"
-    return str(prepared.weights.path) if prepared.weights.path.exists() else "to be fetched"
+    return str(weights.path) if weights.path.exists() else "to be fetched"
 
 
-def trial_rows(prepared: Prepared) -> list[dict[str, Any]]:
+def trial_rows(plan: Plan) -> list[dict[str, Any]]:
     """Every trial with its settings."""
-    return [{"trial_id": t.trial_id, **asdict(t.setting)} for t in prepared.plan.trials]
+    return [{"trial_id": t.trial_id, **asdict(t.setting)} for t in plan.trials]
 
 
 def skipped_note(plan: Plan) -> list[str]:
@@ -68,60 +70,63 @@ def skipped_note(plan: Plan) -> list[str]:
     )
 
 
-def status_document(prepared: Prepared, progress: Progress) -> dict[str, Any]:
-    """Cells done, in flight, failed and planned of every trial, the ANN first, and its accuracy at its largest T over
-    the images done; what the launch that runs says of itself (None where none runs); how images came in, in that launch
-    or else the last one that computed something; unit files that do not count; quarantined units; trials that an
-    adaptive search has stopped, after how many images."""
-    missing = {trial: 0 for trial, _ in prepared.plan.work}
-    for unit in progress.todo:
-        for trial, steps in unit.work:
-            missing[trial] += (unit.stop - unit.start) * len(steps)
-    running = read_progress(prepared.layout)
+def status_document(now: Look) -> dict[str, Any]:
+    """Where a sweep stands, as plain values.
+
+    There are, for the ANN and every trial: cells done, in flight, failed and planned, and the accuracy at the largest T
+    over the images done. Besides: what the launch that runs says of itself (None where none runs); how images came in,
+    in that launch or else the last one that computed something; unit files that do not count; quarantined units;
+    trials that an adaptive search has stopped, and after how many images.
+    """
+    running, run = ProgressFile.read(now.layout), RunRecord.read(now.layout)
+    missing = dict.fromkeys((trial for trial, _ in now.plan.work), 0)
+    for unit in now.todo:
+        for trial, cells in unit.cells.items():
+            missing[trial] += cells
     in_flight: Counter[str] = Counter()
-    for flight in running["in_flight"] if running else ():
-        if not flight["copy"]:
-            in_flight.update(flight["cells"])
+    for flight in running.in_flight if running else ():
+        if not flight.copy:
+            in_flight.update(flight.cells)
     given_up: Counter[str] = Counter()
-    run = read_run(prepared.layout)
-    quarantined = run.get("quarantined", []) if progress.todo else []
+    quarantined = run.quarantined if run and now.todo else ()
     for bad in quarantined:
-        given_up.update(bad["cells"])
-    images = InputFigures.read(running.get("input")) if running else [InputFigures(), *launch_inputs(run)][-1]
-    settings = {row["trial_id"]: row for row in trial_rows(prepared)}
-    accuracies = _accuracies(prepared.plan, progress)
+        given_up.update(bad.cells)
+    images = running.input if running else [InputFigures(), *(run.inputs() if run else [])][-1]
+    settings = {row["trial_id"]: row for row in trial_rows(now.plan)}
+    accuracies = _accuracies(now)
     trials = []
-    for trial, steps in prepared.plan.work:
-        cells = prepared.plan.extent(trial) * len(steps)
-        standing = {
+    for trial, steps in now.plan.work:
+        cells = now.plan.extent(trial) * len(steps)
+        counts = {
             "done": cells - missing[trial],
             "in_flight": min(in_flight[trial], missing[trial]),
             "failed": given_up[trial],
             "cells": cells,
         }
-        trials.append({"trial_id": trial, **standing, **accuracies[trial], **settings.get(trial, {})})
+        trials.append({"trial_id": trial, **counts, **accuracies[trial], **settings.get(trial, {})})
     return {
-        "name": prepared.sweep.name,
-        "images_skipped": prepared.plan.facts.num_skipped,
+        "name": now.sweep.name,
+        "images_skipped": now.plan.facts.num_skipped,
         "trials": trials,
-        "units_left": len(progress.todo),
-        "image_steps_left": image_steps_left(progress),
-        "eta_s": running["eta_s"] if running else _eta_s(prepared, image_steps_left(progress), None),
-        "running": running,
+        "units_left": len(now.todo),
+        "image_steps_left": now.image_steps_left,
+        "eta_s": running.eta_s if running else _eta_s(run, now.image_steps_left, None),
+        "running": running.document() if running else None,
         "input": images.document(),
-        "flagged_layers": _flagged(prepared),
-        "rejected": dict(progress.journal.rejected),
-        "quarantined": quarantined,
-        "stopped": dict(prepared.plan.stopped),
+        "flagged_layers": _flagged(now.layout),
+        "rejected": dict(now.journal.rejected),
+        "quarantined": [bad.document() for bad in quarantined],
+        "stopped": dict(now.plan.stopped),
     }
 
 
-def _accuracies(plan: Plan, progress: Progress) -> dict[str, dict[str, Any]]:
-    """Of every trial, at its largest T: images done, accuracy, 95 % interval; None before there are any."""
-    position = np.argsort(image_order(plan.facts.num_images))
+def _accuracies(now: Look) -> dict[str, dict[str, Any]]:
+    """trial_id -> at its largest T: images done, accuracy, 95 % interval; None before there are any."""
+    plan = now.plan
+    position = positions(plan.facts.num_images)
     largest = {trial: steps[-1] for trial, steps in plan.work}
     correct, images = dict.fromkeys(largest, 0), dict.fromkeys(largest, 0)
-    for result in progress.journal.results:
+    for result in now.journal.results:
         for trial, t, image_ids, right in result.outcomes():
             if largest.get(trial) == t:
                 counted = position[image_ids] < plan.extent(trial)
@@ -134,23 +139,21 @@ def _accuracies(plan: Plan, progress: Progress) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _flagged(prepared: Prepared) -> list[str]:
+def _flagged(layout: Layout) -> list[str]:
     """Saturated and silent layers of what was merged last; none before that."""
     with contextlib.suppress(StorageError):
-        summary = files.read_table(prepared.layout.summary, files.SUMMARY_SCHEMA)
-        return shortened(flag_layers(summary, files.read_table(prepared.layout.activity, files.ACTIVITY_SCHEMA)))
+        summary = files.read_table(layout.summary, files.SUMMARY_SCHEMA)
+        return shortened(flag_layers(summary, files.read_table(layout.activity, files.ACTIVITY_SCHEMA)))
     return []
 
 
-def search_answer(standing: Standing, time_steps: Sequence[int], summary: pa.Table) -> list[str]:
-    """The best trial at each T of interest of those that an adaptive search has not stopped, a sentence each.
-
-    Args:
-        time_steps: of interest.
-    """
-    running = [row for row in summary.to_pylist() if row["trial_id"] not in standing.defeats]
+def search_answer(now: Look, summary: pa.Table) -> list[str]:
+    """The best trial at each T of interest of those that an adaptive search has not stopped, a sentence each."""
+    if now.search is None or now.sweep.search is None:
+        return []
+    running = [row for row in summary.to_pylist() if row["trial_id"] not in now.search.defeats]
     lines = []
-    for t in time_steps:
+    for t in now.sweep.search.time_steps or now.plan.time_steps:
         best = max((row for row in running if row["time_steps"] == t), key=lambda row: row["accuracy"], default=None)
         if best is not None:
             setting = f"{best['reset']} reset, α {best['alpha']:g}, {best['threshold']}"
@@ -158,22 +161,10 @@ def search_answer(standing: Standing, time_steps: Sequence[int], summary: pa.Tab
     return lines
 
 
-def search_note(standing: Standing) -> str:
-    """What the last round of an adaptive search came to, in a sentence."""
-    stopped, running = len(standing.defeats), len(standing.plan.trials) - len(standing.defeats)
-    last = standing.rounds[-1].images if standing.rounds else 0
-    goes_on = "all images seen" if standing.within is None else f"next up to image {standing.within[1]:,}"
-    return f"search: {last:,} images, {stopped} trials stopped, {running} left; {goes_on}"
-
-
-def image_steps_left(progress: Progress) -> int:
-    """Images x time steps still to be simulated."""
-    return sum(unit.image_steps for unit in progress.todo)
-
-
-def _eta_s(prepared: Prepared, image_steps: int, workers: int | None) -> int | None:
-    """Seconds at the last launch's pace, with as many workers or so many; None before there was one."""
-    pace = measured_pace(prepared.layout)
+def _eta_s(run: RunRecord | None, image_steps: int, workers: int | None) -> int | None:
+    """Estimated seconds at the last launch's pace, with its number of workers unless another is given; None before the
+    first launch."""
+    pace = run.pace() if run else None
     if pace is None:
         return None
     return round(pace.around_s + image_steps / (pace.rate * (workers or pace.workers))) if image_steps else 0

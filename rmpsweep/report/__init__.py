@@ -71,7 +71,7 @@ def render(
     energy = estimated_energies(summary, activity)
     data = trial_data(trials, best, energy)
     chosen = overall_best(best)
-    ended = info.search["stopped"] if info.search else {}
+    ended = info.search.stopped if info.search else {}
     whole = {reset: trial for reset, trial in best.items() if trial.trial_id not in ended} or best
     went_on = {trial_id: trial for trial_id, trial in trials.items() if trial_id not in ended} or trials
     hardest = hardest_images(whole, _largest(went_on), predictions, cells)

@@ -2,7 +2,30 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from rmpsweep.stats.sequential import Defeat
+
+
+class SearchInfo(Protocol):
+    """What the page says of an adaptive search; `rmpsweep.results.SearchFile` documents each value."""
+
+    @property
+    def error(self) -> float: ...
+    @property
+    def time_steps(self) -> Sequence[int]: ...
+    @property
+    def images(self) -> int: ...
+    @property
+    def over(self) -> bool: ...
+    @property
+    def stopped(self) -> Mapping[str, Sequence[Defeat]]: ...
+    @property
+    def added(self) -> Sequence[str]: ...
+    @property
+    def image_steps(self) -> int: ...
+    @property
+    def image_steps_of_grid(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +54,8 @@ class ReportInfo:
     """Rows with rule, layer, channel and threshold."""
     input: str = ""
     """How images came in, where any did."""
-    search: Mapping[str, Any] | None = None
-    """Of an adaptive search, as `rmpsweep.pipeline.search.document` gives it."""
+    search: SearchInfo | None = None
+    """None for a sweep that evaluates its whole grid."""
 
     @property
     def ann_accuracy(self) -> float:

@@ -1,12 +1,15 @@
 """What lies in a results directory. The only package that knows file names.
 
-``layout`` names everything; ``tables`` reads and writes what is made of units; ``journal`` commits units and reads them
-back, trusting no file that it cannot verify; ``directory`` says whether a directory is fit for a sweep.
+``layout`` names everything; ``journal`` commits units and reads them back, trusting no file that it cannot verify;
+``merge`` makes tables from units, and ``tables`` reads and writes them; ``records`` are the JSON files as values;
+``directory`` says whether a directory is fit for a sweep; ``reader`` opens one for people who go on in Python.
 """
 
 from rmpsweep.results.directory import check_directory, check_space, discard_index, make_units, remove_orphans
 from rmpsweep.results.journal import Journal, LayerActivity, UnitResult, commit_unit, scan
 from rmpsweep.results.layout import Layout
+from rmpsweep.results.reader import Results
+from rmpsweep.results.records import PlanFile, ProgressFile, RunRecord, SearchFile
 from rmpsweep.results.tables import (
     ACTIVITY_SCHEMA,
     CALIBRATION_SCHEMA,
@@ -36,6 +39,11 @@ __all__ = [
     "Journal",
     "LayerActivity",
     "Layout",
+    "PlanFile",
+    "ProgressFile",
+    "Results",
+    "RunRecord",
+    "SearchFile",
     "UnitResult",
     "check_directory",
     "check_space",

@@ -78,16 +78,18 @@ class UnitResult:
                 yield trial, t, image_id[cells], rank[cells] == 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Journal:
-    """The unit files of a results directory: those that count, and why others do not (file name -> reason).
-
-    conflicts: sentences about attempts of one unit that were both verified and differ.
-    """
+    """The unit files of a results directory."""
 
     results: tuple[UnitResult, ...]
+    """What counts; no two of them share a cell."""
     rejected: Mapping[str, str]
-    conflicts: tuple[str, ...] = ()
+    """Name of a file that does not count -> why."""
+    conflicts: tuple[str, ...]
+    """Sentences about attempts of one unit that were both verified and differ."""
+    verified: Mapping[str, UnitResult]
+    """File name -> what the file holds, for every file that is whole and fits the plan."""
 
     @property
     def done(self) -> list[Unit]:
@@ -135,28 +137,35 @@ def commit_unit(layout: Layout, result: UnitResult, patience_s: float = PATIENCE
     return path
 
 
-def scan(layout: Layout, context: str, provenance: Mapping[str, str]) -> Journal:
+def scan(layout: Layout, context: str, provenance: Mapping[str, str], last: Journal | None = None) -> Journal:
     """Read and verify every unit file.
 
     Args:
         context: of the plan; files of other weights, data or engines do not count.
         provenance: trial_id -> digest of its thresholds; files computed with others do not count.
+        last: an earlier scan by this process. Files it has verified are not read again, since a committed file never
+            changes; whether they count is judged anew.
     Raises:
         StorageError: an object store cannot be reached.
     """
     found: dict[str, tuple[str, UnitResult]] = {}
-    rejected, conflicts = {}, []
+    rejected, conflicts, verified = {}, [], {}
     paths: list[Location] = list(layout.units.glob("*.parquet")) if layout.units.is_dir() else []
     paths.sort(key=lambda path: path.name)
-    verify = functools.partial(_verify, context=context, provenance=provenance)
+    read = functools.partial(_read, known=last.verified if last is not None else {})
     with ThreadPoolExecutor(_READERS) as readers:
-        verified = readers.map(verify, paths) if isinstance(layout.root, ObjectPath) else map(verify, paths)
-        for path, result in zip(paths, verified, strict=True):
+        contents = readers.map(read, paths) if isinstance(layout.root, ObjectPath) else map(read, paths)
+        for path, result in zip(paths, contents, strict=True):
             if isinstance(result, str):
                 rejected[path.name] = result
                 continue
+            if reason := _reason_against(result, context, provenance):
+                rejected[path.name] = reason
+                continue
             first, counted = found.setdefault(_unit_id(path), (path.name, result))
-            if result != counted:
+            if result == counted:
+                verified[path.name] = counted
+            else:
                 rejected[path.name] = f"its results differ from those of {first}, another attempt at the same unit"
                 conflicts.append(f"{path.name}: {rejected[path.name]}")
     keep = disjoint([result.unit for _, result in found.values()])
@@ -166,7 +175,7 @@ def scan(layout: Layout, context: str, provenance: Mapping[str, str]) -> Journal
             results.append(result)
         else:
             rejected[name] = "its cells are held by another unit file"
-    return Journal(tuple(results), rejected, tuple(conflicts))
+    return Journal(results=tuple(results), rejected=rejected, conflicts=tuple(conflicts), verified=verified)
 
 
 class _Rejected(Exception):
@@ -176,19 +185,26 @@ class _Rejected(Exception):
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 
-def _verify(path: Location, context: str, provenance: Mapping[str, str]) -> UnitResult | str:
-    """What a unit file holds, or why it does not count."""
+def _read(path: Location, known: Mapping[str, UnitResult]) -> UnitResult | str:
+    """What a unit file holds, or why that cannot be trusted."""
+    if path.name in known:
+        return known[path.name]
     try:
         result = _decode(path.read_bytes())
     except (_Rejected, *_UNREADABLE) as error:
         return str(error) or type(error).__name__
     if result.unit.unit_id(result.context) != _unit_id(path):
         return "its contents are those of another unit"
+    return result
+
+
+def _reason_against(result: UnitResult, context: str, provenance: Mapping[str, str]) -> str:
+    """Why a result does not count; "" if it does."""
     if result.context != context:
         return "made from other weights, data or engine version"
     if any(provenance.get(trial, digest) != digest for trial, digest in result.provenance.items()):
         return "made with other thresholds"
-    return result
+    return ""
 
 
 def _unit_id(path: Location) -> str:

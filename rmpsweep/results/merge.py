@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rmpsweep.data import image_order
+from rmpsweep.data import positions
 from rmpsweep.errors import ResultsError
 from rmpsweep.results import ACTIVITY_SCHEMA, PREDICTIONS_SCHEMA, SUMMARY_SCHEMA, LayerActivity, UnitResult
 from rmpsweep.stats import wilson_interval
@@ -76,7 +76,7 @@ class _Cells:
 
 def _collect(plan: Plan, results: Sequence[UnitResult]) -> _Cells:
     """Raises ResultsError where a cell is there twice."""
-    position = np.argsort(image_order(plan.facts.num_images))
+    position = positions(plan.facts.num_images)
     image_ids = np.flatnonzero(position < plan.limit)
     column_of = np.full(plan.facts.num_images, -1)
     column_of[image_ids] = np.arange(len(image_ids))

@@ -9,6 +9,8 @@ Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables b
 without replacement.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,21 @@ SHRINKAGE = 4.0
 """Images that speak for neither side, added to those seen when a stake is chosen."""
 LARGEST_STAKE = 0.9
 """Of the wealth, in the worst case of the next image."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Defeat:
+    """A trial was shown to be worse than a rival at one T."""
+
+    time_steps: int
+    rival: str
+    """trial_id."""
+    images: int
+    """How many images it took to show that."""
+    difference_points: float
+    """Accuracy of the rival minus the trial's own over these images, in percentage points."""
+    odds: float | None
+    """What a bet of 1 on the rival had come to at its best; None where the trial could not catch up any more."""
 
 
 def bet_against(

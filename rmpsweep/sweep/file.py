@@ -14,22 +14,23 @@ from rmpsweep.errors import SweepError
 from rmpsweep.models.recipe import Recipe
 from rmpsweep.sweep.schema import Grid, Sweep
 from rmpsweep.sweep.thresholds import PRESETS
+from rmpsweep.tracking import without_password
 
 _HERE = Path(__file__).parents[1]
 SWEEPS = _HERE / "sweeps" if (_HERE / "sweeps").is_dir() else _HERE.parent / "sweeps"
 RECIPES = SWEEPS / "recipes"
 
 
-def load_sweep(sweep: str, changes: Sequence[str] = ()) -> Sweep:
+def load_sweep(name_or_path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Sweep:
     """Read, resolve and check a sweep file.
 
     Args:
-        sweep: a path, or the name of a file in sweeps/ with or without .yaml.
-        changes: "key.path=value" with the value in YAML; grid.x applies to every grid of a list.
+        name_or_path: a path, or the name of a sweep that comes with rmpsweep.
+        changes: "key.path=value" with the value in YAML, as after --set; grid.x applies to every grid of a list.
     Raises:
         SweepError: file, key path, value received and what is allowed, for every mistake found.
     """
-    path = _find(sweep, SWEEPS, "sweep")
+    path = _find(os.fspath(name_or_path), SWEEPS, "sweep")
     content = _read(path)
     recipe = _insert_recipe(content)
     for change in changes:
@@ -66,6 +67,14 @@ def parse_sweep(text: str, where: str) -> Sweep:
 def dump_sweep(sweep: Sweep) -> str:
     """The resolved sweep as YAML, every default written out."""
     return yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def without_secret(sweep: Sweep) -> Sweep:
+    """The sweep without a tracking URI that holds a password, which must be neither written to disk nor shown."""
+    uri = sweep.mlflow.tracking_uri
+    if uri is None or without_password(uri) == uri:
+        return sweep
+    return sweep.model_copy(update={"mlflow": sweep.mlflow.model_copy(update={"tracking_uri": None})})
 
 
 def names(directory: Path) -> list[str]:

@@ -69,6 +69,11 @@ class Unit:
         return _digest({"context": context, **asdict(self)})
 
     @property
+    def cells(self) -> dict[str, int]:
+        """How many (image, time step) combinations there are of each trial."""
+        return {trial: (self.stop - self.start) * len(steps) for trial, steps in self.work}
+
+    @property
     def num_cells(self) -> int:
         """(trial, image, time step) combinations."""
         return (self.stop - self.start) * sum(len(steps) for _, steps in self.work)

@@ -1,5 +1,6 @@
 """What a sweep file may say, as frozen models, and the settings of the trials it describes."""
 
+import functools
 import itertools
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -284,14 +285,19 @@ class Sweep(_Model):
             raise ValueError(f"search.time_steps: got {unknown}, expected some of time_steps {list(self.time_steps)}")
         return self
 
-    def settings(self) -> list[Setting]:
+    def settings(self) -> tuple[Setting, ...]:
         """The setting of every trial, in grid order, without repeats."""
-        found: dict[Setting, None] = {}
-        for grid in self.grid:
-            axes = grid.model_dump()
-            for values in itertools.product(*axes.values()):
-                found[_canonical(Setting(**dict(zip(axes, values, strict=True))))] = None
-        return list(found)
+        return _expanded(self.grid)
+
+
+@functools.lru_cache(maxsize=8)
+def _expanded(grids: tuple[Grid, ...]) -> tuple[Setting, ...]:
+    found: dict[Setting, None] = {}
+    for grid in grids:
+        axes = grid.model_dump()
+        for values in itertools.product(*axes.values()):
+            found[_canonical(Setting(**dict(zip(axes, values, strict=True))))] = None
+    return tuple(found)
 
 
 def _canonical(setting: Setting) -> Setting:

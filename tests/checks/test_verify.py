@@ -14,7 +14,8 @@ import torch
 from rmpsweep.checks.verify import compare
 from rmpsweep.engine import convert, dense_macs
 from rmpsweep.models.registry import build
-from rmpsweep.pipeline import verbs as pipeline
+from rmpsweep.pipeline.look import look
+from rmpsweep.pipeline.prepare import reopen
 from rmpsweep.results import Layout, UnitResult, commit_unit
 from rmpsweep.sweep.plan import ANN
 from tests.helpers.commands import rmpsweep, run_here
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("environment")
 
 
 def committed(results: Path) -> list[UnitResult]:
-    journal = pipeline.inspect(pipeline.reopen(results)).journal
+    journal = look(reopen(results)).journal
     return sorted(journal.results, key=lambda result: result.unit.start)
 
 

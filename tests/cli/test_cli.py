@@ -1,16 +1,20 @@
 """The command line as documented, and quick to start."""
 
 import contextlib
+import inspect
 import os
 import pty
 import re
 import subprocess
 import sys
 import termios
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from rmpsweep.cli import app, launch
+from rmpsweep.cli.options import LaunchOptions
 from rmpsweep.sweep.file import load_sweep
 from tests.helpers.commands import rmpsweep, run_here
 
@@ -86,3 +90,17 @@ def test_every_table_of_list_says_what_its_columns_are():
     assert code == 0
     heads = [line.split() for line in shown.splitlines() if line.split()[:1] == ["name"]]
     assert heads == [["name", "description"]] * 7
+
+
+def test_every_option_of_launch_reaches_a_job_on_the_cluster():
+    """An option is either forwarded, or one of those that sending the job settles."""
+    from typer.main import get_command
+
+    settled = {"sweep", "results", "address", "inline", "set_", "submit", "json_"}
+    parameters = inspect.signature(launch.launch).parameters
+    assert {field.name for field in fields(LaunchOptions)} == set(parameters) - settled
+    given = {"limit": 7, "actors": 3, "mlflow": "none", "max_failures": 0, "fail_fast": True}
+    command = get_command(app).commands["launch"]
+    parsed = command.make_context("launch", ["sweep.yaml", *LaunchOptions(**given).to_argv()]).params
+    assert {name: parsed[name] for name in given} == given
+    assert LaunchOptions(limit=None, actors=None, mlflow=None, max_failures=None, fail_fast=False).to_argv() == []

@@ -18,7 +18,10 @@ from rmpsweep.data.decoded import DecodedCache
 from rmpsweep.data.figures import InputFigures
 from rmpsweep.data.prefetch import Prefetch
 from rmpsweep.errors import DataError
-from rmpsweep.pipeline import verbs as pipeline
+from rmpsweep.pipeline.compute import calibrate, limits_of, open_pool, save
+from rmpsweep.pipeline.look import look
+from rmpsweep.pipeline.place import Place
+from rmpsweep.pipeline.prepare import prepare
 from rmpsweep.sweep.file import load_sweep
 from rmpsweep.sweep.plan import ANN, Unit
 from rmpsweep.workers.driver import Driver
@@ -140,10 +143,10 @@ def folder(tmp_path_factory):
 
 def make_worker(folder: Path, results: Path) -> tuple[Worker, EvaluationJob]:
     """A worker that is set up, and a unit: three groups of time steps, the ANN among them."""
-    prepared = pipeline.prepare(load_sweep(str(folder / "photographs.yaml")), results)
+    prepared = prepare(load_sweep(str(folder / "photographs.yaml")), results)
     facts = prepared.plan.facts
     results.mkdir()
-    pipeline.save(prepared, {})
+    save(prepared, look(prepared))
     worker = Worker(
         WorkerSpec(prepared.sweep, prepared.weights.path, results, facts.data, facts.calibration_data, device="cpu")
     )
@@ -263,22 +266,22 @@ def test_an_engine_that_fails_leaves_no_thread(folder, tmp_path, monkeypatch):
 def test_other_data_than_planned_is_refused_before_anything_is_computed(folder, tmp_path):
     own = tmp_path / "own"
     sweep = load_sweep(str(photographs.write_sweep(own)))
-    prepared = pipeline.prepare(sweep, tmp_path / "results")
+    prepared = prepare(sweep, tmp_path / "results")
     planned = prepared.plan.facts
     for split, fingerprint in (("train", planned.calibration_data), ("test", planned.data)):
         other = own / "images" / f"{split}.parquet"
         photographs.pack(other, [photographs.photograph(i) for i in range(500, 545)])
         found = open_split("parquet", str(own / "images"), split, "cifar10").fingerprint
         with pytest.raises(DataError) as refused:
-            calibrate(prepared)
+            find_thresholds(prepared)
         for expected in (str(own / "images"), f"'{split}'", fingerprint[:16], found[:16], "same files"):
             assert expected in str(refused.value)
 
 
-def calibrate(prepared):
+def find_thresholds(prepared):
     """As a launch does; raises what a worker raises."""
-    pool = pipeline.open_pool(prepared, inline=True)
-    pipeline.calibrate(prepared, {}, Driver(pool, pipeline.limits(prepared.sweep)))
+    pool = open_pool(prepared, prepared.weights.path, Place(inline=True))
+    calibrate(prepared, look(prepared), Driver(pool, limits_of(prepared.sweep)))
 
 
 def test_launch_status_and_report_say_how_images_came_in(folder, tmp_path):

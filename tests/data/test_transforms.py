@@ -15,7 +15,9 @@ from torchvision import models
 from rmpsweep.data import TRANSFORMS, Transform
 from rmpsweep.errors import DataError, NetworkError, ResultsError, SweepError
 from rmpsweep.models.published import published_accuracy, published_transform
-from rmpsweep.pipeline import verbs as pipeline
+from rmpsweep.pipeline.compute import save
+from rmpsweep.pipeline.look import look
+from rmpsweep.pipeline.prepare import prepare, working_on
 from rmpsweep.sweep.file import dump_sweep, load_sweep, parse_sweep
 
 PUBLISHED = [
@@ -168,26 +170,27 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_equal_transforms_are_one_however_they_are_named(write, tmp_path: Path) -> None:
-    prepared = [pipeline.prepare(load_sweep(write(transform)), tmp_path / "results") for transform in SAME]
+    prepared = [prepare(load_sweep(write(transform)), tmp_path / "results") for transform in SAME]
     assert len({str(each.plan) for each in prepared}) == 1
     first = prepared[0]
     assert first.sweep.data.transform == TRANSFORMS["imagenet-224"]
     assert len({dump_sweep(each.sweep) for each in prepared}) == 1
     assert "resize: 256" in dump_sweep(first.sweep)
     assert parse_sweep(dump_sweep(first.sweep), "sweep.yaml") == first.sweep
-    other = pipeline.prepare(load_sweep(write("imagenet-224-bicubic")), tmp_path / "results")
+    other = prepare(load_sweep(write("imagenet-224-bicubic")), tmp_path / "results")
     assert other.plan.facts.data != first.plan.facts.data
 
 
 def test_results_are_found_again_under_any_name_and_not_under_another_transform(write, tmp_path: Path) -> None:
     results = tmp_path / "results"
-    pipeline.save(pipeline.prepare(load_sweep(write("imagenet-224")), results), {})
+    prepared = prepare(load_sweep(write("imagenet-224")), results)
+    save(prepared, look(prepared))
     for transform in SAME:
         sweep = load_sweep(write(transform))
-        with pipeline.working_on(results, print, sweep):
-            pipeline.prepare(sweep, results)
+        with working_on(results, print, sweep):
+            prepare(sweep, results)
     with pytest.raises(ResultsError, match=r"another sweep .data.transform Transform.*'bilinear'.*here .*'bicubic'"):
-        pipeline.prepare(load_sweep(write("imagenet-224-bicubic")), results)
+        prepare(load_sweep(write("imagenet-224-bicubic")), results)
 
 
 def test_a_sources_own_transform_is_spelled_out_too() -> None:

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pytest
 
 from rmpsweep.pipeline import publish
-from rmpsweep.pipeline import verbs as pipeline
+from rmpsweep.pipeline.look import look
 from rmpsweep.stats import (
     CONVENTIONS,
     compare_paired,
@@ -29,7 +29,7 @@ def merged(tmp_path_factory):
     """The directory, and its tables; Poisson input in half of the trials."""
     root = tmp_path_factory.mktemp("queried")
     prepared = Synthetic(images=80, encodings=("constant", "poisson")).write(root)
-    return root, publish.merge_tables(prepared, pipeline.inspect(prepared))
+    return root, publish.merge_tables(look(prepared))
 
 
 @pytest.fixture

@@ -5,14 +5,16 @@ compared with what they were made from.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from rmpsweep.data import image_order
-from rmpsweep.pipeline.verbs import Prepared, save
+from rmpsweep.pipeline.compute import save
+from rmpsweep.pipeline.look import look
+from rmpsweep.pipeline.prepare import Prepared
 from rmpsweep.pipeline.weights import Weights
 from rmpsweep.results import UNIT_SCHEMA, LayerActivity, Layout, UnitResult, commit_unit, thresholds_digest
 from rmpsweep.sweep.file import parse_sweep
@@ -60,13 +62,21 @@ class Synthetic:
         sweep = parse_sweep(text, self.name)
         facts = Facts(f"weights {self.seed}", self.data, "calibration", self.images, self.images)
         plan = make_plan(sweep, facts, self.limit)
-        return Prepared(sweep, Layout(root), Weights(Path(), facts.weights, None), plan, "cifar10 test")
+        return Prepared(
+            sweep=sweep,
+            layout=Layout(root),
+            plan=plan,
+            dataset="cifar10 test",
+            weights=Weights(Path(), facts.weights, None),
+            given={},
+            skipped=(),
+        )
 
     def write(self, root: Path) -> Prepared:
         """A results directory with every unit committed, not merged yet."""
         prepared = self.prepare(root)
         thresholds = {t.calibration_id: {layer: [1.0] for layer in self.neurons()} for t in prepared.plan.trials}
-        save(prepared, thresholds)
+        save(prepared, replace(look(prepared), calibrations=thresholds))
         digests = {t.trial_id: thresholds_digest(thresholds[t.calibration_id]) for t in prepared.plan.trials}
         ranks = {(trial, t): self.rank(prepared, trial, t) for trial, steps in prepared.plan.work for t in steps}
         for unit in pending(prepared.plan, []):

@@ -11,8 +11,9 @@ import pytest
 from rmpsweep.data import open_split
 from rmpsweep.models.recipe import card_path, read_card
 from rmpsweep.models.weights import file_sha256
-from rmpsweep.pipeline.baseline import PREFIX, Stated, baseline_warnings, stated_accuracy
+from rmpsweep.pipeline.baseline import Stated, baseline_warnings, stated_accuracy
 from rmpsweep.results import PREDICTIONS_SCHEMA
+from rmpsweep.results.records import BASELINE
 from rmpsweep.sweep.schema import Network
 from tests.helpers.commands import rmpsweep
 
@@ -56,7 +57,7 @@ def test_a_warning_where_it_is_off_by_more_than_03_point_and_by_more_than_chance
     assert len(found) == warns, found
     assert baseline_warnings(ann_rows(correct, images), None) == []
     if warns:
-        assert found[0].startswith(f"{PREFIX}{correct / images:.2%} of {images:,} images")
+        assert found[0].startswith(f"{BASELINE}{correct / images:.2%} of {images:,} images")
         for part in ("73.31% according to its card", "transform or interpolation", "labels in another order", "lossy"):
             assert part in found[0]
 
@@ -120,7 +121,7 @@ def test_launch_says_it_on_the_terminal_in_run_json_and_in_the_report(
         card_path(copy).write_text(json.dumps(card | {"test_accuracy": {"correct": correct, "images": 500}}))
         document = rmpsweep(*launch, "--limit", limit)
         notes = json.loads((results / "run.json").read_text())["warnings"]
-        assert [note for note in notes if note.startswith(PREFIX)] == document["baseline_warnings"]
+        assert [note for note in notes if note.startswith(BASELINE)] == document["baseline_warnings"]
         report = (results / "report.html").read_text(encoding="utf-8")
         assert ("according to the card" in report) == bool(document["baseline_warnings"])
         return document["baseline_warnings"]

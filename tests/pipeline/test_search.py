@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from rmpsweep.data import image_order
-from rmpsweep.pipeline.search import GROWTH, document, replay
+from rmpsweep.pipeline.search import GROWTH, replay, search_file
 from rmpsweep.results import UNIT_SCHEMA, UnitResult
 from rmpsweep.sweep.plan import Facts, Unit, make_plan, pending
 from rmpsweep.sweep.schema import Sweep
@@ -113,10 +113,10 @@ def test_bad_trials_stop_early_and_equal_ones_go_on_to_all_images():
     assert set(end.defeats) == {ids[2], ids[3]}
     assert end.plan.stopped[ids[3]] < end.plan.stopped[ids[2]] < 1000
     assert end.plan.stopped[ids[3]] <= math.ceil(40 * GROWTH**3)
-    found = document(sweep, end)
+    found = search_file(sweep, end)
     steps = [end.plan.extent(trial) * 8 for trial in ids]
-    assert (found["image_steps"], found["image_steps_of_grid"]) == (sum(steps), 4 * 1000 * 8)
-    assert found["over"] is True
+    assert (found.image_steps, found.image_steps_of_grid) == (sum(steps), 4 * 1000 * 8)
+    assert found.over
 
 
 def test_a_trial_is_stopped_by_the_previous_leader_at_the_stated_odds():

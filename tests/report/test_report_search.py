@@ -7,24 +7,26 @@ import pyarrow as pa
 from rmpsweep.report import render
 from rmpsweep.report.charts.search import stopped_rows
 from rmpsweep.report.trials import by_trial
+from rmpsweep.results import SearchFile
+from rmpsweep.stats.sequential import Defeat
 from tests.helpers.report_tables import IMAGES, INFO, tables, text_of
 
 STOPPED, RIVAL = f"{0:016x}", f"{7:016x}"
-DEFEATS = [
-    {"time_steps": 16, "rival": RIVAL, "images": 20, "difference_points": 12.5, "odds": 123456.0},
-    {"time_steps": 32, "rival": RIVAL, "images": 30, "difference_points": 30.0, "odds": None},
-]
-SEARCH = {
-    "error": 0.05,
-    "time_steps": [16, 32],
-    "images": IMAGES,
-    "over": True,
-    "rounds": [],
-    "stopped": {STOPPED: DEFEATS},
-    "added": [],
-    "image_steps": 450,
-    "image_steps_of_grid": 480,
-}
+DEFEATS = (
+    Defeat(time_steps=16, rival=RIVAL, images=20, difference_points=12.5, odds=123456.0),
+    Defeat(time_steps=32, rival=RIVAL, images=30, difference_points=30.0, odds=None),
+)
+SEARCH = SearchFile(
+    error=0.05,
+    time_steps=(16, 32),
+    images=IMAGES,
+    over=True,
+    rounds=(),
+    stopped={STOPPED: DEFEATS},
+    added=(),
+    image_steps=450,
+    image_steps_of_grid=480,
+)
 
 
 def stopped_summary() -> pa.Table:
@@ -37,7 +39,7 @@ def stopped_summary() -> pa.Table:
 
 def page(**changes: object) -> str:
     _, activity, predictions = tables()
-    return render(stopped_summary(), activity, predictions, replace(INFO, search=SEARCH | changes))
+    return render(stopped_summary(), activity, predictions, replace(INFO, search=replace(SEARCH, **changes)))
 
 
 def test_a_search_is_told_with_its_savings_and_its_promise_and_is_not_partial():
@@ -49,7 +51,7 @@ def test_a_search_is_told_with_its_savings_and_its_promise_and_is_not_partial():
     assert "hard, α = 0.5 vin_max 30 32 soft, α = 1, activation_p99.9 30.00 certain" in text
     assert "Partial results" not in text
     assert "this search is not over yet" in text_of(page(over=False))
-    assert "2 trials were added" in text_of(page(added=["a", "b"]))
+    assert "2 trials were added" in text_of(page(added=("a", "b")))
 
 
 def test_classes_and_hardest_images_are_of_trials_that_were_not_stopped():
@@ -65,5 +67,5 @@ def test_without_a_search_nothing_is_said_of_one():
 
 
 def test_stopped_trials_are_listed_by_how_far_they_came():
-    search = SEARCH | {"stopped": {STOPPED: DEFEATS, f"{1:016x}": [DEFEATS[0] | {"images": 25}]}}
+    search = replace(SEARCH, stopped={STOPPED: DEFEATS, f"{1:016x}": (replace(DEFEATS[0], images=25),)})
     assert [row["images"] for row in stopped_rows(search, by_trial(stopped_summary().to_pylist()))] == [20, 30, 25]

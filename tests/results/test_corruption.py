@@ -6,7 +6,8 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from rmpsweep.pipeline import verbs as pipeline
+from rmpsweep.pipeline.look import look
+from rmpsweep.pipeline.prepare import reopen
 from rmpsweep.results import commit_unit
 from rmpsweep.sweep.plan import pending
 from tests.helpers.commands import TINY, rmpsweep
@@ -52,8 +53,8 @@ def bits_flipped(draw, content):
 
 @pytest.mark.slow
 def test_every_damage_of_a_file_is_found_out_and_mended_by_computing_just_that_unit(results):
-    prepared = pipeline.reopen(results)
-    sound = pipeline.inspect(prepared)
+    planned = reopen(results)
+    sound = look(planned)
     assert (len(sound.journal.results), sound.todo) == (UNITS, ())
     draw = random.Random(0)
     damages = [
@@ -67,13 +68,13 @@ def test_every_damage_of_a_file_is_found_out_and_mended_by_computing_just_that_u
         path = units(results)[i % UNITS]
         content = path.read_bytes()
         path.write_bytes(change(content))
-        found = pipeline.inspect(prepared)
+        found = look(planned)
         assert list(found.journal.rejected) == [path.name], damage
-        assert [unit.unit_id(prepared.plan.context) for unit in found.todo] == [path.stem], damage
+        assert [unit.unit_id(planned.plan.context) for unit in found.todo] == [path.stem], damage
         (mended,) = [result for result in sound.journal.results if result.unit == found.todo[0]]
-        commit_unit(prepared.layout, mended)
+        commit_unit(planned.layout, mended)
         assert path.read_bytes() == content, damage
-    assert pending(prepared.plan, pipeline.inspect(prepared).journal.done) == []
+    assert pending(planned.plan, look(planned).journal.done) == []
 
 
 def test_a_launch_computes_again_what_was_damaged_or_swapped_and_nothing_else(home, results):

@@ -12,7 +12,7 @@ from scipy.stats import binomtest, fisher_exact
 
 from rmpsweep.data import image_order
 from rmpsweep.pipeline import publish
-from rmpsweep.pipeline import verbs as pipeline
+from rmpsweep.pipeline.look import look
 from rmpsweep.results import Layout, read_table
 from rmpsweep.results.tables import ACTIVITY_SCHEMA, PREDICTIONS_SCHEMA, SUMMARY_SCHEMA
 from rmpsweep.stats import CONVENTIONS, best_trials, energies, fisher, newcombe_interval, wilson_interval
@@ -38,7 +38,7 @@ def results(tmp_path_factory):
     prepared = {name: sweep.write(root / name) for name, sweep in SWEEPS.items()}
     for name, each in prepared.items():
         if name != "unmerged":
-            publish.merge_tables(each, pipeline.inspect(each))
+            publish.merge_tables(look(each))
     return prepared
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rmpsweep.checks.doctor import probe
 from rmpsweep.checks.doctor.finding import Finding
 from rmpsweep.errors import RmpsweepError, UnusableError
-from rmpsweep.pipeline.verbs import Prepared
+from rmpsweep.pipeline.prepare import Prepared
 from rmpsweep.storage import Location
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from rmpsweep.checks.doctor.finding import Finding, look
 from rmpsweep.checks.doctor.probe import nearest, remove, write
 from rmpsweep.data import cache_dir
 from rmpsweep.errors import RmpsweepError
-from rmpsweep.pipeline import publish
-from rmpsweep.pipeline import verbs as pipeline
-from rmpsweep.pipeline.verbs import Prepared
+from rmpsweep.pipeline.look import look as look_at
+from rmpsweep.pipeline.prepare import Prepared, prepare, try_network
+from rmpsweep.pipeline.publish import tracking_uri
 from rmpsweep.pipeline.weights import find_weights, with_transform
 from rmpsweep.results import Layout, check_directory, check_space
 from rmpsweep.storage import Location, ObjectPath
@@ -51,7 +51,7 @@ def examine_here(results: Location, mlflow_uri: str | None, sweep: Sweep | None)
         findings += inputs
         if all(finding.ok for finding in inputs):
             try:
-                prepared = pipeline.prepare(sweep, results)
+                prepared = prepare(sweep, results)
             except RmpsweepError as error:
                 if all(finding.detail != str(error) for finding in findings):
                     findings.append(Finding("plan", False, str(error)))
@@ -112,14 +112,14 @@ def _network(prepared: Prepared) -> str:
     label = prepared.sweep.network.label
     if not prepared.weights.path.is_file():
         return f"{label}: not checked, since its weights are not there yet"
-    pipeline.check_network(prepared)
+    try_network(prepared)
     return f"{label}: its weights fit, and it can be converted"
 
 
 def _space(prepared: Prepared) -> str:
-    todo = pipeline.inspect(prepared).todo
-    check_space(prepared.layout.root, prepared.plan, todo)
-    return f"enough for {sum(unit.num_cells for unit in todo):,} results to come"
+    now = look_at(prepared)
+    check_space(now.layout.root, now.plan, now.todo)
+    return f"enough for {now.cells_left:,} results to come"
 
 
 def _tracking(option: str | None, sweep: Sweep | None, prepared: Prepared | None) -> list[Finding]:
@@ -128,7 +128,7 @@ def _tracking(option: str | None, sweep: Sweep | None, prepared: Prepared | None
     uri = option or (sweep.mlflow.tracking_uri if sweep is not None else None)
     try:
         if prepared is not None:
-            uri = publish.mlflow_uri(prepared, option)
+            uri = tracking_uri(prepared, option)
     except RmpsweepError as error:
         return [Finding("mlflow", False, str(error), remedy)]
     return [] if uri in (None, "none") else [look("mlflow", partial(_reach, str(uri)), remedy)]

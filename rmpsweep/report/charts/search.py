@@ -1,37 +1,34 @@
 """What the page says of an adaptive search: how far each trial was evaluated, and why those that stopped did."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
 
 from rmpsweep.report.charts import ALPHA, Row, faceted, specification
+from rmpsweep.report.info import SearchInfo
 from rmpsweep.report.trials import TrialData
 
 
-def stopped_rows(search: Mapping[str, Any], trials: Mapping[str, Mapping[int, Row]]) -> list[Row]:
-    """A row for each trial that stopped and each T of interest: what beat it there; who went furthest first.
+def stopped_rows(search: SearchInfo, trials: Mapping[str, Mapping[int, Row]]) -> list[Row]:
+    """A row for each trial that stopped and each T of interest: what beat it there. The trials that went furthest come
+    first.
 
     Args:
-        search: as `rmpsweep.pipeline.search.document` gives it.
         trials: as `trials.by_trial` gives them.
     """
-    furthest = sorted(search["stopped"].items(), key=lambda item: -max(defeat["images"] for defeat in item[1]))
+    furthest = sorted(search.stopped.items(), key=lambda item: -max(defeat.images for defeat in item[1]))
     return [
         {
             "trial": next(iter(trials[trial_id].values())),
-            "rival_trial": next(iter(trials[defeat["rival"]].values())),
-            **defeat,
+            "rival_trial": next(iter(trials[defeat.rival].values())),
+            **asdict(defeat),
         }
         for trial_id, defeats in furthest
         for defeat in defeats
     ]
 
 
-def extent_chart(search: Mapping[str, Any], data: TrialData) -> Row:
-    """Images that each trial was evaluated on against α, a panel for each reset and rule.
-
-    Args:
-        search: as `rmpsweep.pipeline.search.document` gives it.
-    """
+def extent_chart(search: SearchInfo, data: TrialData) -> Row:
+    """Images that each trial was evaluated on against α, a panel for each reset and rule."""
     import altair as alt
 
     columns = zip(*(data.trials[name] for name in ("trial", "panel", "alpha")), strict=True)
@@ -39,8 +36,8 @@ def extent_chart(search: Mapping[str, Any], data: TrialData) -> Row:
         {
             "panel": panel,
             "alpha": alpha,
-            "images": max((defeat["images"] for defeat in search["stopped"].get(trial, ())), default=search["images"]),
-            "end": "stopped" if trial in search["stopped"] else "all images",
+            "images": max((defeat.images for defeat in search.stopped.get(trial, ())), default=search.images),
+            "end": "stopped" if trial in search.stopped else "all images",
         }
         for trial, panel, alpha in columns
     ]

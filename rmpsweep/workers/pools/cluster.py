@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, assert_never
 
 from rmpsweep.errors import ClusterError, RmpsweepError
-from rmpsweep.workers.pools.connection import connect
+from rmpsweep.workers.pools.connection import check_connected, connect
 from rmpsweep.workers.pools.outcomes import failed_outcome, first_line, see
 from rmpsweep.workers.protocol import (
     Beat,
@@ -75,11 +75,12 @@ class RayPool(Pool):
             num_workers: default as many as there is room for, following nodes that come and go: one for each GPU, or
                 two on each node where there is no GPU.
             gpus_per_worker: default 1 where there is a GPU; CPUs are shared out evenly.
-            address: of a running cluster ("auto" or host:port); None starts Ray on this machine, and stops it at close.
+            address: of a running cluster ("auto" or host:port). A Ray that this process uses already is used and left
+                running; otherwise None starts Ray on this machine, and stops it at close.
             logs: a folder every node can write, for the workers' logs; None leaves them to Ray.
             beat_every_s: how often workers are asked how far they have come; default BEAT_EVERY_S.
         Raises:
-            ClusterError: no such cluster.
+            ClusterError: no such cluster, or this process uses another one.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -96,6 +97,9 @@ class RayPool(Pool):
         self.owns_ray = not ray.is_initialized()
         if self.owns_ray:
             connect(address, num_workers or 1)
+        self.head = ray.get_runtime_context().gcs_address
+        if not self.owns_ray:
+            check_connected(address, self.head)
         gpus = ray.cluster_resources().get("GPU", 0.0)
         self.gpus = gpus_per_worker if gpus_per_worker is not None else min(1.0, gpus)
         self.device = None if self.gpus else "cpu"
@@ -105,7 +109,6 @@ class RayPool(Pool):
             else ""
         )
         self.room, self.room_at = 0, -CAPACITY_EVERY_S
-        self.head = ray.get_runtime_context().gcs_address
         self.head_seen_at = self.head_sought_at = self.now()
         self.threads = _threads_per_worker(ray.nodes(), self.wanted(), self.gpus)
         self.actor_class = ray.remote(

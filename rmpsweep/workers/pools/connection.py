@@ -1,11 +1,14 @@
 """A connection to a Ray cluster, or a Ray of one's own."""
 
+import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from rmpsweep.environment import usable_cpus
@@ -17,7 +20,7 @@ _CONNECT = "import sys; from rmpsweep.workers.pools.connection import connect; c
 
 
 def connect(address: str | None, num_workers: int, answer_s: float | None = ANSWER_S) -> None:
-    """Initialise Ray.
+    """Initialise Ray; the signal handlers of this process stay as they are.
 
     Args:
         address: of a running cluster ("auto" or host:port); None starts Ray here, with a CPU for each worker.
@@ -37,12 +40,44 @@ def connect(address: str | None, num_workers: int, answer_s: float | None = ANSW
             socket.create_connection((target[1].strip("[]"), int(target[2])), CONNECT_S).close()
         if address is not None and answer_s is not None:
             _check_answers(address, answer_s)
-        ray.init(
-            address=address or "local", log_to_driver=False, logging_level="error", configure_logging=False, **local
-        )
+        with _keeping_signal_handlers():
+            ray.init(
+                address=address or "local", log_to_driver=False, logging_level="error", configure_logging=False, **local
+            )
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         where = address or "this machine"
         raise ClusterError(f"Ray on {where} cannot be used: {error}; or run with --inline, without Ray") from error
+
+
+def check_connected(address: str | None, head: str) -> None:
+    """Refuse another cluster than the one that this process uses already. Raises ClusterError.
+
+    Args:
+        address: what is asked for; None and "auto" mean whatever there is.
+        head: host:port of the cluster in use.
+    """
+    if address in (None, "auto", head):
+        return
+    host, _, port = str(address).removeprefix("ray://").rpartition(":")
+    with contextlib.suppress(OSError):
+        if f"{socket.gethostbyname(host.strip('[]'))}:{port}" == head:
+            return
+    raise ClusterError(
+        f"{address}: this process uses the Ray cluster {head} already; leave the address out to compute there, or call "
+        "ray.shutdown() first"
+    )
+
+
+@contextlib.contextmanager
+def _keeping_signal_handlers() -> Iterator[None]:
+    """Ray takes over SIGTERM when it starts, and keeps it when it is shut down."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            if handler is not None and signal.getsignal(each) is not handler:
+                signal.signal(each, handler)
 
 
 def keep_off_stdout(ray: Any) -> None:

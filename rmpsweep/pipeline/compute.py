@@ -1,0 +1,245 @@
+"""What is missing of a sweep is computed: calibrate, save, evaluate round by round, record.
+
+torch and ray are imported by the functions that need them.
+"""
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rmpsweep import environment
+from rmpsweep.data.figures import InputFigures
+from rmpsweep.errors import CalibrationError, InputError, StoppedError
+from rmpsweep.pipeline.events import Message, OnEvent
+from rmpsweep.pipeline.look import Calibrations, Look, look
+from rmpsweep.pipeline.place import Place
+from rmpsweep.pipeline.prepare import Planned, Prepared, try_network
+from rmpsweep.pipeline.progress import Watch
+from rmpsweep.pipeline.search import search_file
+from rmpsweep.results import Layout, PlanFile, RunRecord, make_units, write_csv, write_text, write_thresholds
+from rmpsweep.results.records import LaunchRecord, QuarantinedUnit
+from rmpsweep.storage import Location
+from rmpsweep.sweep.file import dump_sweep, without_secret
+from rmpsweep.sweep.plan import Facts, calibration_ids
+from rmpsweep.sweep.schema import Sweep
+from rmpsweep.terms import Setting
+from rmpsweep.workers.driver import Driver
+from rmpsweep.workers.events import Execution, Limits, Listener, Quarantined, StageBegan
+from rmpsweep.workers.jobs import CalibrationJob
+from rmpsweep.workers.protocol import Pool, WorkerLike
+
+Stop = Callable[[], bool]
+"""Once it returns true, nothing new is begun, and what is being computed is finished."""
+
+
+def compute(
+    prepared: Prepared,
+    now: Look,
+    place: Place,
+    limits: Limits,
+    *,
+    began: float,
+    on_event: OnEvent,
+    stopping: Callable[[], AbstractContextManager[Stop]],
+) -> Execution:
+    """Compute what is missing: the weights have to be there.
+
+    Args:
+        now: of the same sweep.
+        began: when the launch began, UNIX time.
+        stopping: entered once workers can be had, left before their pool is closed.
+    Raises:
+        InputError: weights, data or calibration are not usable. UnusableError: storage or cluster are not.
+        StoppedError: stopped while it calibrated.
+    """
+    if not place.inline:
+        try_network(prepared)
+    with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(contextlib.closing(Watch(prepared.layout, on_event)))
+        watch(StageBegan(stage="starting"))
+        pool = stack.enter_context(contextlib.closing(open_pool(prepared, prepared.weights.path, place)))
+        stop = stack.enter_context(stopping())
+        if pool.note:
+            on_event(Message(text=f"note: {pool.note}"))
+        driver = Driver(pool, limits)
+        calibrations, notes = calibrate(prepared, now, driver, watch, stop)
+        for note in notes:
+            on_event(Message(text=f"warning: {note}"))
+        save(prepared, replace(now, calibrations=calibrations), notes)
+        if calibrations != now.calibrations:
+            now = look(prepared, now.journal)
+        execution = Execution()
+        while now.todo and execution.is_whole:
+            units = now.cut(pool.wanted(), now.search.within if now.search else None)
+            image_steps = sum(unit.image_steps for unit in units)
+            stage = StageBegan(stage="evaluating", jobs=len(units), image_steps=image_steps)
+            execution += driver.execute(now.jobs(units), watch, stop, stage)
+            if now.search is None:
+                break
+            before, now = len(now.journal.results), look(prepared, now.journal)
+            if len(now.journal.results) == before:  # what was written is damaged
+                break
+            save(prepared, now)
+            on_event(Message(text=str(now.search)))
+        record(prepared.layout, execution, driver.devices, pool.wanted(), began)
+    return execution
+
+
+def open_pool(planned: Planned, weights: Path, place: Place, *, logs: bool = True) -> Pool:
+    """Where the workers will run.
+
+    Args:
+        logs: whether the workers write their logs into the results.
+    Raises:
+        ClusterError: there is no such cluster.
+    """
+    from rmpsweep.workers.pools import InlinePool, RayPool
+
+    sweep, layout = planned.sweep, planned.layout
+    make_worker = functools.partial(_make_worker, sweep, weights.absolute(), layout.root.absolute(), planned.plan.facts)
+    if place.inline:
+        return InlinePool(make_worker)
+    return RayPool(
+        make_worker,
+        place.workers(sweep.run),
+        address=place.address,
+        gpus_per_worker=sweep.run.gpus_per_actor,
+        logs=layout.logs.absolute() if logs and isinstance(layout.logs, Path) else None,
+        beat_every_s=min(5.0, sweep.run.stall_deadline_s / 3),
+    )
+
+
+def _make_worker(
+    sweep: Sweep, weights: Path, results: Location, facts: Facts, threads: int | None, device: str | None
+) -> WorkerLike:
+    from rmpsweep.workers.worker import Worker, WorkerSpec
+
+    return Worker(WorkerSpec(sweep, weights, results, facts.data, facts.calibration_data, threads, device))
+
+
+def limits_of(sweep: Sweep, max_failures: int | None = None, *, fail_fast: bool = False) -> Limits:
+    """When a launch gives up."""
+    run = sweep.run
+    return Limits(
+        retries=run.retries,
+        max_failures=max_failures,
+        fail_fast=fail_fast,
+        schedule_s=run.schedule_deadline_s,
+        setup_s=run.setup_deadline_s,
+        stall_s=run.stall_deadline_s,
+    )
+
+
+def calibrate(
+    prepared: Prepared, now: Look, driver: Driver, listener: Listener = lambda _: None, stop: Stop = lambda: False
+) -> tuple[Calibrations, list[str]]:
+    """Find the thresholds that are not known yet; nothing is written.
+
+    Returns:
+        All thresholds, and warnings about those found now.
+    Raises:
+        CalibrationError, or another InputError: what a worker found. StoppedError: stopped before the end.
+    """
+    known = now.calibrations
+    missing = {t.calibration_id: t.setting for t in now.plan.trials if t.calibration_id not in known}
+    calibration = prepared.sweep.calibration
+    ids = calibration_ids(now.plan.facts.num_calibration_images, calibration.images, calibration.seed)
+    jobs = [
+        CalibrationJob(key, setting, tuple(ids.tolist()), prepared.given.get(setting.given_by or ""))
+        for key, setting in missing.items()
+    ]
+    execution = driver.execute(jobs, listener, stop, StageBegan(stage="calibrating", jobs=len(jobs)))
+    if execution.interrupted:
+        raise StoppedError("interrupted: committed units are kept; the same command continues")
+    for bad in execution.quarantined:
+        rule = rule_name(bad.outcome.job.setting)
+        if isinstance(bad.outcome.error, InputError):
+            raise type(bad.outcome.error)(f"calibration {rule}: {bad.outcome.error}")
+        raise CalibrationError(f"calibration {rule} failed {bad.attempts} times: {bad.outcome.message}")
+    found = {outcome.job.job_id: outcome.report.value for outcome in execution.outcomes}
+    notes = [
+        f"{rule_name(outcome.job.setting)}: {warning}"
+        for outcome in execution.outcomes
+        for warning in outcome.report.warnings
+    ]
+    return {**known, **found}, notes
+
+
+def rule_name(setting: Setting) -> str:
+    """A threshold rule as people read it."""
+    return f"{setting.threshold} by {setting.granularity}"
+
+
+def save(prepared: Prepared, now: Look, warnings: Sequence[str] = ()) -> None:
+    """Write what was launched, where it changed: resolved sweep, plan, thresholds. The first write of a launch."""
+    layout = prepared.layout
+    write_text(layout.sweep, dump_sweep(without_secret(prepared.sweep)))
+    make_units(layout)
+    PlanFile(plan=now.plan, dataset=now.dataset).write(layout)
+    if now.search is not None:
+        search_file(prepared.sweep, now.search).write(layout)
+    else:
+        layout.search.unlink(missing_ok=True)
+    if prepared.skipped:
+        write_csv(layout.skipped, [asdict(image) for image in prepared.skipped])
+    else:
+        layout.skipped.unlink(missing_ok=True)
+    RunRecord.of(layout).with_warnings(warnings).write(layout)
+    planned = {trial.calibration_id for trial in now.plan.trials}
+    for calibration_id, values in now.calibrations.items():
+        if calibration_id in planned:
+            write_thresholds(layout.thresholds(calibration_id), values)
+
+
+def record(layout: Layout, execution: Execution, devices: Sequence[str], workers: int, began: float) -> None:
+    """Add this launch to run.json.
+
+    Args:
+        devices: of all workers there ever were.
+        workers: how many worked at a time.
+        began: UNIX time.
+    """
+    run = RunRecord.of(layout)
+    units = [outcome.job.unit for outcome in execution.outcomes]
+    launched = LaunchRecord(
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+        wall_s=round(time.time() - began, 3),
+        workers=workers,
+        units=len(units),
+        image_steps=sum(unit.image_steps for unit in units),
+        worker_s=round(sum(outcome.report.seconds for outcome in execution.outcomes), 3),
+        input=input_figures(execution),
+        interrupted=execution.interrupted,
+    )
+    run = replace(
+        run.with_warnings([note for outcome in execution.outcomes for note in outcome.report.warnings]),
+        launches=(*run.launches, launched),
+        versions=environment.versions(),
+        git=environment.git(),
+        hardware=environment.hardware(),
+        devices=tuple(sorted(set(devices))),
+        quarantined=tuple(map(_quarantined, execution.quarantined)),
+    )
+    run.write(layout)
+
+
+def input_figures(execution: Execution) -> InputFigures:
+    """How the images of a launch came in."""
+    return sum((outcome.report.input for outcome in execution.outcomes), InputFigures())
+
+
+def _quarantined(bad: Quarantined) -> QuarantinedUnit:
+    unit = bad.outcome.job.unit
+    return QuarantinedUnit(
+        unit=bad.outcome.job.job_id,
+        positions=(unit.start, unit.stop),
+        cells=unit.cells,
+        attempts=bad.attempts,
+        message=bad.outcome.message,
+        detail=bad.outcome.detail,
+        log=bad.outcome.log,
+    )

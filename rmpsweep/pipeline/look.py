@@ -1,0 +1,111 @@
+"""Where a sweep stands on disk: what is known, what is left, and what an adaptive search concludes from it."""
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rmpsweep.errors import StorageError
+from rmpsweep.pipeline.prepare import Planned
+from rmpsweep.pipeline.search import SearchState, replay
+from rmpsweep.results import Journal, Layout, read_thresholds, scan, thresholds_digest
+from rmpsweep.sweep.plan import ANN, Plan, Unit, pending
+from rmpsweep.workers.jobs import EvaluationJob
+
+Calibrations = Mapping[str, Mapping[str, Sequence[float]]]
+"""calibration_id -> layer -> threshold of the layer, or of each of its channels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Look(Planned):
+    """A planned sweep and its state on disk. In an adaptive search `plan` is what the search has made of the grid."""
+
+    calibrations: Calibrations
+    """The thresholds found so far."""
+    journal: Journal
+    todo: tuple[Unit, ...]
+    """The missing cells as units; an adaptive search may need fewer of them."""
+    search: SearchState | None
+    """None for a sweep that evaluates its whole grid."""
+
+    def __repr__(self) -> str:
+        plan = self.plan
+        return (
+            f"<{self.sweep.name}: {len(plan.trials)} trials on {plan.limit} images, {self.cells_left:,} of "
+            f"{plan.num_cells:,} cells left in {len(self.todo)} units>"
+        )
+
+    @property
+    def cells_left(self) -> int:
+        """(trial, image, time step) combinations that are missing."""
+        return sum(unit.num_cells for unit in self.todo)
+
+    @property
+    def image_steps_left(self) -> int:
+        """Images x time steps that are still to be simulated."""
+        return sum(unit.image_steps for unit in self.todo)
+
+    def cut(self, workers: int, within: tuple[int, int] | None = None) -> tuple[Unit, ...]:
+        """What is missing, cut into units that this many workers can share.
+
+        Args:
+            within: only the cells at positions [start, stop); None for all.
+        """
+        return tuple(pending(self.plan, self.journal.done, workers, within))
+
+    def jobs(self, units: Iterable[Unit]) -> list[EvaluationJob]:
+        """Units as jobs for workers; the thresholds of all their trials have to be known."""
+        trials = {
+            trial.trial_id: (trial.setting, self.calibrations[trial.calibration_id])
+            for trial in self.plan.trials
+            if trial.calibration_id in self.calibrations
+        }
+        context = self.plan.context
+        return [
+            EvaluationJob(unit.unit_id(context), unit, context, {t: trials[t] for t, _ in unit.work if t != ANN})
+            for unit in units
+        ]
+
+
+def look(planned: Planned, last: Journal | None = None) -> Look:
+    """Read thresholds and unit files; nothing is written. Files that cannot be read count as missing.
+
+    An adaptive search is replayed from the results. Trials that it adds have results that nobody has checked before, so
+    the unit files are checked again with these trials in the plan.
+
+    Args:
+        last: the journal of an earlier look by the same launch; unit files that counted then are not read again.
+    """
+    plan, search = planned.plan, None
+    while True:
+        calibrations = read_calibrations(planned.layout, plan)
+        last = scan(planned.layout, plan.context, _provenance(plan, calibrations), last)
+        if planned.sweep.search is None:
+            break
+        search = replay(planned.sweep, plan, last.results)
+        grown, plan = search.plan.trials != plan.trials, search.plan
+        if not grown:
+            break
+    return Look(
+        sweep=planned.sweep,
+        layout=planned.layout,
+        plan=plan,
+        dataset=planned.dataset,
+        calibrations=calibrations,
+        journal=last,
+        todo=tuple(pending(plan, last.done)),
+        search=search,
+    )
+
+
+def read_calibrations(layout: Layout, plan: Plan) -> Calibrations:
+    """The thresholds found so far; a table that cannot be read counts as missing."""
+    found = {}
+    for calibration_id in dict.fromkeys(trial.calibration_id for trial in plan.trials):
+        with contextlib.suppress(StorageError):
+            found[calibration_id] = read_thresholds(layout.thresholds(calibration_id))
+    return found
+
+
+def _provenance(plan: Plan, calibrations: Calibrations) -> dict[str, str]:
+    digests = {key: thresholds_digest(values) for key, values in calibrations.items()}
+    return {trial.trial_id: digests.get(trial.calibration_id, "unknown") for trial in plan.trials}

@@ -1,0 +1,160 @@
+"""A sweep with everything found that it depends on, and its plan."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rmpsweep.data import OnIndex, Skipped, absolute
+from rmpsweep.errors import DataError
+from rmpsweep.pipeline.weights import Weights, find_weights, train_recipe, with_transform
+from rmpsweep.results import Layout, PlanFile, check_directory, discard_index, remove_orphans
+from rmpsweep.storage import Location, hold_lease, locate
+from rmpsweep.sweep.file import parse_sweep
+from rmpsweep.sweep.plan import Facts, Plan, make_plan
+from rmpsweep.sweep.schema import Sweep
+from rmpsweep.sweep.thresholds import GivenThresholds, OwnRule, find_given
+
+ORPHAN_S = 600.0
+"""A temporary file that old belongs to a writer that died."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """A sweep, its plan, and where its results lie or shall lie."""
+
+    sweep: Sweep
+    layout: Layout
+    plan: Plan
+    dataset: str
+    """What tables call the evaluated split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared(Planned):
+    """A planned sweep whose inputs have been found, so that it can be computed."""
+
+    weights: Weights
+    given: Mapping[str, GivenThresholds | OwnRule]
+    """Threshold file -> what it says."""
+    skipped: tuple[Skipped, ...]
+    """Images that are left out because they cannot be decoded."""
+
+
+@contextlib.contextmanager
+def working_on(results: str | Location, tell: Callable[[str], None], sweep: Sweep | None = None) -> Iterator[None]:
+    """Hold the lease of a results directory: the second of two launches waits, and `tell` gets the reason.
+
+    Args:
+        sweep: a directory that is not this sweep's is refused before anything is made in it.
+    Raises:
+        ResultsError, StorageError: the directory is another sweep's, or cannot be used.
+    """
+    layout = Layout(locate(results))
+    if sweep is not None:
+        check_directory(layout, sweep)
+    with hold_lease(layout.root, tell):
+        remove_orphans(layout, ORPHAN_S)
+        if layout.root.is_dir():
+            layout.progress.unlink(missing_ok=True)  # of a launch that was killed
+        try:
+            yield
+        finally:
+            discard_index(layout)
+
+
+def results_of(sweep: Sweep) -> Path:
+    """Where the results of a sweep lie unless another place is named."""
+    return Path("results") / sweep.name
+
+
+def prepare(
+    sweep: Sweep,
+    results: str | Location | None = None,
+    limit: int | None = None,
+    *,
+    download: bool = False,
+    on_index: OnIndex | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Prepared:
+    """Open the data, find the weights, make the plan.
+
+    Args:
+        results: where the results lie or shall lie, as `storage.locate` takes it; default `results_of`.
+        download: fetch data that is missing and can be fetched, and put the data's index into the results, where
+            workers find it. Without it nothing is written but that index in the cache.
+        on_index: called while an index is made.
+        note: gets what a person should know of the data, a sentence each.
+
+    Raises:
+        DataError, NetworkError: data or weights are missing or unusable. ResultsError, StorageError: the
+            directory is another sweep's, or cannot be written.
+    """
+    layout = Layout(locate(results or results_of(sweep)))
+    sweep = with_transform(sweep)
+    data = sweep.data
+    if data.path is not None:
+        labels = data.labels and absolute(data.labels)
+        data = data.model_copy(update={"path": absolute(data.path), "labels": labels})
+        sweep = sweep.model_copy(update={"data": data})
+    check_directory(layout, sweep)
+    split = data.open(data.split, download, layout.index, on_index)
+    try:
+        calibration = data.open(data.calibration_split, download, layout.index, on_index)
+    except DataError as error:
+        own = f"data.split={data.split}[512:] --set data.calibration_split={data.split}[:512]"
+        raise DataError(f"calibration_split: {error}; or calibrate on images of your own split: --set {own}") from error
+    weights = find_weights(sweep, download)
+    given = find_given(sweep.settings())
+    facts = Facts(
+        weights.identity,
+        split.fingerprint,
+        calibration.fingerprint,
+        split.num_images,
+        calibration.num_images,
+        {name: each.digest() for name, each in given.items()},
+        len(split.skipped),
+    )
+    plan = make_plan(sweep, facts, limit)
+    if download:
+        for each in (split, calibration):
+            each.keep_index(layout.index)
+    for text in dict.fromkeys(split.notes + calibration.notes):
+        note(text)
+    return Prepared(
+        sweep=sweep, layout=layout, plan=plan, dataset=split.name, weights=weights, given=given, skipped=split.skipped
+    )
+
+
+def reopen(results: Location) -> Planned:
+    """What was launched in a results directory, from the directory alone. Raises ResultsError, StorageError."""
+    layout = Layout(results)
+    saved = PlanFile.read(layout)
+    sweep = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))
+    return Planned(sweep=sweep, layout=layout, plan=saved.plan, dataset=saved.dataset)
+
+
+def train(prepared: Prepared, on_epoch: Callable[[Any], None]) -> Prepared:
+    """Make the weights if they are missing, and plan again with their identity. Raises NetworkError, StorageError."""
+    if prepared.weights.recipe is None:
+        return prepared
+    train_recipe(prepared.weights.recipe, prepared.weights.path, on_epoch)
+    weights = find_weights(prepared.sweep)
+    facts = replace(prepared.plan.facts, weights=weights.identity)
+    return replace(prepared, weights=weights, plan=make_plan(prepared.sweep, facts, prepared.plan.limit))
+
+
+def try_network(prepared: Prepared) -> None:
+    """Build, load and convert the network once, before any cluster time is spent, and fit given thresholds to it.
+
+    Raises:
+        NetworkError, DataError, CalibrationError: what a worker would find.
+    """
+    from rmpsweep.workers.loading import check_given, load_network, open_evaluated
+
+    split = open_evaluated(prepared.sweep, prepared.layout.index)
+    _, net = load_network(prepared.sweep, prepared.weights.path, split)
+    for setting in prepared.sweep.settings():
+        if setting.given_by:
+            check_given(net, prepared.given[setting.given_by], setting, prepared.sweep.data)
