@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rmpsweep.pipeline.search import Contest
-from rmpsweep.sweep.plan import ANN
 from rmpsweep.sweep.schema import Search
+from rmpsweep.terms import ANN
 
 NEAR_POINTS = 0.3
 

@@ -21,7 +21,8 @@ from rmpsweep.pipeline.prepare import Planned, reopen
 from rmpsweep.pipeline.weights import find_weights
 from rmpsweep.results import UNIT_SCHEMA, RunRecord, UnitResult
 from rmpsweep.storage import Location
-from rmpsweep.sweep.plan import ANN, make_plan
+from rmpsweep.sweep.plan import make_plan
+from rmpsweep.terms import ANN
 from rmpsweep.workers.driver import Driver
 from rmpsweep.workers.events import Event, JobDone
 from rmpsweep.workers.jobs import EvaluationJob

@@ -17,7 +17,7 @@ from rmpsweep.stats import CONVENTIONS, best_trials
 from rmpsweep.stats.comparison import Side
 from rmpsweep.stats.comparison import compare as compare_sides
 from rmpsweep.storage import write_atomic
-from rmpsweep.sweep.plan import ANN
+from rmpsweep.terms import ANN
 
 SidesArgument = Annotated[
     list[str],

@@ -26,7 +26,7 @@ detect that they fit (`kernels.POTENTIAL_LIMIT`).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, assert_never, get_origin, get_type_hints
+from typing import Any, Literal, assert_never, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +131,7 @@ class Constants:
     def to(self, device: torch.device) -> "Constants":
         """A copy on that device."""
 
-        def moved(values: Mapping) -> dict:
+        def moved(values: Mapping[Any, Any]) -> dict[Any, Any]:
             return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
 
         return Constants(

@@ -11,8 +11,8 @@ from rmpsweep.models.published import published_accuracy
 from rmpsweep.models.recipe import read_card
 from rmpsweep.results.records import BASELINE
 from rmpsweep.stats import wilson_interval
-from rmpsweep.sweep.plan import ANN
 from rmpsweep.sweep.schema import Network
+from rmpsweep.terms import ANN
 
 TOLERANCE = 0.003
 

@@ -8,7 +8,8 @@ from rmpsweep.errors import StorageError
 from rmpsweep.pipeline.prepare import Planned
 from rmpsweep.pipeline.search import SearchState, replay
 from rmpsweep.results import Journal, Layout, read_thresholds, scan, thresholds_digest
-from rmpsweep.sweep.plan import ANN, Plan, Unit, pending
+from rmpsweep.sweep.plan import Plan, Unit, pending
+from rmpsweep.terms import ANN
 from rmpsweep.workers.jobs import EvaluationJob
 
 Calibrations = Mapping[str, Mapping[str, Sequence[float]]]

@@ -22,7 +22,8 @@ from rmpsweep.results import Layout, PlanFile, RunRecord, SearchFile
 from rmpsweep.results.merge import Tables, merge
 from rmpsweep.storage import Location, local_copies
 from rmpsweep.sweep.file import dump_sweep, without_secret
-from rmpsweep.sweep.plan import ANN, Plan
+from rmpsweep.sweep.plan import Plan
+from rmpsweep.terms import ANN
 
 
 def publish(now: Look, weights: Path, uri: str | None, *, allow_partial: bool = False) -> bool:

@@ -1,7 +1,7 @@
 """Whether a results directory is fit for a sweep: whose it is, whether it can be written, and has the space."""
 
 import contextlib
-import functools
+import operator
 import os
 import shutil
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def check_directory(layout: Layout, sweep: Sweep) -> None:
         raise ResultsError(f"{root}: is not empty and holds no sweep; name another with --results")
     other = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))
     for key in ("name", "network.label", "data.source", "data.split", "data.transform"):
-        ours, theirs = (functools.reduce(getattr, key.split("."), each) for each in (sweep, other))
+        ours, theirs = map(operator.attrgetter(key), (sweep, other))
         if ours != theirs and ours != WEIGHTS:  # which transform that is, only the resolved sweep says
             raise ResultsError(
                 f"{root}: holds the results of another sweep ({key.removesuffix('.label')} {theirs!r}, here {ours!r}); "

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,8 @@ from rmpsweep.data import positions
 from rmpsweep.errors import ResultsError
 from rmpsweep.results import ACTIVITY_SCHEMA, PREDICTIONS_SCHEMA, SUMMARY_SCHEMA, LayerActivity, UnitResult
 from rmpsweep.stats import wilson_interval
-from rmpsweep.sweep.plan import ANN, ANN_TIME_STEPS, Plan, Trial
-from rmpsweep.terms import FIGURES, INPUT
+from rmpsweep.sweep.plan import ANN_TIME_STEPS, Plan, Trial
+from rmpsweep.terms import ANN, FIGURES, INPUT
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _added(counts: Sequence[tuple[int, ...] | None], steps: int) -> list[int | N
 
 
 def _summary(plan: Plan, cells: _Cells, activity: pa.Table) -> list[dict[str, object]]:
-    per_cell: dict[tuple[str, int], list[dict[str, int]]] = {}
+    per_cell: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in activity.to_pylist():
         per_cell.setdefault((row["trial_id"], row["time_steps"]), []).append(row)
     ann = cells.rows[ANN, ANN_TIME_STEPS[0]]
@@ -196,7 +197,7 @@ def _summary(plan: Plan, cells: _Cells, activity: pa.Table) -> list[dict[str, ob
 
 
 def _row(
-    plan: Plan, trial: Trial, t: int, counts: tuple[int, int, int], ann_accuracy: float, layers: list[dict[str, int]]
+    plan: Plan, trial: Trial, t: int, counts: tuple[int, int, int], ann_accuracy: float, layers: list[dict[str, Any]]
 ) -> dict[str, object]:
     """counts: images, and those of them that are correct and among the top five."""
     images, correct, top5 = counts

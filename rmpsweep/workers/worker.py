@@ -24,10 +24,9 @@ from rmpsweep.engine.memory import MOST_ROWS, MOST_ROWS_ON_GPU
 from rmpsweep.errors import CalibrationError
 from rmpsweep.results import LayerActivity, Layout, UnitResult, thresholds_digest
 from rmpsweep.storage import Location
-from rmpsweep.sweep.plan import ANN
 from rmpsweep.sweep.schema import Sweep
 from rmpsweep.sweep.thresholds import GivenThresholds
-from rmpsweep.terms import FIGURES, INPUT, Setting
+from rmpsweep.terms import ANN, FIGURES, INPUT, Setting
 from rmpsweep.workers.gather import Counts, Part, gather
 from rmpsweep.workers.jobs import CalibrationJob, EvaluationJob, Job, JobReport, Result, Thresholds
 from rmpsweep.workers.loading import given_thresholds, load_network, open_planned, own_thresholds

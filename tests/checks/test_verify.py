@@ -17,7 +17,7 @@ from rmpsweep.models.registry import build
 from rmpsweep.pipeline.look import look
 from rmpsweep.pipeline.prepare import reopen
 from rmpsweep.results import Layout, UnitResult, commit_unit
-from rmpsweep.sweep.plan import ANN
+from rmpsweep.terms import ANN
 from tests.helpers.commands import rmpsweep, run_here
 from tests.helpers.inputs import snapshot
 

@@ -23,7 +23,8 @@ from rmpsweep.pipeline.look import look
 from rmpsweep.pipeline.place import Place
 from rmpsweep.pipeline.prepare import prepare
 from rmpsweep.sweep.file import load_sweep
-from rmpsweep.sweep.plan import ANN, Unit
+from rmpsweep.sweep.plan import Unit
+from rmpsweep.terms import ANN
 from rmpsweep.workers.driver import Driver
 from rmpsweep.workers.jobs import CalibrationJob, EvaluationJob
 from rmpsweep.workers.worker import Worker, WorkerSpec

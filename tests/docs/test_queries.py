@@ -17,7 +17,7 @@ from rmpsweep.stats import (
     pareto_rows,
     time_steps_to_reach,
 )
-from rmpsweep.sweep.plan import ANN
+from rmpsweep.terms import ANN
 from tests.helpers.synthetic import Synthetic
 
 DOCS = (Path(__file__).parents[2] / "docs" / "queries.md").read_text(encoding="utf-8")

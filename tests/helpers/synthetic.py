@@ -18,7 +18,8 @@ from rmpsweep.pipeline.prepare import Prepared
 from rmpsweep.pipeline.weights import Weights
 from rmpsweep.results import UNIT_SCHEMA, LayerActivity, Layout, UnitResult, commit_unit, thresholds_digest
 from rmpsweep.sweep.file import parse_sweep
-from rmpsweep.sweep.plan import ANN, Facts, Unit, make_plan, pending
+from rmpsweep.sweep.plan import Facts, Unit, make_plan, pending
+from rmpsweep.terms import ANN
 
 CLASSES = 10
 ANN_SKILL = 0.92

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 
 from rmpsweep.results import UNIT_SCHEMA, LayerActivity, UnitResult
 from rmpsweep.results.journal import _NO_CHECKSUM, _checksum
-from rmpsweep.sweep.plan import ANN, Unit
+from rmpsweep.sweep.plan import Unit
+from rmpsweep.terms import ANN
 
 CONTEXT = "weights and data"
 PROVENANCE = {"a": "thresholds of a", "b": "thresholds of b"}

@@ -21,8 +21,8 @@ from rmpsweep.results import (
     write_table,
 )
 from rmpsweep.results.merge import merge
-from rmpsweep.sweep.plan import ANN, Facts, Plan, Trial, Unit, pending
-from rmpsweep.terms import FIGURES, Setting
+from rmpsweep.sweep.plan import Facts, Plan, Trial, Unit, pending
+from rmpsweep.terms import ANN, FIGURES, Setting
 
 NUM_IMAGES = 10
 SETTINGS = {"soft": Setting(alpha=0.5), "hard": Setting(alpha=0.5, reset="hard", v_init=0.25)}

@@ -15,7 +15,7 @@ import pytest
 from rmpsweep.results import read_table
 from rmpsweep.results.directory import CELL_BYTES
 from rmpsweep.results.tables import PREDICTIONS_SCHEMA, SUMMARY_SCHEMA
-from rmpsweep.sweep.plan import ANN
+from rmpsweep.terms import ANN
 from tests.helpers.synthetic import Synthetic
 
 GIB = 2**30

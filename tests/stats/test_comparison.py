@@ -16,7 +16,7 @@ from rmpsweep.pipeline.look import look
 from rmpsweep.results import Layout, read_table
 from rmpsweep.results.tables import ACTIVITY_SCHEMA, PREDICTIONS_SCHEMA, SUMMARY_SCHEMA
 from rmpsweep.stats import CONVENTIONS, best_trials, energies, fisher, newcombe_interval, wilson_interval
-from rmpsweep.sweep.plan import ANN
+from rmpsweep.terms import ANN
 from tests.helpers.chrome import chrome
 from tests.helpers.commands import rmpsweep, run_here
 from tests.helpers.synthetic import Synthetic
