@@ -139,6 +139,7 @@ def test_auto_says_what_it_looked_for(path, message):
         open_split("auto", path, "val", "imagenet-224")
 
 
+@pytest.mark.slow
 def test_images_left_out_show_wherever_images_are_counted(tmp_path):
     images = packings.generated(24)
     where = packings.image_folder(images, tmp_path / "images")

@@ -145,7 +145,7 @@ def test_kernels_for_gpus_give_the_same_bits_in_the_interpreter(name):
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 32])
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 64])
 @pytest.mark.parametrize("name", NETS)
 def test_batch_chunk_and_threads_change_no_bit(name, batch_size, chunk):
     net, settings = problem(name, "fixed16")

@@ -105,6 +105,7 @@ def test_the_card_of_a_training_counts_for_its_weights_on_its_own_images(weights
     assert published.accuracy == pytest.approx(0.73314)
 
 
+@pytest.mark.slow
 def test_launch_says_it_on_the_terminal_in_run_json_and_in_the_report(
     weights: Path, write_sweep, tmp_path: Path, environment: None
 ) -> None:

@@ -27,6 +27,7 @@ def test_results_are_the_same_bytes_inline_and_with_two_actors_and_any_shard_siz
         assert each == reference, label
 
 
+@pytest.mark.slow
 def test_second_launch_does_nothing_and_mlflow_gains_no_run(write_sweep, tmp_path):
     from mlflow import MlflowClient
 
@@ -161,6 +162,7 @@ def test_a_unit_that_cannot_be_computed_is_quarantined_and_the_rest_completes(we
     assert "quarantined" in (results / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_its_last_unit_and_its_record_goes_on(write_sweep, tmp_path):
     results = tmp_path / "results"
     command = ("launch", write_sweep(), "--results", results, "--inline", "--mlflow", "none")

@@ -74,6 +74,7 @@ def test_a_search_on_two_actors_with_other_shards_is_the_same_bytes(launch):
     assert (with_actors / "search.json").read_bytes() == (results / "search.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_refined_trials_are_reported_verified_and_kept(launch):
     options = ("--inline", "--set", SEARCH, "--set", "search.refine=1", "--set", "grid.alpha=[0.5, 0.52, 0.54, 4.0]")
     results, found = launch("refined", *options)

@@ -14,6 +14,7 @@ from tests.helpers.commands import TINY, rmpsweep
 from tests.helpers.results import tables
 from tests.helpers.units import rewritten
 
+pytestmark = pytest.mark.slow
 UNITS = 12
 OPTIONS = ("--inline", "--mlflow", "none", "--limit", 48, "--set", "data.shard_size=4")
 
@@ -51,7 +52,6 @@ def bits_flipped(draw, content):
     return bytes(damaged)
 
 
-@pytest.mark.slow
 def test_every_damage_of_a_file_is_found_out_and_mended_by_computing_just_that_unit(results):
     planned = reopen(results)
     sound = look(planned)

@@ -36,6 +36,7 @@ def test_mcnemar_equals_statsmodels():
         assert mcnemar(*answers(table)) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_holm_equals_statsmodels():
     rng = np.random.default_rng(2)
     for size in (1, 2, 7, 200):

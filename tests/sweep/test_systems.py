@@ -106,6 +106,7 @@ def write_sweep(tmp_path: Path, network: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_published_weights_launch_and_are_the_same_weights_as_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

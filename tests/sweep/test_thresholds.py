@@ -20,6 +20,8 @@ from rmpsweep.sweep.file import load_sweep
 from rmpsweep.sweep.thresholds import PRESETS, read_threshold_file
 from tests.helpers.commands import rmpsweep, run_here
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*silent")
+
 
 def write(path: Path, content: Any) -> Path:
     path.write_text(content if isinstance(content, str) else json.dumps(content))

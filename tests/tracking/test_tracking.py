@@ -227,6 +227,7 @@ def test_hundreds_of_trials_are_logged_once(record, tmp_path, trials):
         assert (logged.runs_total, logged.runs_created) == (trials + 1, created)
 
 
+@pytest.mark.slow
 def test_the_current_directory_is_ignored_and_nothing_is_printed(tmp_path):
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("name: Default")

@@ -139,6 +139,7 @@ def test_a_gpu_that_no_node_has_is_waited_for_until_the_deadline(launch, cluster
     launch.last = ("--inline",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "attempts", "message"),
     [
