@@ -8,7 +8,7 @@ from rmpsweep.engine.constants import make_constants
 from rmpsweep.engine.cpu.device import CpuKernels
 from rmpsweep.engine.encode import fill_poisson, poisson, uniform
 from rmpsweep.engine.network import activations
-from rmpsweep.engine.numerics import Setting
+from rmpsweep.engine.numerics import CalibratedSetting
 from rmpsweep.engine.program import make_program
 from rmpsweep.terms import FIGURES, RESETS
 from tests.helpers.nets import Chain, MaxPooled, Pooled, Residual, dyadic_images, make_dyadic, powers_of_two
@@ -121,7 +121,7 @@ def test_kernels_compute_every_reset_as_the_reference_does(reset):
 
 def test_a_reset_that_the_kernels_do_not_compute_is_refused():
     net, thresholds = dyadic_net()
-    constants = make_constants(net, [Setting(thresholds=thresholds)], 1.0)
+    constants = make_constants(net, [CalibratedSetting(thresholds=thresholds)], 1.0)
     program = make_program(constants)
     CpuKernels(constants, program)
     object.__setattr__(constants.settings[0], "reset", "leaky")  # a word that everything else knows

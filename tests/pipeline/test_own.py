@@ -84,6 +84,7 @@ def test_a_rule_that_cannot_be_used_is_refused_with_its_name_and_what_is_allowed
     assert [part for part in [f"grid.threshold: {rule}", *BAD_RULES[rule]] if part not in errors] == []
 
 
+@pytest.mark.ray
 def test_a_rule_runs_in_workers_of_a_cluster_and_is_tried_before_there_is_one(
     launch: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_cancel_stops_a_launch_in_python_too(launch, tmp_path, monkeypatch):
     assert launch().summary.num_rows == 10
 
 
+@pytest.mark.ray
 def test_a_running_ray_is_used_and_left_running(launch, tmp_path):
     import ray
 
@@ -233,6 +234,7 @@ def test_importing_rmpsweep_loads_nothing_else_and_names_are_those_that_exist():
         _ = rmpsweep.lunch
 
 
+@pytest.mark.server
 def test_results_in_an_object_store_are_opened_by_their_uri(launch, tmp_path):
     import shutil
 
