@@ -39,6 +39,8 @@ def test_by_its_fixture(cluster): pass
 
 def test_without(): subprocess.run(["true", "-m rmpsweep launch x --inline"], check=True)
 
+def test_by_a_command(): subprocess.run(["true", "-m rmpsweep launch x --json"], check=True)
+
 @pytest.mark.soak
 def test_long(): raise AssertionError
 """
@@ -68,6 +70,8 @@ def test_who_starts_something_without_its_marker_is_failed_and_soak_waits_to_be_
     }
     ray = {"test_of_another_kind": "PASSED", "test_by_its_fixture": "PASSED"}
     server = {"test_marked": "PASSED", "test_shared_and_marked": "PASSED", "test_of_another_kind": "PASSED"}
-    unmarked = dict.fromkeys(["test_unmarked", "test_shared_and_unmarked", "test_in_this_process"], "FAILED")
+    unmarked = dict.fromkeys(
+        ["test_unmarked", "test_shared_and_unmarked", "test_in_this_process", "test_by_a_command"], "FAILED"
+    )
     expected = {"ray": ray, "server": server, "": {**ray, **server, **unmarked, "test_without": "PASSED"}}
     assert outcomes == expected[kind], done.stdout

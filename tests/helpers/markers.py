@@ -17,12 +17,12 @@ FIXTURES = {"cluster": "ray", "dashboard": "ray", "ports": "server", "web": "ser
 COMMANDS = {
     "ray": re.compile(
         r"/raylet |/gcs_server |/ray start |helpers/chaos\.py|ray\.cluster_utils"
-        r"|-m rmpsweep (launch|verify|doctor) (?!.*(--inline|--help))"
+        r"|-m rmpsweep (launch|verify|doctor) (?!.*(--inline|--help|--address))"
     ),
     "server": re.compile(r"mlflow server|moto\.server|gcp-storage-emulator start"),
     "browser": re.compile(r"chromedriver"),
 }
-"""Command lines that start each of them."""
+"""Command lines that start each of them; with --address the command uses a cluster that something else has started."""
 
 started: list[tuple[str, str]] = []
 """Marker and command of everything that this process has started."""
