@@ -26,9 +26,8 @@ print(summary.pivot_table(index=["reset", "alpha"], columns="time_steps", values
 
 # %% The best trial of each reset
 for reset, best in results.best.items():
-    print(
-        f"{reset}: α = {best.setting.alpha:g}, {best.final_accuracy:.1%} at T = {best.time_steps}, ANN {best.ann_accuracy:.1%}"
-    )
+    alpha, accuracy = best.setting.alpha, best.final_accuracy
+    print(f"{reset}: α = {alpha:g}, {accuracy:.1%} at T = {best.time_steps}, ANN {best.ann_accuracy:.1%}")
 
 # %% Accuracy against latency
 import altair as alt  # noqa: E402

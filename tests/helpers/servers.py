@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -24,7 +24,7 @@ def free_ports(number: int) -> list[int]:
     """
     found: list[int] = []
     while len(found) < number:
-        port = random.randrange(20_000, 32_000)
+        port = secrets.randbelow(12_000) + 20_000
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             found += [port] if port not in found else []
     return found
