@@ -38,8 +38,8 @@ class Recipe:
     weight_decay: float = 5e-4
     """The factor of the L2 penalty on weights; gains of weight standardisation have none."""
     schedule: Literal["cosine", "step"] = "cosine"
-    """The learning rate after the warm-up: with "cosine" it falls to 0; with "step" it is divided by 10 after 60, 80 and
-    90 % of all steps."""
+    """The learning rate after the warm-up: with "cosine" it falls to 0; with "step" it is divided by 10 after 60, 80
+    and 90 % of all steps."""
     warmup_epochs: int = 1
     """The number of epochs over which the learning rate rises linearly from 0."""
     label_smoothing: float = 0.0

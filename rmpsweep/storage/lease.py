@@ -29,8 +29,8 @@ from rmpsweep.storage.location import Location, ObjectPath
 
 LOCK = ".lock"
 POLL_S, BEAT_S, STALE_S, SETTLE_S = 1.0, 15.0, 60.0, 1.0
-"""In seconds: how often a waiter looks; how often a holder in an object store renews its lease; the age at which a lease
-is stale; and when a launch looks again at a lease it took, since another may have taken it at the same time."""
+"""In seconds: how often a waiter looks; how often a holder in an object store renews its lease; the age at which a
+lease is stale; and when a launch looks again at a lease it took, since another may have taken it at the same time."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
