@@ -19,7 +19,7 @@ from rmpsweep.errors import DataError
 
 @dataclass(frozen=True)
 class _Layout:
-    """The files of one data set, by the names that torchvision uses; planning can thus do without torchvision."""
+    """Where the files of a data set are. The names repeat torchvision's, so that planning needs no torchvision."""
 
     torchvision_class: str
     folder: str

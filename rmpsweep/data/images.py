@@ -59,7 +59,7 @@ def _opened(encoded: bytes, otherwise: str) -> "Iterator[Image.Image]":
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             most = Image.MAX_IMAGE_PIXELS
-            if most is not None and image.width * image.height > most:  # PIL itself only refuses twice as many
+            if most is not None and image.width * image.height > most:  # PIL refuses only twice as many
                 raise BadImage(f"{image.width}x{image.height} pixels, more than the {most:,} that PIL considers safe")
             yield image
     except (BadImage, MemoryError):

@@ -24,7 +24,12 @@ class _LooseStore(Store):
     """Images that have one file each, under a common root folder."""
 
     def __init__(self, root: Path, touched: Path) -> None:
-        """Name the folder that the paths of images start from, and the file or folder to touch for a new index."""
+        """Open a store.
+
+        Args:
+            root: the folder that the paths of images start from.
+            touched: the file or folder to touch in order to have a new index made.
+        """
         self._root = root
         self.remedy = f"put it back, or run `touch {touched}` to have a new index made, and start again"
 

@@ -64,9 +64,9 @@ def open_split(
             transform of the same name for cifar10 and cifar100; other sources have none.
         download: fetch missing files of cifar10 and cifar100 with torchvision; other sources ignore it.
         labels: for imagefolder, the file that holds the labels of a flat folder; None searches for it nearby.
-        on_bad_image: with "fail", an image that cannot be used is an error: now if indexing notices it, which decodes
-            hardly any, else when it is read. With "skip", all images are decoded once; the bad ones are left out and
-            listed in `skipped`.
+        on_bad_image: with "fail", an image that cannot be used is an error. Opening the split finds damage that shows
+            without decoding; other damage is found when the image is read. With "skip", all images are decoded once,
+            and the bad ones are left out and listed in `skipped`.
         index: a folder that may hold an index of these images; the cache is searched for one too.
         on_index: called with the progress of making an index.
     Returns:

@@ -60,7 +60,7 @@ class Store(ABC):
 
     @abstractmethod
     def encoded(self, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
-        """Yield (position in `rows`, encoded image) of every row, in any order; a record without image gives no bytes.
+        """Yield (position in `rows`, encoded image) of every row, in any order; b"" for a record that holds no image.
 
         Raises:
             DataError, StorageError: a file cannot be read.
