@@ -1,4 +1,4 @@
-"""What a run runs on and with: versions, processor, commit, and functions from outside the package."""
+"""The environment of a run: versions, processor, git commit, and functions from outside the package."""
 
 import hashlib
 import importlib
@@ -15,11 +15,11 @@ from typing import Any
 from rmpsweep.errors import InputError
 
 _SOURCES: dict[str, str] = {}
-"""Module -> SHA-256 of the source that it was imported from."""
+"""Name of an imported module -> the SHA-256 of the source it was imported from."""
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that can change a result or a file."""
+    """The versions of Python and of the packages that can change a result or a file."""
     packages = ("rmpsweep", "torch", "torchvision", "ray", "mlflow", "pyarrow", "numpy")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
@@ -35,14 +35,17 @@ def hardware() -> str:
 
 
 def usable_cpus() -> int:
-    """Processors this process may use, which schedulers and `taskset` restrict."""
+    """The number of processors that this process may use; schedulers and `taskset` can restrict it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def git() -> dict[str, Any] | None:
-    """Commit of the checkout this package runs from, None outside one."""
+    """The "commit" of the checkout this package runs from, and whether the package is "dirty"; None outside a checkout.
+
+    The package is dirty if any of its files differs from the commit.
+    """
     where = Path(__file__).parent
 
     def run(*arguments: str) -> str:
@@ -57,15 +60,16 @@ def git() -> dict[str, Any] | None:
 
 
 def find_function(spec: str, key: str, error: type[InputError]) -> Callable[..., Any]:
-    """The function that "package.module:function" names; modules in the current directory are found.
+    """Import the function that "package.module:function" names; the module may be in the current directory.
 
     A module whose source has changed since it was imported is imported again.
 
     Args:
-        key: the key of the sweep file that names it, for messages.
-        error: what is raised.
+        spec: the name of the function.
+        key: the key of the sweep file that holds `spec`, for messages.
+        error: the class of the exception to raise.
     Raises:
-        error: the name has another form, the module cannot be imported, or has no such function.
+        error: `spec` has another form, the module cannot be imported, or the module has no such function.
     """
     module_name, _, name = spec.partition(":")
     if not module_name or not name:
@@ -74,7 +78,7 @@ def find_function(spec: str, key: str, error: type[InputError]) -> Callable[...,
         sys.path.insert(0, os.getcwd())
     try:
         module = _imported(module_name)
-    except Exception as reason:  # the module is the user's, and runs when it is imported
+    except Exception as reason:  # importing runs the user's module, which can raise anything
         raise error(
             f"{key}: {spec}: cannot import {module_name} ({type(reason).__name__}: {reason}); "
             "is it installed, or in the current directory?"
@@ -87,7 +91,7 @@ def find_function(spec: str, key: str, error: type[InputError]) -> Callable[...,
 
 
 def source_digest(spec: str) -> str:
-    """SHA-256 (hex) of the source of the module that `find_function` has found a function in; empty without a file."""
+    """The SHA-256 (hex) of the source of a module that `find_function` has imported; empty if it has no file."""
     return _digest(sys.modules[spec.partition(":")[0]])
 
 

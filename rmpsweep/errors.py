@@ -1,4 +1,4 @@
-"""Every error rmpsweep raises on purpose, and the exit code each one ends the command with.
+"""Every error that rmpsweep raises on purpose, and the exit code with which each one ends the command.
 
 RmpsweepError                     1
 ├── InputError (ValueError)       2   what the user gave cannot be run
@@ -8,20 +8,20 @@ RmpsweepError                     1
 │   │   └── ConversionError           a layer that cannot be converted faithfully
 │   ├── CalibrationError              thresholds that cannot be found, e.g. a silent layer
 │   └── ResultsError                  results directory of another sweep, gaps at merge
-├── VerificationError             1   results on disk are not what is computed again
-├── IncompleteError               3   finished, but some units are quarantined
-│   └── StoppedError            130   stopped on request before its end
-└── UnusableError                 4   the place it should run or write at cannot be used
+├── VerificationError             1   results on disk differ from what is computed again
+├── IncompleteError               3   the sweep finished, but some units are quarantined
+│   └── StoppedError            130   the launch was stopped on request before its end
+└── UnusableError                 4   the place to run on or to write to cannot be used
     ├── StorageError
     ├── ClusterError
     └── TrackingError
 
-A message says where, what was received, and what is allowed or what to do.
+Every message names the place of the error, what was received there, and what is allowed or what to do.
 """
 
 
 class RmpsweepError(Exception):
-    """Base of all errors raised on purpose."""
+    """The base class of all errors that rmpsweep raises on purpose."""
 
     exit_code = 1
 
@@ -45,19 +45,19 @@ class NetworkError(InputError):
 
 
 class ConversionError(NetworkError):
-    """A layer of the network has no faithful spiking counterpart; names the node and the module."""
+    """A layer of the network has no faithful spiking counterpart; the message names the node and the module."""
 
 
 class CalibrationError(InputError):
-    """Thresholds cannot be determined; names the layer."""
+    """Thresholds cannot be determined; the message names the layer."""
 
 
 class ResultsError(InputError):
-    """A results directory does not fit the sweep, or is not complete enough for what was asked."""
+    """A results directory does not fit the sweep, or is too incomplete for what was asked."""
 
 
 class VerificationError(RmpsweepError):
-    """Committed units are not what is computed again; names them."""
+    """Committed units differ from what is computed again; the message names the units."""
 
 
 class IncompleteError(RmpsweepError):
@@ -67,7 +67,10 @@ class IncompleteError(RmpsweepError):
 
 
 class StoppedError(IncompleteError):
-    """A launch was asked to stop before its end; committed units are kept, and the same launch continues."""
+    """A launch stopped before its end because it was asked to.
+
+    Committed units are kept, and running the same launch again continues the sweep.
+    """
 
     exit_code = 130
 
@@ -83,7 +86,7 @@ class StorageError(UnusableError):
 
 
 class ClusterError(UnusableError):
-    """Workers cannot be started or have all been lost."""
+    """Workers cannot be started, or all of them have been lost."""
 
 
 class TrackingError(UnusableError):

@@ -1,13 +1,14 @@
-"""How numbers are written for people, on the terminal and on the page."""
+"""Numbers as people read them, on the terminal and on the page."""
 
 _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))
 _ROUNDS_UP = 0.9995
-"""From this share of a power of 1000 on, three significant digits round up to that power: 999,700 is "1.00 M"."""
+"""With three significant digits, a number of at least this share of a power of 1000 rounds up to that power: 999,700 is
+"1.00 M"."""
 
 
 def quantity(number: float) -> str:
-    """Three significant digits with an SI suffix: 1234567 -> "1.23 M"."""
+    """Format a number with three significant digits and an SI suffix: 1234567 -> "1.23 M"."""
     for power, suffix in _LARGE:
         if number >= _ROUNDS_UP * power:
             return f"{_three_digits(number / power)} {suffix}"
@@ -15,7 +16,7 @@ def quantity(number: float) -> str:
 
 
 def joule(number: float) -> str:
-    """Three significant digits with an SI unit: 0.00123 -> "1.23 mJ"."""
+    """Format joules with three significant digits and an SI prefix: 0.00123 -> "1.23 mJ"."""
     for power, prefix in _SMALL:
         if number >= _ROUNDS_UP * power:
             return f"{_three_digits(number / power)} {prefix}J"
@@ -23,7 +24,7 @@ def joule(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """The two largest of hours, minutes and seconds: 3725 -> "1 h 2 min"."""
+    """Format a duration in its two largest units of hours, minutes and seconds: 3725 -> "1 h 2 min"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -32,7 +33,7 @@ def duration(seconds: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """Three decimals, "< 0.001" below that."""
+    """Format a p value with three decimals, or as "< 0.001" if it is smaller than that."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 

@@ -1,11 +1,11 @@
-"""Where derived files are kept between runs."""
+"""The folder where derived files are kept between runs."""
 
 import os
 from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """$RMPSWEEP_CACHE, else $XDG_CACHE_HOME/rmpsweep, else ~/.cache/rmpsweep. Not created here."""
+    """$RMPSWEEP_CACHE, else $XDG_CACHE_HOME/rmpsweep, else ~/.cache/rmpsweep; this function does not create it."""
     if own := os.environ.get("RMPSWEEP_CACHE"):
         return Path(own).expanduser()
     if shared := os.environ.get("XDG_CACHE_HOME"):

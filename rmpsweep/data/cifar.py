@@ -19,12 +19,13 @@ from rmpsweep.errors import DataError
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the files lie: torchvision's names, known here so that planning needs no torchvision."""
+    """Where the files of a data set are. The names repeat torchvision's, so that planning needs no torchvision."""
 
     torchvision_class: str
     folder: str
     num_classes: int
     files: dict[str, tuple[str, ...]]
+    """Split -> the names of its batch files."""
     url: str
 
 
@@ -48,7 +49,7 @@ _NUM_IMAGES = {"train": 50_000, "test": 10_000}
 
 
 class CifarSplit(ImageSplit):
-    """A split of CIFAR-10 or CIFAR-100; the key of an image is its name in the batch files."""
+    """A split of CIFAR-10 or CIFAR-100; the key of an image is its file name in the batch files."""
 
     def __init__(self, source: str, path: str | None, split: str, transform: Transform, download: bool) -> None:
         layout = _LAYOUTS[source]
@@ -81,7 +82,7 @@ class CifarSplit(ImageSplit):
         return f"unpack {self._layout.url} in {self._root}, or let it be downloaded (download=True)"
 
     def _open(self, download: bool) -> Any:
-        """torchvision's data set, its files checked against the published checksums."""
+        """Open torchvision's data set, which checks its files against the published checksums."""
         import torchvision.datasets
 
         try:
@@ -99,14 +100,14 @@ class CifarSplit(ImageSplit):
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
         names: list[str] = []
-        for file in self._files:  # their checksums have just been found right: pickles that run nothing
+        for file in self._files:  # `_dataset`, below, checks them against the published checksums
             with open(file, "rb") as stream:
                 names += pickle.load(stream, encoding="latin1")["filenames"]
         by_key = np.argsort(np.array(names), kind="stable")
         return self._dataset.data[by_key], np.asarray(self._dataset.targets)[by_key]
 
     def class_names(self) -> tuple[str, ...]:
-        """As the files that come with the batches say."""
+        """The class names in the file that comes with the batches."""
         return tuple(self._dataset.classes)
 
     def _read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
-"""Decoded images kept between units and runs: uint8, after resizing and cropping, in blocks of neighbouring positions.
+"""A cache of decoded images between units and runs: uint8 pixels after resizing and cropping, in blocks.
 
-A block is one file, `decoded/<fingerprint of the data>/<start>-<stop>` in the cache: the SHA-256 of all that it depends
-on, labels (int64), pixels (uint8 [N, C, H, W]). What cannot be read back whole counts as missing.
+A block holds neighbouring positions in one file, `decoded/<fingerprint of the data>/<start>-<stop>` in the cache. The
+file consists of a SHA-256 over the fingerprint, the positions and the contents, then the labels (int64) and the pixels
+(uint8 [N, C, H, W]). A block that cannot be read back whole counts as missing.
 """
 
 import contextlib
@@ -25,23 +26,24 @@ if TYPE_CHECKING:
     import torch
 
 ORPHAN_S = 3600.0
-"""A temporary file that old belongs to a writer that died."""
+"""A temporary file of at least this age, in seconds, belongs to a writer that died."""
 
 
 class DecodedCache:
-    """The blocks of one split, within a bound for the blocks of all data together. Safe in threads and processes.
+    """The cached blocks of one split, within a bound for the blocks of all data together.
 
-    Several processes may exceed the bound by what their present units add.
+    Threads and processes can share the cache. Several processes may together exceed the bound by the blocks of the
+    units they are working on.
     """
 
     def __init__(self, split: ImageSplit, bound: int) -> None:
-        """bound: bytes."""
+        """Open the cache for a split; `bound` is in bytes."""
         self._split, self._bound = split, bound
         self._root = cache_dir() / "decoded"
         self._room, self._lock = 0, threading.Lock()
 
     def make_room(self, blocks: Sequence[range]) -> None:
-        """Remove other blocks, those used longest ago first, until these fit, which are about to be used."""
+        """Make room for blocks that are about to be used: remove the least recently used ones until these fit."""
         wanted, own = 0, {self._path(block): self._size(len(block)) for block in blocks}
         for path, size in own.items():
             try:
@@ -58,7 +60,10 @@ class DecodedCache:
         self._room = self._bound - total
 
     def read(self, block: range) -> "tuple[torch.Tensor, torch.Tensor] | None":
-        """Pixels uint8 [N, C, H, W] and labels int64 [N] of these positions; None where they are not there."""
+        """Read the pixels uint8 [N, C, H, W] and labels int64 [N] of a block; None if it is not in the cache.
+
+        A damaged block is removed and counts as missing.
+        """
         import torch
 
         path = self._path(block)
@@ -77,7 +82,7 @@ class DecodedCache:
         return pixels.view(len(block), *self._split.image_shape), labels
 
     def write(self, block: range, pixels: "torch.Tensor", labels: "torch.Tensor") -> None:
-        """Keep a block where there is room; a storage that refuses is told by a warning."""
+        """Keep a block if there is room for it. A write that fails causes a warning, and no more blocks are kept."""
         body = labels.numpy().astype("<i8").tobytes() + pixels.numpy().tobytes()
         with self._lock:
             if 32 + len(body) > self._room:
@@ -102,7 +107,10 @@ class DecodedCache:
 
 
 def _files(root: Path) -> Iterator[tuple[int, int, Path]]:
-    """When a block was used last, its bytes, and its file; of any data."""
+    """The time (ns) at which each block was last used, its size in bytes, and its file, for the blocks of all data.
+
+    Temporary files of writers that died are removed on the way.
+    """
     for folder in root.glob("*"):
         remove_temporaries(folder, ORPHAN_S)
         for path in folder.glob("[!.]*"):

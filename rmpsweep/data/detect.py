@@ -1,4 +1,4 @@
-"""Which of the sources a folder holds, where a sweep leaves that open: ImageNet lies in many forms."""
+"""Detection of the source that a folder holds, for sweeps that leave it open: ImageNet is stored in many forms."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,12 @@ from rmpsweep.errors import DataError
 
 _BY_SUFFIX = {".parquet": "parquet", ".tar": "webdataset", ".csv": "csv", ".tsv": "csv", ".txt": "csv"}
 _INSIDE = ("", "data", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
-"""Where people's folders have the splits: there, or as Hugging Face and Kaggle pack them."""
+"""Subfolders that may hold the splits: the folder itself, or where Hugging Face and Kaggle put them."""
 _ALIASES = {"val": "validation", "validation": "val"}
 
 
 class Found(NamedTuple):
-    """What `open_split` takes."""
+    """Arguments for `open_split`."""
 
     source: str
     path: str
@@ -22,14 +22,14 @@ class Found(NamedTuple):
 
 
 def detect(path: str | None, split: str) -> Found:
-    """The source, its path and its own name of the split.
+    """Find the source, its path, and the name that the split has there.
 
     Args:
-        path: a folder, or a file or pattern whose extension says what it is; of several forms in one folder the split's
-            own folder counts, else the first by name.
-        split: "val" finds "validation" too, and the other way round.
+        path: a folder, or a file or pattern whose extension tells the source. If a folder holds the split in several
+            forms, a folder named after the split is preferred, then the first file by name.
+        split: "val" also finds "validation", and the other way round.
     Raises:
-        DataError: nothing there is any of them.
+        DataError: `path` is None, or no source reads what it holds.
     """
     if path is None:
         raise DataError("auto: path: got none, expected the folder that holds the images")
@@ -38,7 +38,7 @@ def detect(path: str | None, split: str) -> Found:
         file = path.partition("?")[0] if "://" in path else path
         if (source := _BY_SUFFIX.get(Path(file).suffix)) is not None:
             return Found(source, path, split)
-        raise DataError(f"auto: path: got {path!r}, which is no folder here; name the source ({_FORMS})")
+        raise DataError(f"auto: path: got {path!r}, which is not a folder on this machine; name the source ({_FORMS})")
     for inside in _INSIDE:
         folder = Path(whole, inside)
         names = sorted(os.listdir(folder)) if folder.is_dir() else []
@@ -46,7 +46,7 @@ def detect(path: str | None, split: str) -> Found:
             if (source := _source_of(folder, names, name)) is not None:
                 return Found(source, str(folder), name)
     if any((Path(whole) / name).is_dir() for name in os.listdir(whole)):
-        return Found("imagefolder", path, split)  # which says what it misses
+        return Found("imagefolder", path, split)  # whose message tells what is missing
     raise DataError(f"auto: path: got {path!r}, which holds no split {split!r} in any of these forms: {_FORMS}")
 
 

@@ -1,6 +1,6 @@
-"""1,797 real handwritten digits, 8x8, pixels 0 to 16, ten classes, in a file that comes with the package.
+"""1,797 real handwritten digits in ten classes, 8x8 pixels with values 0 to 16, in a file that comes with the package.
 
-Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998 (its
+Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998 (the
 test part), as packed by scikit-learn. ``digits_license.txt`` holds the terms.
 """
 
@@ -16,14 +16,14 @@ from rmpsweep.data.transforms import Transform
 from rmpsweep.errors import DataError
 
 FILE = Path(__file__).with_name("digits.csv.gz")
-"""64 pixels and the label on each line."""
+"""Each line of this file holds 64 pixels and the label."""
 NUM_ROWS = 1797
 NUM_TRAIN = 1297
 SPLITS = ("train", "test")
 
 
 class DigitsSplit(ImageSplit):
-    """A split of the digits: the first 1,297 rows of a fixed permutation are "train", the other 500 "test"."""
+    """A split of the digits: the first 1,297 rows of a fixed permutation are "train", the other 500 are "test"."""
 
     def __init__(self, path: str | None, split: str, transform: Transform) -> None:
         if path is not None:

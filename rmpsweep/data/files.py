@@ -1,4 +1,4 @@
-"""Files of data, on this machine, in object stores and behind other URLs. The only file that imports fsspec."""
+"""Data files on this machine, in object stores and behind other URLs. Only this module imports fsspec."""
 
 import contextlib
 import glob
@@ -16,40 +16,43 @@ from rmpsweep.storage import Location, ObjectPath, locate
 
 _STORES = ("s3", "gs")
 _GONE = (404, 410)
-"""HTTP's status of what is not there."""
+"""The HTTP status codes of a file that does not exist."""
 
 
 @dataclass(frozen=True)
 class Url:
-    """A file behind a URL that fsspec opens: https://, hf:// and others; it has to be readable in part.
+    """A file behind a URL that fsspec opens, such as https:// or hf://; the server must allow reading parts of it.
 
-    Raises (all methods): StorageError: it cannot be reached.
+    Raises (methods that connect):
+        FileNotFoundError: the file or folder does not exist (`stamp` is empty instead).
+        StorageError: the URL cannot be reached.
+        DataError: fsspec needs a package for this kind of URL that is not installed.
     """
 
     url: str
 
     def __str__(self) -> str:
-        """Without query, which may be a signature."""
+        """The URL without its query, which may be a signature."""
         parts = urlsplit(self.url)
         return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """The last part of the URL's path."""
         return urlsplit(self.url).path.rstrip("/").rpartition("/")[2]
 
     @property
     def parent(self) -> "Url":
-        """The folder it lies in."""
+        """The folder that holds the file."""
         return Url(str(self).rstrip("/").rpartition("/")[0])
 
     def open(self) -> Any:
-        """A file of its own position."""
+        """Open the file for reading; each call returns a file object with a position of its own."""
         with self._reaching() as (filesystem, path):
             return filesystem.open(path, "rb")
 
     def stamp(self) -> str:
-        """Its size, and what the server says of its version; empty where there is no such file."""
+        """The size of the file and what the server tells about its version; empty if the file does not exist."""
         try:
             with self._reaching() as (filesystem, path):
                 info = filesystem.info(path)
@@ -60,13 +63,13 @@ class Url:
         return ":".join(found[key] for key in known if key in found)
 
     def iterdir(self) -> Iterator["Url"]:
-        """What the folder's listing names."""
+        """The files and folders that the listing of this folder names."""
         with self._reaching() as (filesystem, path):
             names = filesystem.ls(path, detail=False)
             return iter([Url(filesystem.unstrip_protocol(name)) for name in names])
 
     def glob(self, pattern: str) -> Iterator["Url"]:
-        """Files right below whose names match."""
+        """The files and folders directly in this folder whose names match the pattern."""
         return (each for each in self.iterdir() if fnmatchcase(each.name, pattern))
 
     @contextlib.contextmanager
@@ -75,14 +78,14 @@ class Url:
             from fsspec.core import url_to_fs
 
             yield url_to_fs(self.url)
-        except FileNotFoundError as error:  # fsspec says so of whatever a web server does not answer with the file
+        except FileNotFoundError as error:  # fsspec raises this for any answer of a web server but the file
             why = error.__cause__
             if why is None or getattr(why, "status", None) in _GONE:
                 raise
             raise StorageError(f"{self}: cannot be reached ({why}); check address, network and credentials") from error
         except ImportError as error:
             raise DataError(f"{self}: {error}; install it") from error
-        except Exception as error:  # every protocol raises its own
+        except Exception as error:  # every protocol raises exceptions of its own
             raise StorageError(
                 f"{self}: cannot be reached ({error}); check address, network and credentials"
             ) from error
@@ -92,12 +95,12 @@ File = Path | ObjectPath | Url
 
 
 def absolute(path: str) -> str:
-    """A path that is the same from anywhere; URLs stay."""
+    """Make a path absolute, so that it means the same from any working directory; URLs are returned as they are."""
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def stamp(file: File) -> str:
-    """What changes with a file's contents, or when names are added to a folder or removed; empty where it is gone."""
+    """A text that changes when a file is written, or when a folder gains or loses names; empty if it does not exist."""
     if not isinstance(file, Path):
         return file.stamp()
     try:
@@ -108,7 +111,11 @@ def stamp(file: File) -> str:
 
 
 def place(source: str, path: str) -> File:
-    """Where a path or URL of a sweep file points. Raises DataError: a URL with a password, or without a bucket."""
+    """The file or folder that a path or URL in a sweep file points to.
+
+    Raises:
+        DataError: the URL holds a password, or names no bucket in an object store.
+    """
     if "://" not in path:
         return Path(path).expanduser()
     parts = urlsplit(path)
@@ -127,16 +134,17 @@ def place(source: str, path: str) -> File:
 
 
 def find_files(source: str, path: str | None, split: str, suffix: str) -> list[File]:
-    """The files of a split, sorted by name.
+    """Find the files of a split, sorted by name.
 
     Args:
-        path: a folder (files `<split><suffix>` and `<split>-*<suffix>`), a file, or a pattern: with `{split}`, with
-            ranges `{000..012}` and lists `{a,b}` that must be there in full, and with `*`, `?` and `[…]` (in URLs only
-            `*`, in the last part).
-        suffix: of the files, such as ".parquet".
+        path: a folder, a file or a pattern. In a folder, the files of the split are `<split><suffix>` and
+            `<split>-*<suffix>`. A pattern may hold `{split}`; ranges `{000..012}` and lists `{a,b}`, every member of
+            which must exist; and `*`, `?` and `[…]` (in URLs only `*`, in the last part).
+        suffix: the extension of the files, such as ".parquet".
     Raises:
-        DataError: nothing there, no such split (those that are there are listed), or a part of one. StorageError: it
-            cannot be reached.
+        DataError: `path` is None or matches nothing, the folder has no such split (the message lists those it has), or
+            files of the split are missing.
+        StorageError: the files cannot be reached.
     """
     if path is None:
         raise DataError(f"{source}: path: got none, expected a folder, a file or a pattern")
@@ -164,14 +172,14 @@ def _of_folder(source: str, path: str, folder: File, split: str, suffix: str) ->
     missing = sorted({*range(max((int(part[2]) for part in parts), default=0))} - {int(part[1]) for part in parts})
     if missing:
         raise DataError(
-            f"{source}: {folder}: split {split!r} is not there in full: of {parts[0][2]} files number {missing[0]:05d} "
+            f"{source}: {folder}: split {split!r} is incomplete: of {parts[0][2]} files, number {missing[0]:05d} "
             f"is missing{f', and {len(missing) - 1} more' if missing[1:] else ''}; fetch it, or name files by a pattern"
         )
     return sorted(files, key=lambda file: file.name)
 
 
 def _matches(source: str, pattern: str) -> list[File]:
-    """One file, or what a pattern without braces matches."""
+    """The file that a path names, or the files that a pattern without braces matches."""
     root = place(source, pattern)
     found: list[File]
     if isinstance(root, Path):
@@ -186,7 +194,7 @@ def _matches(source: str, pattern: str) -> list[File]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """ "a{08..10}{x,y}" -> a08x, a08y, a09x, …"""
+    """Expand ranges and lists in braces: "a{08..10}{x,y}" -> a08x, a08y, a09x, …"""
     found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if found is None:
         return [pattern]

@@ -1,8 +1,9 @@
-"""Encoded images: what can be told without decoding one, and decoding as torchvision's ImageFolder does.
+"""Encoded images: checks that mostly need no decoding, and decoding as torchvision's ImageFolder does.
 
-That is PIL's `Image.open(...).convert("RGB")`: the first frame of several, grey repeated over three channels, CMYK and
-palettes converted, alpha dropped, EXIF orientation not applied. Grey of 16 bits is clipped at 255, not scaled, which
-makes most such images white; 16 bits per colour are scaled. The contents decide, not the extension.
+Decoding is PIL's `Image.open(...).convert("RGB")`. It takes the first frame of several, repeats grey over three
+channels, converts CMYK and palettes, drops alpha, and does not apply the EXIF orientation. Grey images of 16 bits are
+clipped at 255, not scaled, which makes most of them white; images with 16 bits per colour are scaled. The format
+follows from the contents of a file, not from its extension.
 """
 
 import contextlib
@@ -14,21 +15,21 @@ if TYPE_CHECKING:
     from PIL import Image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Of image files in folders and tar files, in lower case: torchvision's."""
+"""The extensions of image files in folders and tar files, in lower case; they are those that torchvision reads."""
 
 
 class BadImage(ValueError):
-    """Why an image cannot be used."""
+    """An image cannot be used; the message tells why."""
 
 
 def check(encoded: bytes) -> tuple[int, int]:
-    """Width and height in pixels, from the header.
+    """Return width and height in pixels, from the header of an image.
 
-    A PNG's checksums are verified, and a JPEG that does not end in its end marker is decoded, so that one cut short is
-    found; other damage is found by `decode` alone.
+    The checksums of a PNG are verified. A JPEG that does not end with its end marker is decoded, to find out whether it
+    was cut short. Only `decode` finds other damage.
 
     Raises:
-        BadImage
+        BadImage: the image is not readable, too large, or damaged in one of these ways.
     """
     with _opened(encoded, "damaged or cut short") as image:
         size = image.size
@@ -40,7 +41,11 @@ def check(encoded: bytes) -> tuple[int, int]:
 
 
 def decode(encoded: bytes) -> "Image.Image":
-    """The image in RGB. Raises BadImage."""
+    """Decode an image to RGB.
+
+    Raises:
+        BadImage: the image cannot be decoded.
+    """
     with _opened(encoded, "cannot be decoded") as image:
         return image.convert("RGB")
 
@@ -54,8 +59,8 @@ def _opened(encoded: bytes, otherwise: str) -> "Iterator[Image.Image]":
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             most = Image.MAX_IMAGE_PIXELS
-            if most is not None and image.width * image.height > most:  # PIL refuses from twice as many
-                raise BadImage(f"{image.width}x{image.height} pixels, more than the {most:,} that PIL takes for safe")
+            if most is not None and image.width * image.height > most:  # PIL refuses only twice as many
+                raise BadImage(f"{image.width}x{image.height} pixels, more than the {most:,} that PIL considers safe")
             yield image
     except (BadImage, MemoryError):
         raise

@@ -1,13 +1,15 @@
-"""One pass over a split's images: what its store lists, with digests and sizes, sorted by key, kept between runs.
+"""The index of a split: what its store lists, with digests and sizes of the images, from one pass over them.
 
-The index is an Arrow table with one row per image, sorted by key: the columns of `store.Listing.table` and
+The index is an Arrow table with one row per image, sorted by key. It has the columns of `store.Listing.table` and
 
     sha256 binary[32] (of the encoded image) | width i32 | height i32 (pixels)
 
-which are null where the image was not read: in a split of more than 100,000 images all but 64 are not, unless all are
-decoded to leave out the bad ones. `Index.content` is the SHA-256 of every (key, label, sha256), or in such a split of
-every (key, label) and of the 64. An index is kept in the cache and beside the results, under the digest of what was
-asked for; it counts while what it was made from is unchanged.
+These three are null for images that were not read. A split of up to 100,000 images is read in full; of a larger split
+64 images are read, unless all are decoded to leave out the bad ones. `Index.content` is the SHA-256 over every (key,
+label, sha256) or, for a larger split, over every (key, label) and the sha256 of those 64 images.
+
+An index is kept between runs, in the cache and beside the results, under the digest of what was asked for. It is valid
+as long as the files and folders it was made from are unchanged.
 """
 
 import hashlib
@@ -32,26 +34,29 @@ from rmpsweep.storage import Location, write_atomic
 
 INDEX_VERSION = 2
 READ_WHOLE = 100_000
-"""Splits of up to so many images are read whole when they are indexed."""
+"""Splits of up to this number of images are read in full when they are indexed."""
 SAMPLED = 64
-"""Of larger ones so many images are read: the first positions of `image_order`."""
+"""The number of images that are read of a larger split: those at the first positions of `image_order`."""
 _NAMED = 3
-"""Bad images that an error names."""
+"""The number of bad images that an error message names."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """table: as the module says; num_classes, notes, made_from: as `Listing`; skipped: images left out."""
+    """The index of a split; made_from, num_classes and notes are those of its `Listing`."""
 
     table: pa.Table
+    """One row per image, as the module describes it."""
     content: str
+    """The SHA-256 (hex) of the images' keys, labels and contents, as the module describes it."""
     made_from: dict[str, str]
     num_classes: int | None = None
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    """Bad images that were left out of the table."""
 
     def to_bytes(self) -> bytes:
-        """As a Parquet file."""
+        """The index as a Parquet file."""
         about = {
             "content": self.content,
             "made_from": self.made_from,
@@ -66,7 +71,11 @@ class Index:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Index":
-        """What `to_bytes` gave. Raises pa.ArrowException or ValueError: damaged."""
+        """Read an index that `to_bytes` wrote.
+
+        Raises:
+            pa.ArrowException, ValueError, KeyError, TypeError: the content is damaged, or is not an index.
+        """
         table = pq.read_table(pa.BufferReader(content)).combine_chunks()
         about = json.loads((table.schema.metadata or {}).get(b"rmpsweep", b"null"))
         if about is None:
@@ -78,10 +87,12 @@ class Index:
 def load_index(
     store: Store, on_bad_image: OnBadImage = "fail", beside: Location | None = None, on_index: OnIndex | None = None
 ) -> Index:
-    """The index of a store: the one kept in `beside`, or in the cache, while it counts; else a new one, kept there.
+    """The index of a store: a valid one from the folder `beside` or from the cache, or a new one, put into the cache.
 
     Raises:
-        DataError: no images, bad ones (with "fail": those that show without being decoded), labels that cannot be used.
+        DataError: there are no images, or no usable ones; images are bad (with "fail", and only as far as they are read
+            and their damage shows without decoding); or labels cannot be used.
+        StorageError: the images cannot be reached, or the cache cannot be written.
     """
     for folder in (beside, cache_dir() / "index"):
         found = None if folder is None else _find(folder, store, on_bad_image)
@@ -93,7 +104,11 @@ def load_index(
 
 
 def keep_index(index: Index, store: Store, on_bad_image: OnBadImage, folder: Location) -> None:
-    """Put it into a folder, unless one that counts is there. Raises StorageError."""
+    """Put an index into a folder, unless the folder holds a valid one.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
     if _find(folder, store, on_bad_image) is None:
         write_atomic(folder / _file_name(store, on_bad_image), index.to_bytes())
 
@@ -113,7 +128,7 @@ def _find(folder: Location, store: Store, on_bad_image: OnBadImage) -> Index | N
 
 
 def build_index(store: Store, on_bad_image: OnBadImage, on_index: OnIndex) -> Index:
-    """A new index, kept nowhere. Raises DataError, as `load_index`."""
+    """Make a new index without keeping it anywhere. Raises DataError in the cases that `load_index` lists."""
     listing = store.listing(lambda done: on_index(store.name, done, None))
     table, total = listing.table, len(listing.table)
     _check_labels(store, table, listing.num_classes)
@@ -148,16 +163,17 @@ def _check_labels(store: Store, table: pa.Table, num_classes: int | None) -> Non
 
 @dataclass(frozen=True)
 class _Seen:
-    """What images turned out to be, by position; bad: position -> why."""
+    """What reading the images of a table found out, by position in the table."""
 
     digests: list[bytes]
     widths: list[int]
     heights: list[int]
     bad: dict[int, str]
+    """Position of a bad image -> why it is bad."""
 
 
 def _look(store: Store, table: pa.Table, decoding: bool, on_done: Callable[[int], None]) -> _Seen:
-    """Read every image of a table, in threads; decoding: decode them, too."""
+    """Read every image of a table in threads, and decode it if `decoding`."""
     count = len(table)
     seen = _Seen([b""] * count, [0] * count, [0] * count, {})
 
@@ -200,13 +216,13 @@ def _check_none_bad(store: Store, table: pa.Table, seen: _Seen) -> None:
 
 
 def _said(bad: Sequence[Skipped]) -> str:
-    """The first few of them."""
+    """The first few bad images as text, and how many more there are."""
     more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
     return "; ".join(f"{each.where}: image: {each.reason}" for each in bad[:_NAMED]) + more
 
 
 def _with(table: pa.Table, ids: np.ndarray, seen: _Seen) -> pa.Table:
-    """With what was seen of these rows, null elsewhere."""
+    """Append the columns of the index to a table: what was seen of the rows `ids`, and null for all others."""
     found: tuple[tuple[str, Any, Sequence[object]], ...] = (
         ("sha256", pa.binary(32), seen.digests),
         ("width", pa.int32(), seen.widths),
@@ -221,12 +237,12 @@ def _with(table: pa.Table, ids: np.ndarray, seen: _Seen) -> pa.Table:
 
 
 def _sampled(table: pa.Table) -> np.ndarray:
-    """Ids of the images whose digests stand for those of all, in a split that is not read whole."""
+    """The ids of the images whose digests stand for those of all, in a split that is not read in full."""
     return np.sort(image_order(len(table))[:SAMPLED])
 
 
 def _content(table: pa.Table) -> str:
-    """SHA-256 (hex) of keys, labels and digests."""
+    """The SHA-256 (hex) over keys, labels and digests that is `Index.content`."""
     content = hashlib.sha256()
     whole = len(table) <= READ_WHOLE
     for rows in table.select(["key", "label", "sha256"]).to_batches(max_chunksize=65_536):

@@ -1,7 +1,7 @@
-"""Labels that lie in a file beside the images: lists of names and labels, Kaggle's solution, the devkit's ground truth.
+"""Labels from a file beside the images: a list of names and labels, Kaggle's solution, or the devkit's ground truth.
 
-The devkit of ILSVRC 2012 numbers the classes in an order of its own (ILSVRC2012_ID 1 to 1000), which is not that of the
-sorted synsets that networks are trained with: its ground truth means nothing without its meta.mat.
+The devkit of ILSVRC 2012 numbers the classes in an order of its own (ILSVRC2012_ID 1 to 1000). Networks are trained
+with the order of the sorted synsets instead, so the ground truth of the devkit means nothing without its meta.mat.
 """
 
 import csv
@@ -23,28 +23,33 @@ _DEVKIT = "ILSVRC2012_devkit_t12"
 _DEVKIT_URL = f"https://image-net.org/data/ILSVRC/2012/{_DEVKIT}.tar.gz"
 _NEAR = ("", f"{_DEVKIT}/data", _DEVKIT)
 _LEVELS = 4
-"""From Kaggle's ILSVRC/Data/CLS-LOC/val it is four up to its LOC_val_solution.csv."""
+"""The number of folders above the images that are searched: from Kaggle's ILSVRC/Data/CLS-LOC/val, its
+LOC_val_solution.csv is four folders up."""
 _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})")
 _KAGGLE_HEADER = "ImageId,PredictionString"
 
 
 @dataclass(frozen=True)
 class NamedLabels:
-    """Labels by name; files: what they were read from; num_classes: None where it does not say."""
+    """The labels of images, by name."""
 
     labels: dict[str, int]
+    """Name of an image, without folder and extension -> its label."""
     files: tuple[Path, ...]
+    """The files that the labels were read from."""
     num_classes: int | None
+    """None if the files do not tell it."""
 
 
 def find_labels(folder: Path, split: str, given: str | None) -> NamedLabels:
-    """The labels of images that lie in one folder, by their names without extension.
+    """Find the labels of images that are all in one folder, by the images' names without extension.
 
     Args:
-        given: the file that says them; else it is looked for in the folder and up to four above it, and where the
-            devkit is unpacked in one of those: the ground truth, Kaggle's solution, a list such as Caffe's val.txt.
+        given: the file that holds the labels. If it is None, such a file is searched for in the folder and up to four
+            folders above it, and where the devkit is unpacked in one of these. The search prefers the devkit's ground
+            truth to Kaggle's solution, and that to a list such as Caffe's val.txt.
     Raises:
-        DataError: there is none, or it cannot be used.
+        DataError: there is no such file, or it cannot be used.
     """
     if given is not None:
         named = Path(given).expanduser()
@@ -61,7 +66,7 @@ def find_labels(folder: Path, split: str, given: str | None) -> NamedLabels:
     packed = _find(folder, f"{_DEVKIT}.tar.gz")
     remedy = f"unpack {packed}" if packed else f"unpack {_DEVKIT_URL} beside it"
     raise DataError(
-        f"{folder}: the images lie in one folder, not in a folder for each class, so that a file has to say their "
+        f"{folder}: the images lie in one folder, not in a folder for each class, so a file must give their "
         f"labels. Looked in it and up to {_LEVELS} folders above for {GROUND_TRUTH} and {_META} of the devkit (also in "
         f"{_DEVKIT}/data), {', '.join(kinds[1])} of Kaggle, and {', '.join(kinds[2])} with lines 'name label': "
         f"{remedy}, sort the images into class folders, or name a file by data.labels"
@@ -69,12 +74,12 @@ def find_labels(folder: Path, split: str, given: str | None) -> NamedLabels:
 
 
 def read_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
-    """(line, path, label) of a table separated by commas, tabs or spaces.
+    """Read (line number, path, label) from a table separated by commas, tabs or spaces.
 
-    A first row with "path" and "label" names the columns; without one there are just these two.
+    A first row that holds "path" and "label" names the columns. Without it, the table has just these two columns.
 
     Raises:
-        DataError: a row that has not got both; not UTF-8.
+        DataError: a row lacks the path or the label, or has another number of columns; or the file is not UTF-8.
     """
     with open(file, encoding="utf-8-sig", newline="") as lines:
         first = lines.readline()
@@ -101,10 +106,12 @@ def read_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def parse_labels(values: pa.ChunkedArray, where: str) -> tuple[pa.ChunkedArray, int | None]:
-    """Labels i64, and how many classes there are where they are named: integers, or names of classes.
+    """Turn integers or names of classes into labels, i64.
 
+    Returns:
+        The labels, and the number of classes if the values are names (None for integers).
     Raises:
-        DataError: integers and names mixed; strays among synsets.
+        DataError: integers and names are mixed, or a few names are no synsets while most are.
     """
     numeric = pc.match_substring_regex(values, r"^[+-]?\d{1,18}$")
     if pc.all(numeric).as_py():
@@ -129,12 +136,12 @@ def _read(file: Path, folder: Path) -> NamedLabels:
 
 
 def _read_ground_truth(file: Path, folder: Path) -> NamedLabels:
-    """Line n is the ILSVRC2012_ID of ILSVRC2012_val_n, as in torchvision.datasets.imagenet."""
+    """Read the devkit's ground truth as torchvision does: line n is the ILSVRC2012_ID of image ILSVRC2012_val_n."""
     beside = file.parent / _META
     meta = beside if beside.is_file() else _find(folder, _META)
     if meta is None:
         raise DataError(
-            f"{file}: its numbers are the devkit's (ILSVRC2012_ID), not labels, and the {_META} that says which "
+            f"{file}: its numbers are the devkit's (ILSVRC2012_ID), not labels, and the {_META} that tells which "
             f"synsets they are is neither beside it nor near {folder}; put it there, from {_DEVKIT_URL}"
         )
     labels = _read_meta(meta)
@@ -147,7 +154,7 @@ def _read_ground_truth(file: Path, folder: Path) -> NamedLabels:
 
 
 def _read_meta(meta: Path) -> dict[str, int]:
-    """ILSVRC2012_ID, as text, -> label."""
+    """ILSVRC2012_ID (as text) -> label, from the devkit's meta.mat."""
     from scipy.io import loadmat
 
     try:
@@ -160,14 +167,14 @@ def _read_meta(meta: Path) -> dict[str, int]:
             if children == 0
         ]
         return {number: synset_labels()[synset] for number, synset in leaves}
-    except Exception as error:  # scipy's readers raise whatever a damaged file makes of them
+    except Exception as error:  # a damaged file can make scipy's readers raise anything
         raise DataError(
             f"{meta}: not the meta.mat of ILSVRC 2012's devkit ({type(error).__name__}: {error})"
         ) from error
 
 
 def _read_kaggle(file: Path) -> NamedLabels:
-    """ImageId,PredictionString: the first word of which is the synset."""
+    """Read Kaggle's solution, with columns ImageId,PredictionString; a PredictionString starts with the synset."""
     labels, known = {}, synset_labels()
     with open(file, encoding="utf-8", newline="") as lines:
         for number, row in enumerate(csv.reader(lines), 1):
@@ -182,7 +189,10 @@ def _read_kaggle(file: Path) -> NamedLabels:
 
 
 def _read_list(file: Path) -> NamedLabels:
-    """Names with or without folders and extensions; labels are those of the sorted synsets where they are numbers."""
+    """Read a list of names, with or without folders and extensions, and labels.
+
+    Numbers are taken for labels in the order of the sorted synsets if all names are those of ILSVRC validation images.
+    """
     pairs = list(read_pairs(file))
     if not pairs:
         raise DataError(f"{file}: has no labels")
@@ -194,7 +204,7 @@ def _read_list(file: Path) -> NamedLabels:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """The nearest file of this name."""
+    """The nearest file of this name, in or above a folder or in the devkit unpacked there; None if there is none."""
     above = (folder, *folder.absolute().parents[:_LEVELS])
     found = (where / near / name for where in above for near in _NEAR)
     return next((file for file in found if file.is_file()), None)

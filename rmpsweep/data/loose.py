@@ -1,4 +1,4 @@
-"""Images in files of their own: in class folders, in one flat folder, or listed in a CSV file."""
+"""Stores of images that have one file each: in class folders, in one flat folder, or listed in a CSV file."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -21,22 +21,28 @@ _CHUNK = 50_000
 
 
 class _LooseStore(Store):
-    """root: what the path of an image starts from; remedy: what is touched for a new index."""
+    """Images that have one file each, under a common root folder."""
 
     def __init__(self, root: Path, touched: Path) -> None:
+        """Open a store.
+
+        Args:
+            root: the folder that the paths of images start from.
+            touched: the file or folder to touch in order to have a new index made.
+        """
         self._root = root
-        self.remedy = f"put it back, or have a new index made by `touch {touched}`, and start again"
+        self.remedy = f"put it back, or run `touch {touched}` to have a new index made, and start again"
 
     def stamp(self, name: str) -> str:
-        """Of a file, or of the names in a folder."""
+        """The stamp of a file, or of the names in a folder."""
         return stamp(Path(name))
 
     def where(self, row: Mapping[str, Any]) -> str:
-        """The file."""
+        """The path of the image's file."""
         return str(self._root / row["path"])
 
     def encoded(self, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
-        """File by file."""
+        """Read the images file by file."""
         for position, path in enumerate(rows["path"].to_pylist()):
             file = self._root / path
             try:
@@ -49,11 +55,12 @@ class _LooseStore(Store):
 
 
 class FolderStore(_LooseStore):
-    """What torchvision's ImageFolder reads, or one flat folder with labels in a file.
+    """A split in class folders, as torchvision's ImageFolder reads it, or in one flat folder with labels in a file.
 
-    Labels are the place of the folder's name among the 1,000 ILSVRC synsets if every name is one of them, else its rank
-    among the sorted names, as in torchvision. The key of an image is its name without extension where those are
-    distinct, else its path within the split. Files with other extensions than torchvision's are ignored and counted.
+    The label of a class folder is the rank of its name among the 1,000 ILSVRC synsets if all folders are synsets, else
+    its rank among the sorted names, as in torchvision. The key of an image is its name without extension if these names
+    are distinct, else its path below what all paths have in common, without extension if that is distinct. Files with
+    extensions that torchvision does not read are ignored and counted.
     """
 
     def __init__(self, path: str | None, split: str, labels: str | None = None) -> None:
@@ -69,7 +76,7 @@ class FolderStore(_LooseStore):
         self.identity = ("imagefolder", str(root), absolute(labels) if labels else "")
 
     def listing(self, on_listed: OnListed) -> Listing:
-        """Every image below the split's folder."""
+        """List every image below the folder of the split."""
         before = {str(self._root): stamp(self._root)}
         folders, names = _entries(self._root)
         if self._has_classes(folders, names):
@@ -79,7 +86,7 @@ class FolderStore(_LooseStore):
         return listing
 
     def class_names(self) -> tuple[str, ...]:
-        """Names of the class folders, or what the ILSVRC synsets stand for."""
+        """The names of the class folders, or of what they stand for if they are synsets; empty for a flat folder."""
         folders, names = _entries(self._root)
         return class_names(folders) if self._has_classes(folders, names) else ()
 
@@ -90,7 +97,7 @@ class FolderStore(_LooseStore):
     def _of_classes(self, classes: list[str], strays: int, made_from: dict[str, str], on_listed: OnListed) -> Listing:
         if self._labels is not None:
             raise DataError(
-                f"labels: got {self._labels!r}, but {self._root} has class folders, which say them; leave it out"
+                f"labels: got {self._labels!r}, but {self._root} has class folders, which give the labels; leave it out"
             )
         labels = class_labels(classes, str(self._root))
         paths, numbers, empty, ignored, done = [], [], [], strays, 0
@@ -140,10 +147,10 @@ class FolderStore(_LooseStore):
 
 
 class CsvStore(_LooseStore):
-    """Images listed in a file with columns path and label.
+    """A split listed in a file with columns path and label.
 
-    Paths are relative to the file's folder; labels are integers, or class names as those of folders. The key of an
-    image is its name without extension where those are distinct, else its path below what all paths have in common.
+    Paths are relative to the folder of the file. Labels are integers, or class names that are numbered as `FolderStore`
+    numbers folders. The key of an image is made as `FolderStore` makes it.
     """
 
     def __init__(self, path: str | None, split: str) -> None:
@@ -155,7 +162,7 @@ class CsvStore(_LooseStore):
         self.identity = ("csv", str(self._file))
 
     def listing(self, on_listed: OnListed) -> Listing:
-        """The file's lines; no image is looked at."""
+        """List the images from the lines of the file; no image is looked at."""
         made_from = {str(self._file): stamp(self._file)}
         paths, values, done = [], [], 0
         pairs = read_pairs(self._file)
@@ -172,7 +179,11 @@ class CsvStore(_LooseStore):
 
 
 def _table(paths: pa.ChunkedArray, labels: pa.ChunkedArray) -> pa.Table:
-    """With keys."""
+    """Make the table of a listing, with a key for every image.
+
+    Raises:
+        DataError: a path is listed twice.
+    """
     low, high = pc.min_max(paths).as_py().values()
     common = os.path.commonprefix([low, high]).rpartition("/")[0]  # noqa: RUF071  # cut at a slash
     within = pc.utf8_slice_codeunits(paths, len(common) + 1) if common else paths
@@ -189,7 +200,11 @@ def _is_image(name: str) -> bool:
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, sorted. Raises DataError."""
+    """The names of the folders and of the files in a folder, both sorted.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
     folders: list[str] = []
     files: list[str] = []
     try:
@@ -207,7 +222,7 @@ def _has_image(folder: Path) -> bool:
 
 
 def _walk(root: Path, name: str, made_from: dict[str, str]) -> tuple[list[str], int]:
-    """Paths of the images below a folder, and how many other files there are; its folders' stamps go to made_from."""
+    """The paths of the images below a folder, and the number of other files; stamps of all folders go to made_from."""
     found, ignored, left = [], 0, [name]
     while left:
         folder = left.pop()
@@ -221,7 +236,7 @@ def _walk(root: Path, name: str, made_from: dict[str, str]) -> tuple[list[str], 
 
 
 def _find_split(path: Path, split: str) -> Path:
-    """The split's folder: the one of this name, or the path itself where it holds no splits."""
+    """The folder of a split: the subfolder of its name, or the path itself if that holds images but no splits."""
     if not path.is_dir():
         raise DataError(f"imagefolder: path: got {str(path)!r}, but there is no such folder")
     if (path / split).is_dir():

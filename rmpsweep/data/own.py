@@ -1,4 +1,4 @@
-"""Images from outside the package: a sequence of (image, label), such as a data set of torchvision."""
+"""Images from outside the package: a user's sequence of (image, label), such as a data set of torchvision."""
 
 import hashlib
 import operator
@@ -16,19 +16,20 @@ KEY = "data.source"
 
 
 class OwnSplit(ImageSplit):
-    """The images of a sequence; an image_id is a place in it.
+    """The images of a user's sequence; an image_id is a position in the sequence.
 
-    All images are read when the split is opened, since their contents are its fingerprint.
+    All images are read when the split is opened, since the fingerprint covers their contents.
     """
 
     def __init__(self, source: str, path: str | None, split: str, transform: Transform) -> None:
         """Call `factory(path, split)`, which `source` names as "package.module:factory".
 
-        It returns a sequence of (image, label): a PIL image or uint8 [H, W] or [H, W, C], and an integer >= 0. Its
-        attribute `classes`, where there is one, holds the names of the classes by label.
+        The factory returns a sequence of (image, label). An image is a PIL image or a uint8 array [H, W] or [H, W, C];
+        a label is an integer >= 0. If the sequence has an attribute `classes`, it holds the class names by label.
 
         Raises:
-            DataError: the factory cannot be imported or fails, or returns something else.
+            DataError: the factory cannot be imported, fails, or returns something else; or the images differ in shape,
+                and the transform does not crop them to one size.
         """
         self._where = f"{KEY}: {source}"
         self._resizes, self._lock = bool(transform.resize or transform.crop), threading.Lock()
@@ -67,7 +68,7 @@ class OwnSplit(ImageSplit):
         )
 
     def class_names(self) -> tuple[str, ...]:
-        """As the sequence's `classes` says."""
+        """The class names in the sequence's attribute `classes`; empty if it has none."""
         return self._classes
 
     def _read(self, ids: np.ndarray) -> "tuple[Any, np.ndarray]":
@@ -75,7 +76,7 @@ class OwnSplit(ImageSplit):
         return images, np.array(labels, np.int64)
 
     def _item(self, position: int) -> tuple[np.ndarray, int]:
-        """An image, uint8 [H, W, C], and its label."""
+        """Read an image, uint8 [H, W, C], and its label."""
         where = f"{self._where}: image {position}"
         try:
             with self._lock:  # a sequence need not be safe to use from several threads
@@ -97,7 +98,11 @@ class OwnSplit(ImageSplit):
 
 
 def _pixels(image: Any) -> np.ndarray:
-    """uint8 [H, W, C]; PIL images of another mode than grey become RGB."""
+    """Convert an image to uint8 [H, W, C]; PIL images become RGB, unless their mode is "L" (grey).
+
+    Raises:
+        TypeError: it is neither a PIL image nor a uint8 array of two or three dimensions.
+    """
     if hasattr(image, "convert"):
         image = np.asarray(image if image.mode == "L" else image.convert("RGB"))
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):

@@ -1,4 +1,4 @@
-"""Images in Parquet files, as Hugging Face data sets are stored: columns image{bytes, path} and label."""
+"""A store of images in Parquet files, as Hugging Face keeps data sets: columns image{bytes, path} and label."""
 
 import contextlib
 import json
@@ -27,11 +27,12 @@ from rmpsweep.errors import DataError, StorageError
 
 
 class ParquetStore(Store):
-    """A split held in one or more Parquet files, here or in an object store or behind a URL.
+    """A split in one or more Parquet files on this machine, in an object store or behind a URL.
 
-    The key of an image is the basename of its image.path without its extension where all rows have a distinct one, else
-    its row number over the files in order of name. Columns of the listing beside those of every one: row_group i32,
-    row i32 (within the file). Reading takes whole row groups, so small ones (100 to 1,000 images) serve it best.
+    The key of an image is the basename of its image.path without extension if these are distinct for all rows, else its
+    row number, counted over the files in order of name. Besides the columns of every listing, this one has row_group
+    i32 and row i32 (within the file). Reading an image starts at the beginning of its row group, so small row groups
+    (100 to 1,000 images) are best.
     """
 
     def __init__(self, path: str | None, split: str) -> None:
@@ -43,7 +44,7 @@ class ParquetStore(Store):
         self.identity = ("parquet", *self._files)
 
     def listing(self, on_listed: OnListed) -> Listing:
-        """Labels and names are read, no image is."""
+        """List the images from the columns of labels and names; no image is read."""
         tables, names, done = [], [], 0
         made_from = {name: stamp(file) for name, file in self._files.items()}
         for name in self._files:
@@ -53,7 +54,7 @@ class ParquetStore(Store):
             done += len(table)
             on_listed(done)
         if any(classes != names[0] for classes in names):
-            raise DataError(f"{self.name}: the files name different classes; they are of different data sets")
+            raise DataError(f"{self.name}: the files name different classes; they belong to different data sets")
         table = pa.concat_tables(tables)
         if len(table) == 0:
             raise DataError(f"{next(iter(self._files))}: no rows in {len(self._files)} file(s)")
@@ -67,20 +68,20 @@ class ParquetStore(Store):
         )
 
     def class_names(self) -> tuple[str, ...]:
-        """As Hugging Face's metadata of the first file say."""
+        """The class names in the Hugging Face metadata of the first file; empty if there are none."""
         with self._opened(next(iter(self._files))) as parquet:
             return tuple(_class_names((parquet.schema_arrow.metadata or {}).get(b"huggingface")) or ())
 
     def stamp(self, name: str) -> str:
-        """Of one of the files."""
+        """The stamp of one of the files."""
         return stamp(self._files[name])
 
     def where(self, row: Mapping[str, Any]) -> str:
-        """File, row and key."""
+        """The file, row and key of the image."""
         return f"{row['path']}: row {row['row']} (key {row['key']!r})"
 
     def batches(self, table: pa.Table) -> Iterator[pa.Table]:
-        """One for each row group."""
+        """One part for each run of rows in the same row group."""
         groups = table["row_group"].to_numpy()
         files = table["path"].combine_chunks().indices.to_numpy()
         ends = np.flatnonzero((np.diff(groups) != 0) | (np.diff(files) != 0)) + 1
@@ -88,7 +89,7 @@ class ParquetStore(Store):
             yield table.slice(start, stop - start)
 
     def encoded(self, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
-        """Row group by row group."""
+        """Read the images row group by row group."""
         wanted: dict[tuple[str, int], dict[int, list[int]]] = {}
         columns = (rows[name].to_pylist() for name in ("path", "row_group", "row"))
         for position, (path, group, row) in enumerate(zip(*columns, strict=True)):
@@ -111,7 +112,7 @@ class ParquetStore(Store):
 
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[pq.ParquetFile]:
-        """A file of its own position; what is known of it is read once."""
+        """Open a file with a position of its own; the metadata of each version of a file is read only once."""
         file = self._files[path]
         version = path, stamp(file) if isinstance(file, Path) else ""
         with contextlib.ExitStack() as stack:
@@ -128,7 +129,7 @@ class ParquetStore(Store):
                 raise kind(f"{path}: not a readable Parquet file ({error})") from error
 
     def _scan(self, path: str) -> tuple[pa.Table, list[str] | None]:
-        """Label, name, row_group and row of every image in a file, and what Hugging Face calls the classes."""
+        """The label, name, row_group and row of every image in a file, and the class names in its metadata, if any."""
         with self._opened(path) as parquet:
             _check_columns(path, parquet.schema_arrow)
             found = parquet.read(columns=["image.path", "label"])
@@ -148,7 +149,7 @@ class ParquetStore(Store):
 
 
 def _row_group_starts(file: pq.ParquetFile) -> list[int]:
-    """Row within the file at which each row group starts."""
+    """The row of the file at which each row group starts."""
     starts = [0]
     for group in range(file.num_row_groups):
         starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
@@ -156,7 +157,7 @@ def _row_group_starts(file: pq.ParquetFile) -> list[int]:
 
 
 def _class_names(about: bytes | None) -> list[str] | None:
-    """The names of the label's classes in the metadata that Hugging Face's `datasets` writes."""
+    """The class names in the metadata that Hugging Face's `datasets` writes; None if there are none."""
     try:
         names = json.loads(about or b"{}")["info"]["features"]["label"]["names"]
     except (ValueError, KeyError, TypeError):

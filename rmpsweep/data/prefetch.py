@@ -1,7 +1,7 @@
-"""A unit's images, decoded in background threads while those before them are simulated.
+"""A unit's images, decoded in background threads while the images before them are simulated.
 
-Positions are those of the split's fixed order. They are decoded in blocks, which begin at multiples of BLOCK, so that
-units of any size share them in the cache, and handed on in chunks of whole blocks.
+Positions are those in the fixed order of the split. The images are decoded in blocks and handed on in chunks of whole
+blocks. Blocks are cut at multiples of BLOCK, so that units of any size can share them in the cache.
 """
 
 import itertools
@@ -23,32 +23,37 @@ if TYPE_CHECKING:
     import torch
 
 BLOCK = 32
-"""Positions decoded at once by one thread."""
+"""The number of positions that a thread decodes at once."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some images in order: ids int64 [N], images float32 [N, C, H, W], labels int64 [N]."""
+    """Images at consecutive positions."""
 
     ids: np.ndarray
+    """int64 [N]."""
     images: "torch.Tensor"
+    """float32 [N, C, H, W], normalised."""
     labels: "torch.Tensor"
+    """int64 [N]."""
 
 
 @dataclass(frozen=True)
 class Prefetch:
-    """How the images of a split are decoded. on_block: told, in a decoding thread, that something has moved."""
+    """How the images of a split are decoded ahead of the simulation."""
 
     split: ImageSplit
     threads: int
     cache: DecodedCache | None = None
     on_block: Callable[[], None] = lambda: None
+    """Called after every block, in the thread that decoded it, as a sign of progress."""
 
     def chunks(self, start: int, stop: int, size: int, figures: InputFigures) -> Generator[Chunk]:
-        """The images at positions [start, stop), about `size` at a time; close it, then no thread of it is left.
+        """Yield the images at positions [start, stop), about `size` at a time.
 
-        Beyond the chunk that was handed on, no more than another one (or two blocks for every thread) is decoded. What
-        the taker does between two chunks counts as the engine's work in `figures`.
+        At most one chunk is decoded ahead of the one that was handed on, or two blocks for every thread if these are
+        more. `figures` counts the images and times; whatever the consumer does between two chunks counts as work of the
+        engine. Closing the generator ends its threads.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -104,11 +109,13 @@ class Prefetch:
 
 @dataclass(frozen=True)
 class _Block:
-    """pixels: uint8 [N, C, H, W]; seconds: of decoding, None where they were in the cache."""
+    """A decoded block."""
 
     pixels: "torch.Tensor"
+    """uint8 [N, C, H, W]."""
     labels: "torch.Tensor"
     seconds: float | None
+    """How long decoding took; None if the block was in the cache."""
 
     def count(self, figures: InputFigures) -> None:
         if self.seconds is None:
@@ -119,6 +126,6 @@ class _Block:
 
 
 def _blocks(start: int, stop: int) -> list[range]:
-    """[start, stop) cut at the multiples of BLOCK."""
+    """Cut [start, stop) at the multiples of BLOCK."""
     edges = [start, *range((start // BLOCK + 1) * BLOCK, stop, BLOCK), stop]
     return [range(low, high) for low, high in pairwise(edges)]

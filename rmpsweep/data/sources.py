@@ -1,4 +1,4 @@
-"""The sources a sweep file can name, and the one function that opens a split of any of them."""
+"""The sources that a sweep file can name, and the one function that opens a split of any of them."""
 
 import re
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ DEFAULT_TRANSFORMS: dict[str, str] = {"digits": "unit", "cifar10": "cifar10", "c
 
 
 def is_source(name: str) -> bool:
-    """Whether a sweep file can name it."""
+    """Whether a sweep file can name a source of this name."""
     return is_own(name) or name in SOURCES
 
 
@@ -45,30 +45,35 @@ def open_split(
     index: "Location | None" = None,
     on_index: OnIndex | None = None,
 ) -> ImageSplit:
-    """Open a split of labelled images. Imports neither torch nor torchvision.
+    """Open a split of labelled images. This imports neither torch nor torchvision, except to download files.
 
     Args:
-        source: a name in SOURCES, or "package.module:factory", as `own.OwnSplit` takes it.
-        path: where the files are: for cifar10 and cifar100 the folder that holds their own folder; for imagefolder the
-            folder that holds the split's, or is it; for parquet and webdataset a folder (files `<split>.parquet` and
-            `<split>-*.parquet`, or `.tar`), a file or a pattern, with or without `{split}`, ranges `{00..12}`, `*`; for
-            csv a file, or a folder of `<split>.csv`; for auto any of these; None for digits; for a factory what it
-            takes.
-        split: name of the split, e.g. "train" or "test"; "train[:49000]" and "train[49000:]" are the first 49,000
-            images of its fixed permutation and the rest.
-        transform: a Transform, or a name in TRANSFORMS; None for the source's own (digits: unit; cifar10, cifar100: of
-            that name).
-        download: fetch missing files of cifar10 and cifar100 with torchvision; the others have nothing to fetch.
-        labels: for imagefolder, the file that says the labels of a flat folder; None: it is looked for nearby.
-        on_bad_image: "fail": an image that cannot be used is an error, now where it shows without decoding, else when
-            it is read; "skip": all are decoded once, and what cannot be is left out and listed in `skipped`.
-        index: a folder whose index is used, if it is of these images; the cache is the other place.
-        on_index: told how the making of an index goes on.
+        source: a name in SOURCES, or "package.module:factory" for an `own.OwnSplit`.
+        path: where the files are.
+            cifar10, cifar100: the folder that holds the data set's own folder.
+            imagefolder: the folder of the split, or the folder that holds it.
+            parquet, webdataset: a folder (files `<split>.parquet` and `<split>-*.parquet`, or `.tar`), a file, or a
+            pattern with `{split}`, ranges `{00..12}` or `*`.
+            csv: a file, or a folder that holds `<split>.csv`.
+            auto: any of the paths of imagefolder, parquet, webdataset and csv.
+            digits: None.
+            A factory: whatever it takes.
+        split: the name of the split, such as "train" or "test". "train[:49000]" and "train[49000:]" are the first
+            49,000 images of its fixed permutation and the rest.
+        transform: a Transform or a name in TRANSFORMS. None takes the default of the source: "unit" for digits, and the
+            transform of the same name for cifar10 and cifar100; other sources have none.
+        download: fetch missing files of cifar10 and cifar100 with torchvision; other sources ignore it.
+        labels: for imagefolder, the file that holds the labels of a flat folder; None searches for it nearby.
+        on_bad_image: with "fail", an image that cannot be used is an error. Opening the split finds damage that shows
+            without decoding; other damage is found when the image is read. With "skip", all images are decoded once,
+            and the bad ones are left out and listed in `skipped`.
+        index: a folder that may hold an index of these images; the cache is searched for one too.
+        on_index: called with the progress of making an index.
     Returns:
-        The split, with num_images and fingerprint known; with an index from before, no image is read.
+        The split, with num_images and fingerprint known. If there is an index from an earlier run, no image is read.
     Raises:
-        DataError: unknown source, transform or split, missing or unusable files, bad images. StorageError: remote ones
-            cannot be reached.
+        DataError: the source, transform or split is unknown, files are missing or unusable, or images are bad.
+        StorageError: remote files cannot be reached, or an index cannot be written to the cache.
     """
     found = re.fullmatch(r"([^\[\]]*)(?:\[(\d*):(\d*)\])?", split)
     if found is None:
@@ -98,7 +103,7 @@ def open_split(
 
 
 def _open_fixed(source: str, path: str | None, split: str, transform: Transform, download: bool) -> ImageSplit | None:
-    """Data sets in files of their own kind, and those of a factory; None for the other sources."""
+    """Open a split that needs no index: digits, CIFAR, or that of a factory; None for the other sources."""
     if is_own(source):
         from rmpsweep.data.own import OwnSplit
 

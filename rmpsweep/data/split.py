@@ -1,4 +1,4 @@
-"""What every split of images offers, whatever it is stored in, and slices of one."""
+"""The interface of a split of images, whatever the images are stored in, and slices of a split."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 OnBadImage = Literal["fail", "skip"]
 OnIndex = Callable[[str, int, int | None], None]
-"""Called while an index is made: the split's name, images done, and how many there are (None while they are listed)."""
+"""Called while an index is made, with the name of the split, the number of images done, and the number of all images
+(None while they are being listed)."""
 
 
 @dataclass(frozen=True, order=True)
 class Skipped:
-    """An image left out. where: its file, and its key or place in it."""
+    """An image that was left out."""
 
     where: str
+    """The file of the image, with its key or its place in that file."""
     reason: str
 
 
@@ -34,18 +36,19 @@ class ImageSplit(ABC):
     """Labelled images under stable numbers.
 
     An image_id is the rank of the image's key among the sorted keys of the split, so it does not depend on the order or
-    the packing of storage. Attributes are known without decoding an image.
+    the packing of the images in storage. (Splits without keys number their images themselves.) All attributes are known
+    once the split is open.
 
     Attributes:
-        name: source and split, e.g. "digits/test".
-        num_images: images in the split.
-        num_classes: None where the storage does not say.
+        name: the source or folder and the split, such as "digits/test".
+        num_images: the number of images in the split.
+        num_classes: the number of classes; None if the storage does not tell it.
         max_label: the largest label, a lower bound of num_classes - 1.
-        image_shape: [C, H, W] after the transform.
-        pixel_max: the largest value a pixel can have, in what `pixels` gives.
-        skipped: images that cannot be decoded and were left out, where that was asked for; they have no image_id.
-        notes: what a person should know of the storage, such as files that were ignored, a sentence each.
-        fingerprint: SHA-256 (hex) of keys, labels, image contents and transform.
+        image_shape: [C, H, W] of an image after the transform.
+        pixel_max: the largest value that a pixel can have in what `pixels` returns.
+        skipped: images that cannot be decoded and were left out, if that was asked for; they have no image_id.
+        notes: what a person should know about the storage, such as files that were ignored, in a sentence each.
+        fingerprint: the SHA-256 (hex) of keys, labels, image contents and transform.
     """
 
     def __init__(
@@ -78,21 +81,21 @@ class ImageSplit(ABC):
         self.pixel_max = pixel_max
 
     def load(self, image_ids: "Sequence[int] | np.ndarray") -> "tuple[torch.Tensor, torch.Tensor]":
-        """`pixels`, normalised: float32 [N, C, H, W], and labels int64 [N]."""
+        """Like `pixels`, but normalised: float32 [N, C, H, W], and labels int64 [N]."""
         pixels, labels = self.pixels(image_ids)
         return self.normalise(pixels), labels
 
     def pixels(self, image_ids: "Sequence[int] | np.ndarray") -> "tuple[torch.Tensor, torch.Tensor]":
-        """Images, decoded, resized and cropped, and labels, in the order asked for; an id may repeat.
+        """Read images, decoded, resized and cropped, and their labels, in the order asked for; an id may repeat.
 
-        Safe to call from several threads.
+        It is safe to call this from several threads.
 
         Args:
             image_ids: at least one integer in [0, num_images), [N].
         Returns:
-            uint8 [N, C, H, W], and labels int64 [N].
+            Pixels uint8 [N, C, H, W], and labels int64 [N].
         Raises:
-            DataError: no ids, ids out of range, or an image that cannot be decoded.
+            DataError: there are no ids, ids are out of range, or an image cannot be read or decoded.
         """
         import torch
 
@@ -108,18 +111,18 @@ class ImageSplit(ABC):
         return self._transform.pixels(images), torch.from_numpy(labels.astype(np.int64))
 
     def normalise(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """What `pixels` gave, as network input: float32 [N, C, H, W]."""
+        """Turn what `pixels` returned into network input: float32 [N, C, H, W]."""
         return self._transform.normalise(pixels, self.pixel_max)
 
     def keep_index(self, folder: "Location") -> None:  # noqa: B027
-        """Put the index of the images, where there is one, into a folder that `open_split` then finds it in.
+        """Put the index of the images, if there is one, into a folder, where `open_split` can find it.
 
         Raises:
             StorageError: the folder cannot be written.
         """
 
     def class_names(self) -> tuple[str, ...]:
-        """What the storage calls its classes, by label; empty where it does not say.
+        """The names that the storage gives its classes, by label; empty if it gives none.
 
         Raises:
             DataError, StorageError: the storage cannot be read.
@@ -128,13 +131,13 @@ class ImageSplit(ABC):
 
     @abstractmethod
     def _read(self, ids: np.ndarray) -> "tuple[Images, np.ndarray]":
-        """Stored images (uint8 [N, H, W, C] or PIL) and labels [N]."""
+        """Read stored images (uint8 [N, H, W, C] or PIL images) and labels [N]."""
 
 
 class ImageSlice(ImageSplit):
-    """Positions start to stop of a split's fixed order, as a split of their own.
+    """The images at positions [start, stop) of a split's fixed order, as a split of their own.
 
-    The order is a permutation, so that every slice is a fair sample, and equal images get equal slices in any storage.
+    The fixed order is a permutation, so every slice is a fair sample. Equal images have equal slices in any storage.
     """
 
     def __init__(self, whole: ImageSplit, start: int, stop: int) -> None:
@@ -147,11 +150,11 @@ class ImageSlice(ImageSplit):
         self._whole, self._ids = whole, np.sort(image_order(whole.num_images)[start:stop])
 
     def keep_index(self, folder: "Location") -> None:
-        """The whole split's."""
+        """Put the index of the whole split into a folder."""
         self._whole.keep_index(folder)
 
     def class_names(self) -> tuple[str, ...]:
-        """The whole split's."""
+        """The class names of the whole split."""
         return self._whole.class_names()
 
     def _read(self, ids: np.ndarray) -> "tuple[Images, np.ndarray]":

@@ -1,4 +1,4 @@
-"""A split of encoded images in files, whatever packs them: an index says where each lies."""
+"""A split of encoded images in files of any packing; an index tells where each image is."""
 
 import hashlib
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class StoredSplit(ImageSplit):
-    """The images of a store, in RGB; an image_id is a row of the index."""
+    """The images of a store, in RGB; an image_id is the number of a row of the index."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class StoredSplit(ImageSplit):
         )
 
     def keep_index(self, folder: "Location") -> None:
-        """Put the index into a folder, unless one that counts is there. Raises StorageError."""
+        """Put the index into a folder, unless the folder holds a valid one. Raises StorageError."""
         keep_index(self._index, self._store, self._on_bad_image, folder)
 
     def class_names(self) -> tuple[str, ...]:
-        """As the store says."""
+        """The class names that the store gives."""
         return self._store.class_names()
 
     def _read(self, ids: np.ndarray) -> "tuple[list[Image.Image], np.ndarray]":
@@ -64,7 +64,11 @@ class StoredSplit(ImageSplit):
         return [images[position] for position in range(len(ids))], rows["label"].to_numpy()
 
     def _decoded(self, rows: pa.Table, position: int, encoded: bytes) -> "Image.Image":
-        """Raises DataError: not the image that was indexed, or one that cannot be decoded."""
+        """Decode an image, and check that it is the one that was indexed.
+
+        Raises:
+            DataError: the image has changed, cannot be decoded, or has another size and the transform does not crop.
+        """
         row = rows.slice(position, 1).to_pylist()[0]
         if row["sha256"] is not None and hashlib.sha256(encoded).digest() != row["sha256"]:
             raise DataError(

@@ -1,4 +1,4 @@
-"""WebDataset tar files: a sample is the files of one name, its image and its label told by their extensions."""
+"""A store of images in WebDataset tar files: the files of one name form a sample, an image and its label."""
 
 import functools
 import json
@@ -20,12 +20,13 @@ _UTF8 = ("utf-8", "surrogateescape")
 
 
 class TarStore(Store):
-    """A split held in tar files that are not compressed, read at any place: nothing is streamed, padded or left out.
+    """A split in tar files that are not compressed. Images are read at any place; none is streamed, padded or left out.
 
-    A sample is what has the same name up to the first dot after the last slash: `.jpg`, `.png` and so on the image,
-    `.cls` (a number) or `.json` (`{"label": number}`) the label, all else is ignored. The key of an image is that name
-    without folders where those are distinct, else with folders, else its number over the files in order of name.
-    Columns of the listing beside those of every one: offset i64 and length i64, in bytes.
+    All files with the same name up to the first dot after the last slash form a sample. `.jpg`, `.png` and so on hold
+    the image; `.cls` (a number) or `.json` (`{"label": number}`) holds the label; other files are ignored. The key of
+    an image is that name without folders if these are distinct, else with folders, else the number of the image,
+    counted over the files in order of name. Besides the columns of every listing, this one has offset i64 and length
+    i64, in bytes.
     """
 
     def __init__(self, path: str | None, split: str) -> None:
@@ -39,7 +40,7 @@ class TarStore(Store):
         self.identity = ("webdataset", *self._files)
 
     def listing(self, on_listed: OnListed) -> Listing:
-        """The headers of all tar files are read, and the labels."""
+        """List the images from the headers of all tar files and from the labels; no image is read."""
         made_from = {file: self.stamp(file) for file in self._files}
         names, numbers, rows, done = [], [], [], 0
         for number, file in enumerate(self._files):
@@ -63,11 +64,11 @@ class TarStore(Store):
         return Listing(pa.table(columns), made_from)
 
     def stamp(self, name: str) -> str:
-        """Of one of the files."""
+        """The stamp of one of the files."""
         return stamp(Path(name))
 
     def encoded(self, rows: pa.Table) -> Iterator[tuple[int, bytes]]:
-        """File by file, in the order in which they lie there."""
+        """Read the images file by file, in the order in which each file holds them."""
         wanted: dict[str, list[tuple[int, int, int]]] = {}
         columns = (rows[name].to_pylist() for name in ("path", "offset", "length"))
         for position, (path, offset, length) in enumerate(zip(*columns, strict=True)):
@@ -89,10 +90,10 @@ def _ahead(on_listed: OnListed, before: int, listed: int) -> None:
 
 
 def _scan(path: str, on_listed: OnListed) -> dict[str, tuple[int, int, int]]:
-    """The samples of a tar file: name with folders -> offset and length of the image, label.
+    """The samples of a tar file: name with folders -> (offset of the image, length of the image, label).
 
     Raises:
-        DataError: not a tar file that can be read in part, or not such samples.
+        DataError: the file is not an uncompressed tar file, or its samples are not as `TarStore` describes them.
     """
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
@@ -124,10 +125,12 @@ def _scan(path: str, on_listed: OnListed) -> dict[str, tuple[int, int, int]]:
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
-    """(name, offset, length) of every regular file: ustar, GNU and pax, as the tarfile module but much faster.
+    """Yield (name, offset, length) of every regular file in a tar file of the formats ustar, GNU or pax.
+
+    This gives what the tarfile module gives, but much faster.
 
     Raises:
-        ValueError: not such a file, or one that ends before its end marker.
+        ValueError: the file is not a tar file, ends before its end marker, or holds sparse files.
     """
     at, extended = 0, dict[str, str]()
     while True:
@@ -146,7 +149,7 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
         if checksum != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]):
             raise ValueError(f"not a tar file (at byte {at}); fetch it again, or unpack it if it is compressed")
         offset = at + _BLOCK
-        if kind in b"xL":  # of the next member: pax records, GNU's long name
+        if kind in b"xL":  # pax records, or GNU's long name, for the next member
             content = file.read(length)
             extended |= _records(content) if kind == b"x" else {"path": content.rstrip(b"\0").decode(*_UTF8)}
         elif kind in b"S" or extended.keys() & {"GNU.sparse.major", "GNU.sparse.map"}:
@@ -161,7 +164,7 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
 
 
 def _number(field: bytes) -> int:
-    """Octal text, or base 256 where the first bit is set."""
+    """Read a number of a header: octal text, or base 256 if the first bit is set."""
     if field[0] & 0x80:
         return int.from_bytes(field[1:], "big")
     return int(field.rstrip(b" \0") or b"0", 8)
@@ -174,7 +177,7 @@ def _name(header: bytes) -> str:
 
 
 def _records(content: bytes) -> dict[str, str]:
-    """Pax: "LENGTH key=value\\n", the length of the whole record."""
+    """Read pax records "LENGTH key=value\\n", where LENGTH is the length of the whole record."""
     found = {}
     while content:
         length = int(content.partition(b" ")[0])
@@ -187,7 +190,11 @@ def _records(content: bytes) -> dict[str, str]:
 
 
 def _label(member: str, extension: str, content: bytes) -> int | None:
-    """Of a .cls or .json file; None where a .json file says none. Raises ValueError."""
+    """The label in a .cls or .json file; None if a .json file holds none.
+
+    Raises:
+        ValueError: the label is not an integer.
+    """
     text = content.decode("utf-8", errors="replace").strip()
     try:
         value: Any = int(text) if extension == "cls" else json.loads(text)

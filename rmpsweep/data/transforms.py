@@ -1,4 +1,4 @@
-"""Images to network input: the pixel transforms a sweep can name or spell out.
+"""Pixel transforms, which turn images into network input; a sweep can name one or spell it out.
 
 N = images, C = channels, H, W = height and width in pixels.
 """
@@ -25,27 +25,27 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """Resize and crop where set, scale pixels to [0, 1], then subtract the mean and divide by the standard deviation.
+    """Resize and crop if set, scale pixels to [0, 1], then subtract the mean and divide by the standard deviation.
 
-    The fields are what the data fingerprint covers. Results equal torchvision's Resize, CenterCrop, ToTensor,
-    Normalize on PIL images.
+    All fields are part of the data fingerprint. The results equal those of torchvision's Resize, CenterCrop, ToTensor
+    and Normalize on PIL images.
 
-    Args:
-        resize: length of the shorter side after resizing (antialiased); None keeps the size.
-        interpolation: of that resizing; bilinear where there is none, so that equal transforms are equal.
-        crop: side of the square cut out after resizing; None keeps everything.
-        mean, std: per channel, in units of the [0, 1] scale; empty for no normalisation.
     Raises:
-        ValueError: a field out of its range.
+        ValueError: a field is out of its range.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 (read by pydantic where transforms come from files)
 
     resize: int | None = None
+    """The length of the shorter side after resizing (antialiased); None keeps the size."""
     interpolation: Interpolation = "bilinear"
+    """How resizing interpolates; always bilinear if nothing is resized, so that equal transforms compare equal."""
     crop: int | None = None
+    """The side of the central square that is cut out after resizing; None keeps everything."""
     mean: tuple[float, ...] = ()
+    """The mean of each channel on the [0, 1] scale; empty for no normalisation."""
     std: tuple[float, ...] = ()
+    """The standard deviation of each channel on the [0, 1] scale; empty for no normalisation."""
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -75,11 +75,11 @@ class Transform:
 
     @property
     def makes_one_size(self) -> bool:
-        """Whether images of any size come out alike."""
+        """Whether images of any size have the same size after the transform."""
         return self.crop is not None
 
     def output_shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
-        """[C, H, W] of an image of this size after the transform."""
+        """The shape [C, H, W] that an image of this size has after the transform."""
         if self.crop:
             return channels, self.crop, self.crop
         if self.resize:
@@ -87,7 +87,7 @@ class Transform:
         return channels, height, width
 
     def pixels(self, images: "Images") -> "torch.Tensor":
-        """Resize and crop uint8 arrays [N, H, W, C] or PIL images. Returns uint8 [N, C, H, W]."""
+        """Resize and crop images, uint8 [N, H, W, C] or PIL images. Returns uint8 [N, C, H, W]."""
         import torch
 
         if self.resize or self.crop:
@@ -96,7 +96,11 @@ class Transform:
         return pixels.permute(0, 3, 1, 2).contiguous()
 
     def normalise(self, pixels: "torch.Tensor", pixel_max: int) -> "torch.Tensor":
-        """What `pixels` gave, to network input: float32 [N, C, H, W]. pixel_max: the largest value a pixel can have."""
+        """Turn what `pixels` returned into network input, float32 [N, C, H, W].
+
+        Args:
+            pixel_max: the largest value that a pixel can have; the scale maps it to 1.
+        """
         import torch
 
         x = pixels.to(torch.float32).div_(pixel_max)
@@ -119,7 +123,7 @@ class Transform:
 
 
 def _resized(height: int, width: int, shorter: int) -> tuple[int, int]:
-    """As torchvision's Resize rounds."""
+    """The height and width after resizing, rounded as torchvision's Resize does."""
     if height <= width:
         return shorter, int(shorter * width / height)
     return int(shorter * height / width), shorter
@@ -141,19 +145,23 @@ TRANSFORMS: dict[str, Transform] = {
 
 
 WEIGHTS = "weights"
-"""In a sweep file: the transform that the published weights were made with."""
+"""The name by which a sweep file asks for the transform that the published weights were made with."""
 
 KEYS = ", ".join(Transform.__dataclass_fields__)
 
 
 def find_transform(name: str) -> Transform:
-    """The transform of this name. Raises DataError, listing the names, if there is none."""
+    """The transform of this name.
+
+    Raises:
+        DataError: there is no such transform; the message lists the names.
+    """
     if name not in TRANSFORMS:
         raise DataError(f"transform: got {name!r}, expected one of {', '.join(TRANSFORMS)}")
     return TRANSFORMS[name]
 
 
 def data_fingerprint(content: str, transform: Transform, pixel_max: int) -> str:
-    """SHA-256 (hex) of the images' and labels' digest and of everything done to them on the way to the network."""
+    """The SHA-256 (hex) over the digest of images and labels, `content`, and everything that is done to the images."""
     spec = {"content": content, "pixel_max": pixel_max, "transform": asdict(transform)}
     return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """Networks and published weights of torchvision and timm, by name: "torchvision:resnet34", "timm:resnet34.a1_in1k".
 
-Only this file imports timm, which is optional. Nothing is imported before a network is built or its weights are found.
+Only this module imports timm, which is optional. No library is imported before a network is built or its weights are
+looked up.
 """
 
 import difflib
@@ -39,7 +40,7 @@ def is_external(name: str) -> bool:
 
 
 def build_external(name: str, num_classes: int) -> "nn.Module":
-    """A network of torchvision (a classifier) or timm with initial weights.
+    """Build a classifier of torchvision or a network of timm, with initial weights.
 
     Raises:
         NetworkError: the library has no such network, or is not installed.
@@ -55,22 +56,22 @@ def build_external(name: str, num_classes: int) -> "nn.Module":
     timm = _import_timm(name)
     try:
         network = timm.create_model(model, pretrained=False, num_classes=num_classes)
-    except RuntimeError as error:  # what timm raises for an unknown model or tag
+    except RuntimeError as error:  # timm raises this for an unknown model or tag
         raise NetworkError(f"network {name}: {error}{_close(model, timm.list_models())}") from error
     return network
 
 
 def find_published(name: str, weights: str, download: bool) -> tuple[Path, str | None]:
-    """The file of weights that the library publishes, where the library itself keeps it.
+    """Find the weights file that a library publishes, in the place where the library itself keeps it.
 
     Args:
         name: "torchvision:NAME" or "timm:NAME".
-        weights: torchvision: a member of the network's weights enum, or DEFAULT; timm: "pretrained".
+        weights: for torchvision a member of the network's weights enum, or DEFAULT; for timm "pretrained".
         download: fetch the file if it is missing.
     Returns:
-        Its path and SHA-256 (hex), None where it is missing and not to be fetched.
+        The path of the file and its SHA-256 (hex), which is None if the file is missing and was not to be fetched.
     Raises:
-        NetworkError: unknown network or weights; a file that is damaged or cannot be fetched.
+        NetworkError: the network or the weights are unknown, or the file is damaged or cannot be fetched.
         StorageError: the cache cannot be written.
     """
     if name.startswith("torchvision:"):
@@ -80,7 +81,11 @@ def find_published(name: str, weights: str, download: bool) -> tuple[Path, str |
 
 
 def torchvision_weights(name: str, weights: str) -> Any:
-    """A member of the weights enum of "torchvision:NAME", with url, meta and transforms. Raises NetworkError."""
+    """A member of the weights enum of "torchvision:NAME", with url, meta and transforms.
+
+    Raises:
+        NetworkError: torchvision has no such classifier or weights.
+    """
     from torchvision import models
 
     _check_torchvision_name(name)
@@ -91,7 +96,7 @@ def torchvision_weights(name: str, weights: str) -> Any:
 
 
 def torchvision_file(name: str) -> Any:
-    """The same of a classifier's weights published as a file of this name; None if there are none."""
+    """The member of any classifier's weights enum that is published as a file of this name; None if there is none."""
     from torchvision import models
 
     every = (weights for model in models.list_models(module=models) for weights in models.get_model_weights(model))
@@ -122,15 +127,20 @@ def _find_torchvision(name: str, weights: str, download: bool) -> tuple[Path, st
 
 
 def _check_hash(sha256: str, where: str, remedy: str) -> None:
-    """torchvision names a file after the first digits of its SHA-256."""
+    """Check a file against its name, to which torchvision appends the first digits of its SHA-256."""
     expected = re.search(r"-([0-9a-f]{8,})\.pth$", where)
     if expected is not None and not sha256.startswith(expected[1]):
         raise NetworkError(f"{where}: damaged: its SHA-256 starts with {sha256[:8]}, expected {expected[1]}; {remedy}")
 
 
 def timm_data_config(name: str) -> Mapping[str, Any]:
-    """How timm prepares images for the weights it publishes for "timm:NAME": input_size, crop_pct, crop_mode,
-    interpolation, mean, std. Raises NetworkError: no timm, or no such network."""
+    """How timm prepares images for the weights that it publishes for "timm:NAME".
+
+    The keys include input_size, crop_pct, crop_mode, interpolation, mean and std.
+
+    Raises:
+        NetworkError: timm is not installed, or has no such network.
+    """
     published = _timm_published(name)
     from timm.data import resolve_data_config
 
@@ -158,7 +168,7 @@ def _find_timm(name: str, weights: str, download: bool) -> Path:
         raise NetworkError(f"network {name}: timm publishes no weights of it on the Hugging Face hub; name a file")
     try:
         return Path(hf_hub_download(published.hf_hub_id, "model.safetensors", local_files_only=not download))
-    except Exception as error:  # the hub's errors have no base of their own
+    except Exception as error:  # the hub's errors have no common base class
         if not download:
             return Path(published.hf_hub_id) / "model.safetensors"
         raise NetworkError(

@@ -1,4 +1,4 @@
-"""What torchvision and timm say of the weights they publish: the transform they were made with, and their accuracy."""
+"""What torchvision and timm state about weights they publish: the transform of the images, and the accuracy."""
 
 import math
 from pathlib import Path
@@ -10,18 +10,18 @@ from rmpsweep.models.external import TIMM_WEIGHTS, timm_data_config, torchvision
 from rmpsweep.models.weights import SUFFIXES
 
 TIMM_FILE = "model.safetensors"
-"""The name of every file of weights that timm publishes."""
+"""The name that timm gives every weights file it publishes."""
 _REMEDY = f"name a preset ({', '.join(TRANSFORMS)}) or give {KEYS}"
 
 
 def published_transform(network: str, weights: Path | None) -> Transform:
-    """The transform that published weights were made with, from their own metadata.
+    """The transform that published weights were made with, from the library's metadata of these weights.
 
     Args:
-        network: "torchvision:NAME", "timm:NAME" or another; any, where `weights` is a file of torchvision's.
+        network: "torchvision:NAME" or "timm:NAME"; any name if `weights` is a file that torchvision publishes.
         weights: the name of published weights, or a file that has the name they are published under.
     Raises:
-        DataError: weights that are not published, or whose transform is none of ours; lists the presets.
+        DataError: the weights are not published, or no `Transform` equals theirs; the message lists the presets.
         NetworkError: the library has no such network or weights, or is not installed.
     """
     found = _torchvision_weights(network, weights)
@@ -38,15 +38,16 @@ def published_transform(network: str, weights: Path | None) -> Transform:
     if network.startswith("timm:") and weights is not None and weights.name in (TIMM_WEIGHTS, TIMM_FILE):
         return _of_timm(network)
     raise DataError(
-        f"transform: weights: the weights {weights} of {network} do not say it: torchvision's and timm's do, by their "
-        f"name or the file's (such as resnet34-b627a593.pth); {_REMEDY}"
+        f"transform: weights: no transform is known for the weights {weights} of {network}; torchvision and timm state "
+        f"one for weights they publish, found by name or file name (such as resnet34-b627a593.pth); {_REMEDY}"
     )
 
 
 def published_accuracy(network: str, weights: Path | None) -> float | None:
-    """Top-1 accuracy on ImageNet-1K, a fraction, that torchvision states for weights of 1,000 classes; None if none.
+    """The top-1 accuracy on ImageNet-1K, a fraction, that torchvision states for weights of 1,000 classes.
 
-    Args: as of `published_transform`.
+    It is None if torchvision publishes no such weights or states no accuracy. The arguments are those of
+    `published_transform`.
     """
     found = _torchvision_weights(network, weights)
     if found is None or len(found.meta["categories"] or ()) != 1000:
@@ -56,7 +57,7 @@ def published_accuracy(network: str, weights: Path | None) -> float | None:
 
 
 def _torchvision_weights(network: str, weights: Path | None) -> Any:
-    """A member of a torchvision classifier's enum of weights, by its name or its file's; None if there is none."""
+    """A member of the weights enum of a torchvision classifier, by its name or by its file's; None if there is none."""
     if weights is None:
         return None
     if weights.suffix == ".pth":
@@ -66,7 +67,7 @@ def _torchvision_weights(network: str, weights: Path | None) -> Any:
 
 
 def _of_timm(network: str) -> Transform:
-    """Resize and centre crop as timm.data.create_transform makes them for evaluation at the training size."""
+    """The resize and centre crop that timm.data.create_transform makes for evaluation at the training size."""
     config = timm_data_config(network)
     _, height, width = config["input_size"]
     if height != width or config["crop_mode"] != "center":

@@ -1,7 +1,6 @@
-"""Networks by name: the constrained ones that come with rmpsweep, those of `external`, and a user's own by
-"package.module:factory".
+"""Networks by name: constrained networks that come with rmpsweep, those of `external`, and a user's own.
 
-Listing the names needs no torch.
+A user's own network is named by its factory, "package.module:factory". Listing the names needs no torch.
 """
 
 from collections.abc import Callable
@@ -20,27 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A constrained network that can be built by name.
-
-    Fields:
-        build: (num_classes, in_channels, (height, width), dropout) -> network.
-        inputs: what it is made for: (channels, side in pixels, classes).
-        min_side: of the images, in pixels.
-    """
+    """A constrained network that can be built by name."""
 
     build: "Builder"
+    """(num_classes, in_channels, (height, width), dropout) -> the network."""
     description: str
     source: str
     inputs: tuple[tuple[int, int, int], ...]
+    """The inputs that the network is made for: (channels, side in pixels, classes)."""
     min_side: int = 4
+    """The shortest side, in pixels, that an image may have."""
 
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """Trained values, and multiply-accumulate operations of one image's forward pass."""
+    """The size of a network."""
 
     parameters: int
+    """The number of trained values."""
     macs_per_image: int
+    """Multiply-accumulate operations of the forward pass of one image."""
 
 
 def _vgg_small(num_classes: int, in_channels: int, image_size: tuple[int, int], dropout: float) -> "nn.Module":
@@ -111,7 +109,7 @@ NETWORKS: dict[str, NetworkInfo] = {
 }
 
 NAMES = ", ".join((*NETWORKS, FORMS))
-"""Every form of a network's name, as messages show it."""
+"""All forms of a network's name, as messages show them."""
 
 ANY_EXTERNAL = (
     "Any other classifier of torchvision (or timm, if it is installed) is torchvision:NAME or timm:NAME;\n"
@@ -120,21 +118,22 @@ ANY_EXTERNAL = (
 
 
 def is_known(name: str) -> bool:
-    """Whether a name is in NETWORKS or of the form of a library's; the library itself is not asked."""
+    """Whether a name is in NETWORKS or has the form of a library's network; the library itself is not asked."""
     return name in NETWORKS or is_external(name)
 
 
 def build(
     name: str, num_classes: int, in_channels: int, image_size: int | tuple[int, int], dropout: float = 0.0
 ) -> "nn.Module":
-    """A constrained network with initial weights from torch's global random generator, in train mode.
+    """Build a constrained network, in train mode, with initial weights from torch's global random generator.
 
     Args:
         name: a name in NETWORKS.
-        image_size: height and width in pixels; one number for squares.
-        dropout: probability after convolutions; vgg16 uses 0.5 after hidden fully connected layers unless it is 0.
+        image_size: the height and width in pixels, or one number for squares.
+        dropout: the probability of dropout after convolutions. Unless this is 0, vgg16 uses 0.5 after its hidden fully
+            connected layers.
     Raises:
-        NetworkError: unknown name, or images too small for the network's pools.
+        NetworkError: the name is unknown, or the images are too small for the network's pools.
     """
     if name not in NETWORKS:
         raise NetworkError(f"network: got {name!r}, expected one of {', '.join(NETWORKS)}")
@@ -146,17 +145,22 @@ def build(
 
 
 def build_any(name: str, num_classes: int, in_channels: int, image_size: int | tuple[int, int]) -> "nn.Module":
-    """`build`, or `build_external` for a library's name; those take images of 3 channels. Raises NetworkError."""
+    """Call `build`, or `build_external` for a library's name; such networks take images of 3 channels.
+
+    Raises:
+        NetworkError: as `build` and `build_external` do.
+    """
     if is_external(name):
         return build_external(name, num_classes)
     return build(name, num_classes, in_channels, image_size)
 
 
 def build_from_module(spec: str) -> "nn.Module":
-    """Call a user's factory, e.g. "mynets.resnet:pretrained"; modules in the current directory are found.
+    """Call a user's factory, such as "mynets.resnet:pretrained"; its module may be in the current directory.
 
     Raises:
-        NetworkError: a malformed spec, a missing module or attribute, a factory that fails or returns no nn.Module.
+        NetworkError: the spec is malformed, the module or attribute is missing, or the factory fails or returns
+            something else than an nn.Module.
     """
     from torch import nn
 
@@ -171,7 +175,7 @@ def build_from_module(spec: str) -> "nn.Module":
 
 
 def describe(name: str, num_classes: int, in_channels: int, image_size: int | tuple[int, int]) -> NetworkSize:
-    """Parameters and MACs per image of a network by name, without computing anything."""
+    """Measure a network by name, without computing anything or allocating its weights."""
     import torch
 
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -180,7 +184,10 @@ def describe(name: str, num_classes: int, in_channels: int, image_size: int | tu
 
 
 def list_networks() -> list[dict[str, str | int]]:
-    """Networks at the inputs they are made for: name, image (CxHxW), classes, parameters, macs_per_image, source."""
+    """List networks at the inputs they are made for.
+
+    Each row holds name, image (CxHxW), classes, parameters, macs_per_image and source.
+    """
     entries = [(name, info.source, shape) for name, info in NETWORKS.items() for shape in info.inputs]
     entries += [(name, "torchvision (unconstrained)", _IMAGENET) for name in EXAMPLES]
     rows: list[dict[str, str | int]] = []
@@ -192,7 +199,7 @@ def list_networks() -> list[dict[str, str | int]]:
 
 
 def measure(network: "nn.Module", image_shape: tuple[int, int, int]) -> NetworkSize:
-    """Parameters, and MACs of the convolutions and linear layers for one image [C, H, W]."""
+    """Count the parameters of a network, and the MACs of its convolutions and linear layers for one image [C, H, W]."""
     import torch
     from torch import Tensor, nn
 

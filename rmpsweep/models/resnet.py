@@ -1,11 +1,13 @@
-"""Residual networks under the constraints of conversion: no bias, no batch norm; only ReLU, average pooling, dropout.
+"""Residual networks under the constraints of conversion: no bias or batch norm, only ReLU, average pooling and dropout.
 
 Source: He et al. 2016 (ResNet-20 of section 4.2, ResNet-34 of section 4.1), with 1x1 convolutions as shortcuts where
-the shape changes. The deep stem is that of nitin-rathi/hybrid-snn-conversion, self_models/resnet.py, whose "ResNet-20"
-is another network than He's: 64 to 512 channels in 2-2-2-2 blocks. Its ResNet-34 has 3-4-5-3 blocks, which with the
-three convolutions of the stem make 34 layers; here the blocks are He's 3-4-6-3, the ResNet-34 of torchvision and of the
-accuracies others compare with (Bu, Li and Yu 2025: "standard ResNet-34 architecture without batch normalization").
-Both networks end there in a linear layer over all positions, here, as He's, in global average pooling.
+the shape changes. The deep stem is that of nitin-rathi/hybrid-snn-conversion, self_models/resnet.py.
+
+That repository's networks differ from these. Its "ResNet-20" is not He's: it has 64 to 512 channels in 2-2-2-2 blocks.
+Its ResNet-34 has 3-4-5-3 blocks, which make 34 layers with the three convolutions of the stem. Here the blocks are He's
+3-4-6-3, as in torchvision's ResNet-34 and in the networks whose accuracies others compare with (Bu, Li and Yu 2025:
+"standard ResNet-34 architecture without batch normalization"). Both of its networks end in a linear layer over all
+positions, whereas the networks here end in global average pooling and a linear layer, as He's do.
 """
 
 import math
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """relu(conv2(dropout(relu(conv1(x)))) + shortcut(x)); a 1x1 convolution is the shortcut where the shape changes."""
+    """relu(conv2(dropout(relu(conv1(x)))) + shortcut(x)); the shortcut is a 1x1 convolution if the shape changes."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -36,7 +38,7 @@ class Block(nn.Module):
 
 
 def deep_stem(in_channels: int, channels: int, stride: int, dropout: float) -> nn.Sequential:
-    """Three 3x3 convolutions, the first with this stride, ReLU and dropout between them; in place of a 7x7 one."""
+    """Three 3x3 convolutions in place of a 7x7 one, with ReLU and dropout between them; the first has the stride."""
     layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)]
     for _ in range(2):
         layers += [nn.ReLU(), nn.Dropout(dropout), nn.Conv2d(channels, channels, 3, padding=1, bias=False)]
@@ -44,17 +46,17 @@ def deep_stem(in_channels: int, channels: int, stride: int, dropout: float) -> n
 
 
 class ResNet(nn.Module):
-    """Stem, stages of blocks (stride 2 between stages), global average pooling, one linear layer.
+    """A stem, stages of blocks (with stride 2 between stages), global average pooling and one linear layer.
 
-    Weights start as He normal (He et al. 2015); the last convolution of each branch is divided by the root of the
-    number of blocks, which keeps activations from growing exponentially with depth in the absence of batch norm.
+    Weights start as He normal (He et al. 2015). The initial weights of the last convolution of each branch are divided
+    by the root of the number of blocks; without batch norm, activations would otherwise grow exponentially with depth.
 
     Args:
-        widths: channels of each stage; the stem has the first.
-        blocks: number of blocks of each stage.
-        dropout: probability between the two convolutions of a block, and between those of a deep stem.
-        deep_stem_stride: None for a stem of one 3x3 convolution; else a `deep_stem` of this stride and 2x2 average
-            pooling, which takes the place of max pooling.
+        widths: the number of channels of each stage; the stem has as many as the first stage.
+        blocks: the number of blocks of each stage.
+        dropout: the probability of dropout between the two convolutions of a block, and between those of a deep stem.
+        deep_stem_stride: None for a stem of one 3x3 convolution; otherwise the stem is a `deep_stem` of this stride and
+            2x2 average pooling, which takes the place of max pooling.
     Shape:
         [N, in_channels, H, W] -> [N, num_classes].
     """

@@ -1,4 +1,4 @@
-"""Constrained training of a network from a recipe: deterministic, resumable, and alert to divergence.
+"""Constrained training of a network from a recipe: deterministic, resumable, and stopped if it diverges.
 
 N = images, C = channels, H, W = height and width in pixels. Epochs count from 1.
 """
@@ -34,26 +34,26 @@ EVALUATION_BATCH = 500
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """Progress after an epoch.
-
-    Fields:
-        epoch, epochs: done (from 1), and planned.
-        loss, train_accuracy: mean over the epoch's batches, with dropout and augmentation; accuracy a fraction.
-        test_accuracy: fraction of the test images, eval mode.
-        learning_rate: of the last step.
-        seconds, eta_s: of this epoch, and until the end at this pace.
-        history: of every epoch done, as on the card.
-    """
+    """Progress after an epoch; accuracies are fractions."""
 
     epoch: int
+    """The epoch that is done."""
     epochs: int
+    """The number of epochs planned."""
     loss: float
+    """The mean over the images of the epoch, with dropout and augmentation."""
     train_accuracy: float
+    """Measured as the loss is, with dropout and augmentation."""
     test_accuracy: float
+    """Measured on the test images in eval mode."""
     learning_rate: float
+    """The learning rate of the last step."""
     seconds: float
+    """Duration of this epoch."""
     eta_s: float
+    """Seconds until the end at the pace of this epoch."""
     history: Sequence[Mapping[str, float]]
+    """The `Card.history` of all epochs done."""
 
 
 def train(
@@ -64,19 +64,20 @@ def train(
     on_epoch: Callable[[EpochReport], None],
     device: str = "auto",
 ) -> Card:
-    """Train, write the weights and, last, their card.
+    """Train a network, write its weights and, last, their card.
 
-    A checkpoint beside the weights is replaced after each epoch, before on_epoch, and removed at the end. Everything
-    random in epoch e is derived from (seed, e), so a run that was interrupted and started again ends with the very
-    weights of an undisturbed one (same machine, versions and thread count). A checkpoint of another recipe, other data
-    or a damaged one is ignored.
+    A checkpoint beside the weights is replaced after each epoch, before the call of on_epoch, and removed at the end.
+    Everything random in epoch e is derived from (seed, e). A run that was interrupted and started again therefore ends
+    with exactly the weights of an undisturbed run, on the same machine and with the same versions and thread count. A
+    checkpoint is ignored if it is damaged, or of another recipe, other data or another precision.
 
     Args:
         weights_path: a .safetensors file.
         on_epoch: called after every epoch; an exception from it stops training and leaves the checkpoint.
         device: "auto" (CUDA if there is any), or a torch device.
     Raises:
-        DataError: splits that do not fit together. NetworkError: unknown network; training that diverges.
+        DataError: training and test images differ in shape, or cannot be read.
+        NetworkError: the network is unknown, or training diverges.
         StorageError: the folder cannot be written.
     """
     if train_split.image_shape != test_split.image_shape:
@@ -154,7 +155,7 @@ def train(
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of a step (0-based, over all epochs): linear warm-up, then the recipe's schedule."""
+    """The learning rate of a step, counted from 0 over all epochs: a linear warm-up, then the recipe's schedule."""
     warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
@@ -164,7 +165,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Crop each image [N, C, H, W], padded by 4 zeros, to its size at a random place; flip half of them left to right.
+    """Pad images [N, C, H, W] by 4 zeros, crop each to its size at a random place, and flip about half left to right.
 
     Source: He et al. 2016, section 4.2.
     """
@@ -187,7 +188,7 @@ def _train_epoch(
     epoch: int,
     precision: str,
 ) -> tuple[float, float]:
-    """One pass in random order over images [N, C, H, W]; mean loss and fraction correct."""
+    """Make one pass in random order over images [N, C, H, W]; return the mean loss and the fraction correct."""
     torch.manual_seed(_seed(recipe.seed, epoch))
     generator = torch.Generator().manual_seed(_seed(recipe.seed, epoch))
     model.train()
@@ -225,7 +226,10 @@ def _diverged(recipe: Recipe, epoch: int, rate: float, what: str) -> NetworkErro
 
 
 def _logits(model: nn.Module, images: Tensor, precision: str) -> Tensor:
-    """Float32, whatever the precision; a cast lives for one pass, so that it never outlives the weights it copies."""
+    """The logits in float32, whatever the precision.
+
+    Casts of weights are cached for one pass only, so that no cast outlives the weights that it copies.
+    """
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         logits: Tensor = model(images)
     return logits.float()
@@ -244,12 +248,12 @@ def _load_all(split: ImageSplit, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _seed(seed: int, epoch: int) -> int:
-    """Seed of one epoch; epoch 0 is the initial weights'."""
+    """The seed of an epoch; epoch 0 stands for the initial weights."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:8]) >> 1
 
 
 def _precision(recipe: Recipe, device: torch.device) -> str:
-    """The recipe's precision, "auto" decided."""
+    """The recipe's precision, with "auto" decided for the device."""
     if recipe.precision != "auto":
         return recipe.precision
     if device.type == "cuda":
@@ -275,7 +279,7 @@ def _save_checkpoint(
 
 
 def _resume(path: Path, run_digest: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-    """Restore a checkpoint of this very recipe, data and precision; the epochs done, none if there is none."""
+    """Restore a checkpoint of the same recipe, data and precision; return the history of its epochs, else []."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):

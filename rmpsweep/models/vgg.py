@@ -1,6 +1,6 @@
-"""VGG networks under the constraints of conversion: no bias, no batch norm; only ReLU, average pooling and dropout.
+"""VGG networks under the constraints of conversion: no bias and no batch norm, only ReLU, average pooling and dropout.
 
-Source: Han, Srinivasan and Roy 2020 (RMP-SNN); layers as in nitin-rathi/hybrid-snn-conversion, self_models/vgg.py.
+Source: Han, Srinivasan and Roy 2020 (RMP-SNN); the layers follow nitin-rathi/hybrid-snn-conversion, self_models/vgg.py.
 """
 
 import math
@@ -16,15 +16,16 @@ VGG16: tuple[int | str, ...] = (
 
 
 class VGG(nn.Module):
-    """3x3 convolutions with ReLU and dropout, 2x2 average pooling, fully connected classifier.
+    """3x3 convolutions with ReLU and dropout, 2x2 average pooling, and a fully connected classifier.
 
-    Pooling takes the place of the dropout before it. Weights start as He normal (He et al. 2015).
+    A convolution that is followed by pooling has no dropout. Weights start as He normal (He et al. 2015).
 
     Args:
-        features: channels of each convolution, or POOL.
-        hidden: widths of the hidden fully connected layers.
-        image_size: height and width of the input in pixels.
-        dropout, hidden_dropout: probabilities after convolutions and after hidden fully connected layers.
+        features: the layers in order: the number of channels for a convolution, or POOL.
+        hidden: the widths of the hidden fully connected layers.
+        image_size: the height and width of the input in pixels.
+        dropout: the probability of dropout after convolutions.
+        hidden_dropout: the probability of dropout after hidden fully connected layers.
     Shape:
         [N, in_channels, H, W] -> [N, num_classes].
     """

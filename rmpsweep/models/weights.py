@@ -1,4 +1,4 @@
-"""Weights files: read with every check that protects a long sweep from a wrong one, and written atomically."""
+"""Weights files, read with every check that protects a long sweep from a wrong file, and written atomically."""
 
 import hashlib
 import pickle
@@ -17,10 +17,10 @@ PARALLEL_PREFIX = "module."
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file.
+    """The SHA-256 (hex) of a weights file.
 
     Raises:
-        NetworkError: no such file.
+        NetworkError: the file does not exist or cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -30,10 +30,11 @@ def file_sha256(path: Path) -> str:
 
 
 def save_weights(model: "nn.Module", path: Path) -> None:
-    """Write a state dict as safetensors; equal weights give equal bytes.
+    """Write the state dict of a model as safetensors; equal weights give equal bytes.
 
     Raises:
-        NetworkError: the file is not named .safetensors. StorageError: the folder cannot be written.
+        NetworkError: the name of the file does not end in .safetensors.
+        StorageError: the folder cannot be written.
     """
     from safetensors.torch import save
 
@@ -45,24 +46,25 @@ def save_weights(model: "nn.Module", path: Path) -> None:
 def load_weights(model: "nn.Module", path: Path) -> None:
     """Read a weights file into a model of your own, with the checks that a sweep makes.
 
-    The commands call `read_weights` and `put_weights` one after the other, since they count the classes in between.
+    Sweeps themselves call `read_weights` and `put_weights` in turn, since they count the classes in between.
 
     Raises:
-        NetworkError: the file cannot be read, or does not fit the model, which is unchanged then.
+        NetworkError: the file cannot be read or does not fit the model; the model is then unchanged.
     """
     put_weights(model, read_weights(path), path)
 
 
 def put_weights(model: "nn.Module", state: "Mapping[str, Tensor]", path: Path) -> None:
-    """Put a state dict into a model; the model is unchanged if there is anything wrong with it.
+    """Put a state dict into a model; the model is unchanged if anything is wrong with the state dict.
 
-    Two differences are no mistake: a state dict of torch.nn.DataParallel, where every key starts with "module."; and
-    one without the num_batches_tracked of batch norm, which PyTorch before 0.4.1 did not save and evaluation ignores.
+    Two differences are accepted. In a state dict of torch.nn.DataParallel, every key starts with "module.". And
+    num_batches_tracked of batch norm may be missing, since PyTorch before 0.4.1 did not save it and evaluation ignores
+    it.
 
     Args:
-        path: of the file it was read from, for messages.
+        path: the file that the state dict was read from, for messages.
     Raises:
-        NetworkError: keys or shapes that do not fit, values not finite.
+        NetworkError: keys or shapes do not fit, or values are not finite.
     """
     state = _unwrapped(model, state)
     expected: dict[str, Tensor] = {
@@ -87,22 +89,26 @@ def put_weights(model: "nn.Module", state: "Mapping[str, Tensor]", path: Path) -
             raise NetworkError(
                 f"{path}: {key}: holds NaN or infinite values; the training diverged or the file is damaged"
             )
-    model.load_state_dict(state, strict=False)  # the keys are known to fit
+    model.load_state_dict(state, strict=False)  # the keys have been checked above
 
 
 def count_classes(model: "nn.Module", state: "Mapping[str, Tensor]") -> int:
-    """Outputs of the model's last layer in a state dict, 0 if it lacks that layer; the model may be on meta."""
+    """The number of outputs of the model's last layer in a state dict, 0 if the state dict lacks that layer.
+
+    The model may be on the meta device.
+    """
     weight = _unwrapped(model, state).get(_last_layer(model))
     return 0 if weight is None or weight.dim() == 0 else len(weight)
 
 
 def read_weights(path: Path) -> "dict[str, Tensor]":
-    """The state dict in a file.
+    """Read the state dict in a weights file.
 
     Args:
-        path: .safetensors, or .pt / .pth holding a state dict, also under the key "state_dict".
+        path: a .safetensors file, or a .pt or .pth file that holds a state dict, at the top or under the key
+            "state_dict".
     Raises:
-        NetworkError: missing or unreadable file, not a state dict.
+        NetworkError: the file is missing or unreadable, or does not hold a state dict.
     """
     import torch
     from safetensors import SafetensorError
@@ -111,14 +117,14 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
     if not path.is_file():
         raise NetworkError(f"{path}: there is no such weights file")
     if path.suffix not in SUFFIXES:
-        raise NetworkError(f"{path}: got a {path.suffix or 'nameless'} file, expected one of {', '.join(SUFFIXES)}")
+        raise NetworkError(f"{path}: got a {path.suffix or 'suffixless'} file, expected one of {', '.join(SUFFIXES)}")
     try:
         if path.suffix == ".safetensors":
             tensors: dict[str, Tensor] = load_file(path)
             return tensors
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        refused = isinstance(error, pickle.UnpicklingError)  # torch's own words tell the user to load it all the same
+        refused = isinstance(error, pickle.UnpicklingError)  # torch's message tells the user to load the file anyway
         reason = "pickled objects could run code" if refused else str(error).partition("\n")[0] or type(error).__name__
         raise NetworkError(
             f"{path}: damaged, or not a file of plain tensors ({reason}); save model.state_dict()"
@@ -133,7 +139,7 @@ def read_weights(path: Path) -> "dict[str, Tensor]":
 
 
 def _unwrapped(model: "nn.Module", state: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
-    """Without the prefix that torch.nn.DataParallel puts before every key."""
+    """Remove the prefix that torch.nn.DataParallel puts before every key, if the state dict has it."""
     wrapped = all(key.startswith(PARALLEL_PREFIX) for key in state)
     if not wrapped or state.keys() & model.state_dict().keys():
         return state
@@ -141,7 +147,7 @@ def _unwrapped(model: "nn.Module", state: "Mapping[str, Tensor]") -> "Mapping[st
 
 
 def _last_layer(model: "nn.Module") -> str:
-    """The last weight in the order of the state dict, "" if there is none."""
+    """The key of the last weight in the model's state dict, "" if there is none."""
     return next((key for key in reversed(model.state_dict()) if key.endswith(".weight")), "")
 
 

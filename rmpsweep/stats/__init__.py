@@ -1,8 +1,11 @@
-"""Statistics over results. Pure: knows tables and arrays only.
+"""Statistics over results: pure functions of tables and arrays.
 
-Accuracies are fractions in [0, 1]; differences are in percentage points and say so. ``intervals``, ``paired`` and
-``unpaired`` compare; ``latency``, ``pareto`` and ``best`` choose; ``energy`` estimates; ``common`` finds the images
-that trials share; ``settings`` says which settings tell trials apart.
+Accuracies are fractions in [0, 1]. A difference is in percentage points if its name has "points", else a fraction too.
+
+``intervals``, ``paired`` and ``unpaired`` compare accuracies, and ``comparison`` compares the trials of several sweeps.
+``sequential`` compares trials while images come in. ``latency``, ``pareto`` and ``best`` choose; ``energy`` estimates;
+``firing`` flags layers. ``common`` finds the images that trials share, and ``settings`` the settings in which they
+differ.
 """
 
 from rmpsweep.stats.best import BestTrial, best_trials

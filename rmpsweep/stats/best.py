@@ -17,12 +17,12 @@ class BestTrial:
 
     trial_id: str
     setting: Setting
-    """As in the summary, where `input_scale` is always a number."""
+    """The setting as the summary has it, where `input_scale` is always a number."""
     time_steps: int
-    """The largest T reported."""
+    """The largest T that the trials of this reset report."""
     images: int
     time_steps_within_1pt: int | None
-    """Smallest reported T at most 1 percentage point below the ANN; None when there is none."""
+    """The smallest reported T with an accuracy at most 1 percentage point below the ANN's; None if there is none."""
     final_accuracy: float
     ci_low: float
     ci_high: float
@@ -30,22 +30,23 @@ class BestTrial:
     firing_rate: float
     synops_per_image: float
     synops_within_1pt: float | None
-    """Synops per image up to `time_steps_within_1pt`."""
+    """Synops per image up to `time_steps_within_1pt`; None without it."""
 
 
 def best_trials(summary: pa.Table) -> dict[str, BestTrial]:
-    """The best trial of each reset, by reset, "soft" first; a reset without rows is left out.
+    """Reset -> its best trial, with "soft" first; a reset without rows is left out.
 
-    Only trials that report the largest T of their reset take part, over the most images of those: a trial that was
-    stopped early, or has not come so far yet, may be better by chance.
+    Only trials that report the largest T of their reset take part, and of those only the trials with the most images.
+    A trial that was stopped early, or has not got as far yet, may be better by chance.
 
     1. Trials that end (at the largest T) at most 1 percentage point below the ANN come before those that do not.
-    2. Of these, the one that came within 1 point at the smallest T; ties by higher mean accuracy over the reported T,
-       then by trial_id.
-    3. If none ends within 1 point: the highest accuracy at the largest T, ties likewise.
+    2. Of these, the best trial is the one that came within 1 point at the smallest T. Ties are broken by the higher
+       mean accuracy over the reported T, then by trial_id.
+    3. If no trial ends within 1 point, the one of the highest accuracy at the largest T is best, with ties broken
+       likewise.
 
     Args:
-        summary: one row per (trial, T).
+        summary: a table of one row per (trial, T).
     """
     best: dict[str, BestTrial] = {}
     for reset in RESETS:
@@ -63,7 +64,7 @@ def best_trials(summary: pa.Table) -> dict[str, BestTrial]:
 
 
 def _rank(trial: Sequence[Mapping[str, Any]]) -> tuple[bool, float, float, str]:
-    """Sort key of a trial (its rows in ascending T), best first."""
+    """The key by which trials (the rows of each in ascending T) sort best first."""
     last, first = trial[-1], _first_within(trial)
     ties = (-fmean(row["accuracy"] for row in trial), last["trial_id"])
     if first is not None and is_within(last["correct"], last["images"], last["ann_accuracy"], points=1.0):

@@ -1,4 +1,4 @@
-"""Which images trials were right on, and those they have in common."""
+"""The images that trials classified correctly, and the images that trials have in common."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Cell = tuple[NDArray[np.int64], NDArray[np.bool_]]
-"""Image ids, ascending [N], and whether each was classified correctly [N]."""
+"""The ids of images, ascending [N], and whether each image was classified correctly [N]."""
 
 
 def correct_by_cell(predictions: pa.Table) -> dict[tuple[str, int], Cell]:
-    """(trial_id, T) -> image ids and correctness; the ANN's is ("ann", 0).
+    """(trial_id, T) -> image ids and correctness; the key of the ANN is ("ann", 0).
 
     Args:
-        predictions: trial_id, time_steps, image_id, correct; sorted by the first three, as in results.
+        predictions: a table of trial_id, time_steps, image_id and correct, sorted by the first three, as in results.
     """
     if not predictions.num_rows:
         return {}
@@ -28,7 +28,7 @@ def correct_by_cell(predictions: pa.Table) -> dict[tuple[str, int], Cell]:
 
 
 def on_common_images(cells: Sequence[Cell]) -> Cell:
-    """The images that all cells hold: ids [N], and correctness of each cell on them, [len(cells), N].
+    """The ids [N] of the images that all cells hold, and the correctness of each cell on them, [len(cells), N].
 
     Raises:
         ValueError: no cell is given.

@@ -1,5 +1,7 @@
-"""Trials side by side, of one sweep or several, image by image wherever they saw the same images. Tables in, values
-out."""
+"""Trials of one sweep or several side by side, compared image by image wherever they saw the same images.
+
+The functions take tables and return values.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,24 +36,26 @@ CHOSEN = "the best trial of each reset was chosen on the images it is compared o
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """Trials of one results directory that take part.
+    """The trials of one results directory that take part in a comparison.
 
-    data: fingerprint of the images; trials: what they are called here -> trial_id; the tables have at least the rows
-    of these trials, predictions and activity also those of the ANN, where there are any; chosen: whether these trials
-    are the best ones by the results compared.
+    The tables hold at least the rows of these trials. Predictions and activity also hold those of the ANN, if there are
+    any.
     """
 
     data: str
+    """The fingerprint of the images."""
     trials: Mapping[str, str]
+    """Name of a trial in the comparison -> trial_id."""
     predictions: pa.Table
     summary: pa.Table
     activity: pa.Table
     chosen: bool = False
+    """Whether these trials were chosen because they are the best by the results compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accuracy:
-    """At one T, over all images of the trial: fractions, with the 95 % Wilson interval."""
+    """The accuracy of a trial at one T, over all of its images, as a fraction with its 95 % Wilson interval."""
 
     time_steps: int
     images: int
@@ -62,11 +66,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparedTrial:
-    """A trial by itself, over all of its images.
-
-    reach: where it has 99 % of the ANN's accuracy, None without the ANN's predictions; synops_per_image and
-    energy_estimates (by convention, joules per image): up to that T, None and empty where it is not reached.
-    """
+    """A trial by itself, over all of its images."""
 
     name: str
     trial_id: str
@@ -76,13 +76,17 @@ class ComparedTrial:
     ann_accuracy: float | None
     accuracies: tuple[Accuracy, ...]
     largest_time_steps: int
+    """The largest T that the trial reports."""
     reach: TimeStepsToReach | None
+    """The T at which the trial has 99 % of the ANN's accuracy; None without predictions of the ANN on its images."""
     synops_per_image: float | None
+    """Synops per image up to that T; None if it is not reached."""
     energy_estimates: Mapping[str, Energy]
+    """Name of a convention -> the energy up to that T; empty if it is not reached."""
 
     @property
     def reach_text(self) -> str | None:
-        """T to 99 % of the ANN with its 95 % interval, as in "32 (16 to 64)"."""
+        """The T at which the trial has 99 % of the ANN's accuracy, with its 95 % interval, as in "32 (16 to 64)"."""
         if self.reach is None:
             return None
         ends = (self.reach.time_steps, self.reach.low, self.reach.high)
@@ -92,41 +96,42 @@ class ComparedTrial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """A trial against its baseline at one T.
-
-    Paired: both accuracies are over the images that both have evaluated; else each is over its own.
-    """
+    """A trial against its baseline at one T."""
 
     name: str
     baseline: str
     time_steps: int
     paired: bool
+    """Whether both accuracies are over the images that both have evaluated; if not, each is over its own images."""
     images: int
     images_baseline: int
     accuracy: float
     accuracy_baseline: float
     difference_points: float
-    """Accuracy minus the baseline's, in percentage points."""
+    """Accuracy of the trial minus accuracy of the baseline, in percentage points."""
     ci_low_points: float
     ci_high_points: float
-    """95 % interval of the difference, in percentage points, of this difference alone."""
+    """The 95 % interval of the difference, in percentage points, for this difference alone."""
     p_value: float
     p_holm: float
-    """Holm-adjusted over all differences of the comparison."""
+    """`p_value`, Holm-adjusted over all differences of the comparison."""
 
     @property
     def images_text(self) -> str:
-        """How many images; of both where they are not the same."""
+        """The number of images, or both numbers if the two are not paired."""
         return f"{self.images:,}" if self.paired else f"{self.images:,} / {self.images_baseline:,}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Every trial by itself, the baseline's first; every other one against its baseline, by T; what to know."""
+    """The result of `compare`."""
 
     trials: tuple[ComparedTrial, ...]
+    """Every trial by itself; those of the first side, which serve as baselines, come first."""
     differences: tuple[Difference, ...]
+    """Every trial of the other sides against its baseline, in ascending T."""
     notes: tuple[str, ...]
+    """What a reader should know about the comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +145,14 @@ class _Contender:
 def compare(sides: Sequence[Side], at: Sequence[int] = ()) -> Comparison:
     """Compare trials with those of the first side.
 
-    Each trial is held against the first side's trial of the same reset, or its first trial where it has none. Two
-    trials are paired where their data are the same and they share images.
+    The baseline of a trial is the first side's trial of the same reset, or the first side's first trial if it has none
+    of that reset. Two trials are paired if their data are the same and they share images.
 
     Args:
-        sides: at least two.
-        at: T to compare at; all shared ones by default.
+        sides: the trials to compare, by results directory; at least two.
+        at: the T to compare at; by default, all T that a trial and its baseline share.
     Raises:
-        ResultsError: a T that a trial and its baseline do not share, or none that they share.
+        ResultsError: a trial and its baseline share no T, or do not share a T in `at`.
     """
     trials, contenders = [], []
     notes = [CHOSEN] if any(side.chosen for side in sides) else []
@@ -193,7 +198,7 @@ def _listed(time_steps: Any) -> str:
 
 
 def _difference(contender: _Contender, baseline: _Contender, t: int) -> Difference:
-    """p_holm is still p_value."""
+    """Compare a trial with its baseline at T; `p_holm` is not adjusted yet, but equal to `p_value`."""
     own, theirs = contender.cells[t], baseline.cells[t]
     paired = False
     if contender.data == baseline.data:
@@ -262,7 +267,7 @@ def _trial(
 
 
 def energy_text(estimate: Energy | None) -> str | None:
-    """Joules, and those of the ANN where there are any."""
+    """The joules of an estimate as text, and those of the ANN if they are known; None without an estimate."""
     if estimate is None:
         return None
     ann = "" if estimate.ann_joule is None else f", ANN {joule(estimate.ann_joule)}"

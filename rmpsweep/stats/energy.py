@@ -1,7 +1,7 @@
 """Estimates of the energy of an inference, from counted operations.
 
-Two conventions are in use; both price arithmetic alone. Memory, moving data, updates of membrane potentials, pooling
-and idle hardware are in neither figure, and no hardware was measured: the figures compare, they do not predict.
+There are two conventions, and both price arithmetic alone. Neither includes memory, moving data, updates of membrane
+potentials, pooling or idle hardware, and no hardware was measured. The figures serve to compare, not to predict.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,15 +15,13 @@ from rmpsweep.terms import ANN, INPUT
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Convention:
-    """What operations are said to cost.
-
-    dense_joule: one multiply-accumulate (MAC) of the ANN, or with an analog input; spike_joule: one synaptic operation
-    caused by a spike.
-    """
+    """The prices that a convention puts on operations."""
 
     label: str
     dense_joule: float
+    """The energy of one multiply-accumulate (MAC) of the ANN, or of an analog input."""
     spike_joule: float
+    """The energy of one synaptic operation caused by a spike."""
     source: str
 
 
@@ -41,16 +39,17 @@ CONVENTIONS = {
         source="as in Local Threshold Balancing, CVPR 2025, appendix F; 77 fJ: Qiao et al. 2015 (ROLLS)",
     ),
 }
-"""By the names used in tables. A MAC counts as one FLOP: that is how the figures of LTB come about (ResNet-34 with 3.6
-GMAC at 22 images per joule), and two would favour the SNN."""
+"""Name of a convention, as used in tables -> the convention. In "flop_sop", a MAC counts as one FLOP: this reproduces
+the figures of LTB (ResNet-34 with 3.6 GMAC at 22 images per joule), and two FLOPs per MAC would favour the SNN."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Energy:
-    """Estimated joules per image; `ann_joule` None where the ANN's operations were not recorded."""
+    """Estimated joules per image."""
 
     snn_joule: float
     ann_joule: float | None
+    """None if the operations of the ANN were not recorded."""
 
 
 def energy_per_image(
@@ -58,19 +57,19 @@ def energy_per_image(
 ) -> Energy:
     """Estimate the energy of one inference of a trial up to a T, and of the ANN.
 
-    Every synaptic operation of a spiking layer is one addition (AC, SOP): spikes x fan-out. The input depends on its
-    encoding:
+    Every synaptic operation of a spiking layer (spikes x fan-out) is one addition, also called AC or SOP. The cost of
+    the input depends on its encoding:
 
-    - "poisson": its spikes are +1 or -1 and cost additions as those of any layer do.
-    - "constant": it is analog, and the current it causes is the same at every step: its dense MACs count, once per
-      image. Where the ANN's operations were not recorded, those of nonzero pixels stand for them.
+    - "poisson": the spikes of the input are +1 or -1 and cost additions, as the spikes of any layer do.
+    - "constant": the input is analog and causes the same current at every step, so its dense MACs count once per image.
+      If the operations of the ANN were not recorded, the operations of nonzero pixels stand in for them.
 
-    The ANN costs its dense MACs, zeros included, borders left out.
+    The ANN costs its dense MACs, including those on zeros, but without those on padding beyond the border.
 
     Args:
         layers: rows of the activity table of one trial at one T.
         ann_layers: rows of trial "ann" in that table; none in results made before these were recorded.
-        encoding: of the trial.
+        encoding: the input encoding of the trial.
     """
     dense = {row["layer"]: row["synops"] / row["images"] for row in ann_layers}
     macs = additions = 0.0
@@ -90,7 +89,7 @@ def energies(summary: pa.Table, activity: pa.Table, convention: Convention) -> d
     """(trial_id, T) -> `energy_per_image`, for every row of a summary table.
 
     Args:
-        activity: one row per (trial, layer, T).
+        activity: a table of one row per (trial, layer, T).
     """
     layers: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in activity.to_pylist():

@@ -1,4 +1,4 @@
-"""Firing rates of layers, and which layers have lost their grip: saturated ones and silent ones. Knows tables only."""
+"""Firing rates of layers, and layers that no longer carry what they should because they are saturated or silent."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,26 +12,29 @@ SATURATED_SHARE = 0.05
 
 
 def firing_rate(row: Mapping[str, Any]) -> float:
-    """Spikes per neuron per step of a row of the activity table."""
+    """The spikes per neuron and step in a row of the activity table."""
     return float(row["spikes"] / (row["neurons"] * row["images"] * row["time_steps"]))
 
 
 @dataclass(frozen=True)
 class FlaggedTrial:
-    """A trial with saturated or silent layers, counted over its largest number of steps.
-
-    saturated: (layer, share) of layers where at least SATURATED_SHARE of all neurons, on average over the images, spike
-    at `terms.SATURATED_RATE` or more of the steps: what they should have said beyond one spike per step is lost.
-    silent: layers without a single spike.
-    """
+    """A trial with saturated or silent layers at its largest T."""
 
     trial_id: str
     reset: str
     threshold: str
     alpha: float
     time_steps: int
+    """The largest T that the trial reports."""
     saturated: tuple[tuple[str, float], ...]
+    """The saturated layers, each with its share of saturated neurons.
+
+    A neuron is saturated if it spikes at `terms.SATURATED_RATE` or more of the steps: whatever its activation needs
+    beyond one spike per step is lost. A layer is saturated if at least SATURATED_SHARE of its neurons are, on average
+    over the images.
+    """
     silent: tuple[str, ...]
+    """The layers that did not emit a single spike."""
 
     def __str__(self) -> str:
         parts = []
@@ -45,10 +48,10 @@ class FlaggedTrial:
 
 
 def flag_layers(summary: pa.Table, activity: pa.Table) -> list[FlaggedTrial]:
-    """The trials of a summary table with saturated or silent layers, in the table's order.
+    """The trials of a summary table that have saturated or silent layers, in the order of the table.
 
     Args:
-        activity: one row per (trial, layer, T).
+        activity: a table of one row per (trial, layer, T).
     """
     layers: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in activity.to_pylist():
@@ -69,7 +72,7 @@ def flag_layers(summary: pa.Table, activity: pa.Table) -> list[FlaggedTrial]:
 
 
 def shortened(flagged: Sequence[FlaggedTrial]) -> list[str]:
-    """The first of them as text, and how many more there are."""
+    """The first few flagged trials as text, and how many more there are."""
     return _first([str(trial) for trial in flagged], "trials")
 
 

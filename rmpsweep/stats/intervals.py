@@ -1,4 +1,4 @@
-"""Confidence intervals of accuracies and of their differences."""
+"""Confidence intervals of accuracies and of differences between accuracies."""
 
 from statistics import NormalDist
 
@@ -9,14 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 def wilson_interval(
     correct: ArrayLike, images: ArrayLike, confidence: float = 0.95
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Wilson score interval of an accuracy, elementwise.
+    """The Wilson score interval of an accuracy, elementwise.
 
     Args:
-        correct: number of images classified correctly, [*], 0 <= correct <= images.
-        images: number of images, [*], at least 1.
-        confidence: coverage aimed at, in (0, 1).
+        correct: the number of images classified correctly, [*], 0 <= correct <= images.
+        images: the number of images, [*], at least 1.
+        confidence: the intended coverage, in (0, 1).
     Returns:
-        Lower and upper bound as fractions, [*]; 0-d for scalars. The observed accuracy always lies between them.
+        The lower and the upper bound as fractions, [*]; 0-d for scalars. The observed accuracy is always between them.
     Source: Wilson 1927; Brown, Cai and DasGupta 2001.
     """
     n = np.asarray(images, dtype=np.float64)
@@ -30,17 +30,18 @@ def wilson_interval(
 def paired_interval(
     a_only: ArrayLike, b_only: ArrayLike, images: ArrayLike, confidence: float = 0.95
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Interval of the accuracy of a minus that of b over the same images, elementwise.
+    """The interval of the accuracy of a minus the accuracy of b over the same images, elementwise.
 
-    Wald interval with one image more counted in each discordant cell: it has width even where a and b agree on every
-    image.
+    This is the Wald interval with one more image counted in each discordant cell, so that it has width even if a and b
+    agree on every image.
 
     Args:
-        a_only: images that only a classifies correctly, [*]; b_only: those that only b does, [*].
-        images: number of images, [*], at least a_only + b_only and 1.
-        confidence: coverage aimed at, in (0, 1).
+        a_only: the number of images that only a classifies correctly, [*].
+        b_only: the number of images that only b classifies correctly, [*].
+        images: the number of images, [*], at least a_only + b_only and 1.
+        confidence: the intended coverage, in (0, 1).
     Returns:
-        Lower and upper bound as fractions in [-1, 1], [*]; 0-d for scalars.
+        The lower and the upper bound as fractions in [-1, 1], [*]; 0-d for scalars.
     Source: Bonett and Price 2012; recommended by Fagerland, Lydersen and Laake 2014.
     """
     n = np.asarray(images, dtype=np.float64) + 2

@@ -1,4 +1,4 @@
-"""Time steps that an accuracy takes."""
+"""The number of time steps that a trial takes to reach an accuracy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 SLACK = 1e-6
-"""Images; keeps rounding of fractions from deciding a comparison of counts."""
+"""A tolerance in images, which keeps the rounding of fractions from deciding a comparison of counts."""
 
 
 def time_steps_within(counts: Mapping[int, tuple[int, int]], ann_accuracy: float, points: float = 1.0) -> int | None:
-    """Smallest reported T at which accuracy >= ann_accuracy - points / 100; None when there is none.
+    """The smallest reported T at which accuracy >= ann_accuracy - points / 100; None if there is no such T.
 
-    Accuracy may drop below again at a larger T; the first T still counts.
+    The accuracy may fall below that again at a larger T; the first T still counts.
 
     Args:
         counts: T -> (correct, images).
-        ann_accuracy: fraction in [0, 1].
-        points: distance allowed, in percentage points.
+        ann_accuracy: the accuracy of the ANN, a fraction in [0, 1].
+        points: the distance allowed, in percentage points.
     """
     return min(
         (t for t, (correct, images) in counts.items() if is_within(correct, images, ann_accuracy, points)), default=None
@@ -26,22 +26,25 @@ def time_steps_within(counts: Mapping[int, tuple[int, int]], ann_accuracy: float
 
 
 def is_within(correct: int, images: int, ann_accuracy: float, points: float) -> bool:
-    """Compare counts, with `SLACK`."""
+    """Whether an accuracy is at most `points` percentage points below the ANN's, with `SLACK`."""
     return correct + points / 100 * images >= ann_accuracy * images - SLACK
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimeStepsToReach:
-    """The smallest reported T at which a trial has `fraction` of the ANN's accuracy, with its interval.
+    """The smallest reported T at which a trial has a fraction of the ANN's accuracy, with the interval of that T.
 
-    None stands for beyond the largest reported T: `time_steps` None was not reached, `high` None is open above, `low`
-    None says that it is not reached in all but a tail of the resamples.
+    None stands for a T beyond the largest reported one.
     """
 
     fraction: float
+    """The fraction of the ANN's accuracy to reach."""
     time_steps: int | None
+    """None if the fraction was not reached."""
     low: int | None
+    """None if fewer of the resamples than the lower tail (2.5 % for 95 % confidence) reach the fraction."""
     high: int | None
+    """None if the interval is open above."""
 
 
 def time_steps_to_reach(
@@ -53,16 +56,17 @@ def time_steps_to_reach(
     resamples: int = 1_000,
     seed: int = 0,
 ) -> TimeStepsToReach:
-    """Smallest reported T with accuracy >= fraction x that of the ANN on the same images, with a bootstrap interval.
+    """The smallest reported T with accuracy >= fraction x the ANN's accuracy on the same images, with its interval.
 
-    Accuracy may drop below again at a larger T; the first T still counts. Images are drawn with replacement, each with
-    all it says at every T and of the ANN; the bounds are percentiles of the T so found, and are reported T themselves.
+    The accuracy may fall below that again at a larger T; the first T still counts. The interval is a bootstrap: images
+    are drawn with replacement, each with its correctness at every T and for the ANN. The bounds are percentiles of the
+    T found in the resamples, and are reported T themselves.
 
     Args:
-        correct: [T, N], whether image i is classified correctly at each reported T, N at least 1.
-        ann_correct: [N], whether the ANN does, the same images in the same order.
+        correct: [T, N], whether image i is classified correctly at each reported T, with N at least 1.
+        ann_correct: [N], whether the ANN classifies it correctly, for the same images in the same order.
         time_steps: the reported T, ascending.
-        confidence: coverage aimed at, in (0, 1).
+        confidence: the intended coverage, in (0, 1).
     Source: percentile bootstrap, Efron and Tibshirani 1993, chapter 13.
     """
     images = len(ann_correct)
@@ -79,7 +83,11 @@ def time_steps_to_reach(
 
 
 def _first_reached(counts: NDArray[np.float64], fraction: float) -> NDArray[np.int64]:
-    """Correct images at each T and of the ANN, [*, T + 1] -> index of the first T that reaches, or T, [*]."""
+    """The index of the first T that reaches the fraction, or else the number of T, [*].
+
+    Args:
+        counts: [*, T + 1], the numbers of correct images at each T and, last, of the ANN.
+    """
     reached = counts >= fraction * counts[..., -1:] - SLACK
     reached[..., -1] = True
     first: NDArray[np.int64] = np.argmax(reached, axis=-1)

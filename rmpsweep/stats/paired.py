@@ -1,4 +1,4 @@
-"""Trials on the same images."""
+"""Comparisons of trials on the same images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from rmpsweep.stats.intervals import paired_interval
 
 
 def mcnemar(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> float:
-    """Exact two-sided McNemar test that a and b are equally accurate.
+    """The p value of the exact two-sided McNemar test that a and b are equally accurate.
 
-    Only images that exactly one of them classifies correctly carry information; under equality each of these falls to
-    either side with probability 1/2, so p is that of a binomial test. 1.0 when there are none.
+    Only images that exactly one of the two classifies correctly carry information. If a and b are equally accurate,
+    each of these falls to either side with probability 1/2, so p is that of a binomial test; it is 1.0 if there are no
+    such images.
 
     Args:
         correct_a: [N], whether a classified image i correctly.
@@ -26,12 +27,12 @@ def mcnemar(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> float
 
 
 def _discordant(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Images that only a, and that only b classifies correctly; summed over the last axis."""
+    """The numbers of images that only a and that only b classifies correctly, counted along the last axis."""
     return np.sum(correct_a & ~correct_b, axis=-1), np.sum(correct_b & ~correct_a, axis=-1)
 
 
 def _mcnemar(a_only: ArrayLike, b_only: ArrayLike) -> NDArray[np.float64]:
-    """p of `mcnemar`, elementwise: both tails of a binomial distribution with probability 1/2."""
+    """The p value of `mcnemar`, elementwise: both tails of a binomial distribution with probability 1/2."""
     from scipy.special import bdtr
 
     fewer, both = np.minimum(a_only, b_only), np.add(a_only, b_only)
@@ -40,7 +41,7 @@ def _mcnemar(a_only: ArrayLike, b_only: ArrayLike) -> NDArray[np.float64]:
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Holm-adjusted p values, [K] in the order given: the family-wise error rate is held over the K tests.
+    """Adjust p values by Holm's method, [K] in the order given, to hold the family-wise error rate over the K tests.
 
     The i-th smallest (i = 0, 1, ...) is multiplied by K - i, then raised to the largest before it and capped at 1.
     Source: Holm 1979.
@@ -54,7 +55,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairedComparison:
-    """Trial a against trial b at one T, over the images both have evaluated."""
+    """Trial a against trial b at one T, over the images that both have evaluated."""
 
     time_steps: int
     images: int
@@ -64,21 +65,21 @@ class PairedComparison:
     """Accuracy of a minus accuracy of b, in percentage points."""
     ci_low_points: float
     ci_high_points: float
-    """95 % interval of the difference (`paired_interval`), in percentage points, of this T alone."""
+    """The 95 % interval of the difference (`paired_interval`), in percentage points, at this T alone."""
     p_value: float
-    """Exact McNemar, two-sided."""
+    """From the exact two-sided McNemar test."""
     p_holm: float
-    """The same, Holm-adjusted over all compared T."""
+    """`p_value`, Holm-adjusted over all T compared."""
 
 
 def compare_paired(a: pa.Table, b: pa.Table) -> list[PairedComparison]:
-    """Compare two trials image by image, at every T both report, in ascending T.
+    """Compare two trials image by image at every T that both report, in ascending T.
 
     Args:
-        a: rows of the predictions table of one trial (image_id, time_steps, correct).
-        b: rows of the other trial.
+        a: the rows of one trial in the predictions table (image_id, time_steps, correct).
+        b: the rows of the other trial.
     Returns:
-        One comparison per T for which the two share images; empty when they share none.
+        One comparison for each T at which the two share images; empty if they share none.
     """
     correct_a, correct_b = _correct_by_time_steps(a), _correct_by_time_steps(b)
     pairs = {}
@@ -104,34 +105,35 @@ def compare_paired(a: pa.Table, b: pa.Table) -> list[PairedComparison]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparisonWithBest:
-    """A trial against the most accurate one at one T, over the same images."""
+    """A trial against the most accurate trial at one T, over the same images."""
 
     name: str
     best: str
     accuracy: float
     difference_points: float
-    """Accuracy of the trial minus that of the best, in percentage points: never above 0."""
+    """Accuracy of the trial minus accuracy of the best, in percentage points: never above 0."""
     ci_low_points: float
     ci_high_points: float
-    """95 % interval of the difference (`paired_interval`), in percentage points, of this trial alone."""
+    """The 95 % interval of the difference (`paired_interval`), in percentage points, for this trial alone."""
     p_value: float
-    """Exact McNemar, two-sided."""
+    """From the exact two-sided McNemar test."""
     p_holm: float
-    """The same, Holm-adjusted over all trials compared."""
+    """`p_value`, Holm-adjusted over all trials compared."""
 
 
 def compare_with_best(correct: NDArray[np.bool_], names: Sequence[str]) -> list[ComparisonWithBest]:
     """Compare every trial with the most accurate one on the same images.
 
-    The best is chosen from the very images it is then compared on. That favours it: its accuracy and its lead are
-    optimistic, the more so the more trials there are and the closer they lie, and p values are too small. They say
-    which trials these images cannot tell from the best; the lead itself needs images that had no part in the choice.
+    The best trial is chosen on the same images on which it is then compared, which favours it. Its accuracy and its
+    lead are optimistic, the more so the more trials there are and the closer they lie, and the p values are too small.
+    They tell which trials these images cannot distinguish from the best; estimating the lead itself takes images that
+    had no part in the choice.
 
     Args:
-        correct: [K, N], whether each trial classified image i correctly, N at least 1; see `on_common_images`.
-        names: of the trials, [K].
+        correct: [K, N], whether each trial classified image i correctly, with N at least 1; see `on_common_images`.
+        names: the names of the trials, [K].
     Returns:
-        One comparison for each trial but the best, in the order given. Of equally accurate ones the first is the best.
+        One comparison for each trial but the best, in the order given; of equally accurate trials the first is best.
     """
     accuracy = correct.mean(axis=1)
     best = int(accuracy.argmax())
@@ -144,7 +146,7 @@ def compare_with_best(correct: NDArray[np.bool_], names: Sequence[str]) -> list[
 
 
 def _compared(a_only: NDArray[Any], b_only: NDArray[Any], images: ArrayLike) -> list[dict[str, float]]:
-    """What the comparisons say of differences, from the discordant images of each, [K]; Holm's p is over all K."""
+    """The differences, intervals and p values of K comparisons, from their numbers of discordant images, [K]."""
     low, high = paired_interval(a_only, b_only, images)
     p_values = _mcnemar(a_only, b_only)
     columns = {

@@ -1,4 +1,4 @@
-"""What no other point beats in both accuracy and cost."""
+"""The Pareto front: what nothing else beats in accuracy and cost."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,10 +7,10 @@ Row = Mapping[str, Any]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (accuracy, cost) that no other point beats, in ascending cost.
+    """The indices of the points (accuracy, cost) that no other point beats, in ascending cost.
 
-    A point is beaten by one that is at least as accurate and at most as costly, and strictly better in one of the two;
-    equal points stand together.
+    A point is beaten by another one that is at least as accurate and at most as costly, and strictly better in one of
+    the two. Equal points are on the front together or not at all.
     """
     front: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: (points[i][1], -points[i][0])):
@@ -23,8 +23,8 @@ def pareto_rows(rows: Sequence[Row], cost: Callable[[Row], float]) -> list[Row]:
     """The rows of a summary table that no other row beats in accuracy and cost, in ascending cost.
 
     Args:
-        rows: with accuracy, over the same images.
-        cost: of a row, less is better: `itemgetter("time_steps")`, `itemgetter("synops_per_image")`, or joules looked
-            up in `energies`.
+        rows: rows whose accuracies are over the same images.
+        cost: gives the cost of a row, less being better: `itemgetter("time_steps")`, `itemgetter("synops_per_image")`,
+            or joules looked up in `energies`.
     """
     return [rows[i] for i in pareto_front([(row["accuracy"], cost(row)) for row in rows])]

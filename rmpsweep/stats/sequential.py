@@ -1,9 +1,10 @@
-"""Which of two trials classifies more of a finite set of images correctly, decided while the images come in.
+"""A decision which of two trials classifies more of a finite set of images correctly, made while the images come in.
 
-The images come in a random order, and only that is random. Were a trial at least as accurate as its rival over all N
-images, the rival could not be expected to win money betting that the next image is one that only it classifies
-correctly: the wealth of such bets is a supermartingale, and exceeds 1 / δ at any time with probability at most δ (Ville
-1939). What is left to draw is known to the last image, so the bets gain on it as the images run out.
+The images come in a random order, and nothing else is random. Suppose that somebody bets money on the rival of a trial:
+that the next image is one that only the rival classifies correctly. If the trial is at least as accurate as the rival
+over all N images, such bets are not expected to win. Their wealth is then a supermartingale, which ever exceeds 1 / δ
+with probability at most δ (Ville 1939). Because the set is finite, a lead of the rival would have to be made up for by
+the images that are left, so the bets become stronger as the images run out.
 
 Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (2024), section 5, sampling
 without replacement.
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHRINKAGE = 4.0
-"""Images that speak for neither side, added to those seen when a stake is chosen."""
+"""When a stake is chosen, this is added to the number of images that exactly one of the two classified correctly, which
+keeps early stakes small."""
 LARGEST_STAKE = 0.9
-"""Of the wealth, in the worst case of the next image."""
+"""The largest share of the wealth that a bet can lose on the next image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,13 +28,13 @@ class Defeat:
 
     time_steps: int
     rival: str
-    """trial_id."""
+    """The trial_id of the rival."""
     images: int
-    """How many images it took to show that."""
+    """The number of images it took to show this."""
     difference_points: float
-    """Accuracy of the rival minus the trial's own over these images, in percentage points."""
+    """Accuracy of the rival minus accuracy of the trial over these images, in percentage points."""
     odds: float | None
-    """What a bet of 1 on the rival had come to at its best; None where the trial could not catch up any more."""
+    """The largest wealth that an initial 1 bet on the rival grew to; None if the trial could no longer catch up."""
 
 
 def bet_against(
@@ -40,17 +42,17 @@ def bet_against(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bet, image by image, that the rival is more accurate over all images than each trial.
 
-    Stakes follow from the images before, so the rival may be chosen anew at each `start` by what came before it.
+    Every stake follows from the images before it, so at each `start` the rival may be chosen anew by the images before.
 
     Args:
-        rival: [M], whether the rival classified the first M images correctly, M <= num_images.
-        trials: [K, M], the same of each trial.
-        start: bets begin at this image; those before it inform the stakes alone.
-        num_images: N, of the finite set.
-        log_wealth: [K], natural logarithm of the wealth before `start`.
+        rival: [M], whether the rival classified each of the first M images correctly, M <= num_images.
+        trials: [K, M], the same for each trial.
+        start: the image at which bets begin; the images before it only inform the stakes.
+        num_images: N, the size of the finite set.
+        log_wealth: [K], the natural logarithm of the wealth before `start`.
     Returns:
-        Log-wealth after M images and its maximum over images `start` to M, both [K]. Infinite where the trial could no
-        longer catch up with the rival if it alone were right on every image left.
+        The log-wealth after M images, and its maximum over the images from `start` to M, both [K]. Both are infinite if
+        the trial could not catch up with the rival even by being the only one right on every image left.
     """
     difference = rival.astype(np.int8) - trials.astype(np.int8)
     wins, losses = ((difference == sign).cumsum(1) for sign in (1, -1))

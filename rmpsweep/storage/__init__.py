@@ -1,7 +1,7 @@
-"""Where results lie, and how they get there whole: folders and object stores alike.
+"""Storage of results in folders and object stores, and how files get there whole.
 
-``location`` is a path in either; ``writing`` puts files under their names, once and whole, and waits for storage that
-is away; ``lease`` keeps two launches from working on one results directory at the same time.
+``location`` holds paths in either. ``writing`` puts each file under its name once and whole, and waits while storage is
+away. ``lease`` keeps two launches from working on one results directory at the same time.
 """
 
 from rmpsweep.storage.lease import LOCK, hold_lease

@@ -1,15 +1,16 @@
-"""One launch at a time on a results directory; another one waits for its turn.
+"""A lease that lets one launch at a time work on a results directory; other launches wait for their turn.
 
-What this guarantees: in a folder, the kernel's lock (flock) goes when its process does, so a killed launch never stands
-in the way of the next. NFS servers take part where they offer locks; on mounts with `nolock` only processes of one
-machine exclude each other, and without any locks a launch says so and goes on.
+In a folder, the lease is a lock of the kernel (flock), which ends with its process, so a killed launch never stands in
+the way of the next. NFS servers take part if they offer locks. On mounts with `nolock`, only processes of one machine
+exclude each other; on a file system without any locks, a launch warns and goes on.
 
-Object stores cannot refuse a second writer. There the lease is an object that its holder renews every BEAT_S; a waiter
-takes over what has not changed for STALE_S by its own clock, so a killed launch delays the next by that. Two launches
-that start within the same second, or a holder that was stopped for longer than STALE_S, may both go on.
+Object stores cannot refuse a second writer. There, the lease is an object that its holder renews every BEAT_S. A waiter
+takes over a lease that has not changed for STALE_S by the waiter's own clock, so a killed launch delays the next one by
+that time. Two launches that start within the same second may both go on, and so may a holder that was suspended for
+longer than STALE_S and the launch that took over.
 
-The lease saves work and keeps messages clear; results are safe without it: units are committed so that two writers do
-no harm (`results.journal`), and everything else is written whole.
+The lease saves work and keeps messages clear. Results are safe without it: units are committed in such a way that two
+writers do no harm (`results.journal`), and every other file is written whole.
 """
 
 import contextlib
@@ -28,19 +29,20 @@ from rmpsweep.storage.location import Location, ObjectPath
 
 LOCK = ".lock"
 POLL_S, BEAT_S, STALE_S, SETTLE_S = 1.0, 15.0, 60.0, 1.0
-"""A waiter looks this often; a holder in an object store renews its lease this often; a lease is stale after this; a
-lease taken is looked at again after this, since another one may have been taken at the same time."""
+"""In seconds: how often a waiter looks; how often a holder in an object store renews its lease; the age at which a
+lease is stale; and when a launch looks again at a lease it took, since another may have taken it at the same time."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
 @contextlib.contextmanager
 def hold_lease(root: Location, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lease of a results directory, which is made where it is missing (and removed if it stays empty).
+    """Hold the lease of a results directory, and make the directory if it is missing (it is removed if it stays empty).
 
-    Waits for as long as another process holds it; `tell` then gets one line that says who does.
+    If another process holds the lease, this waits for as long as that takes; `tell` then gets one line that names the
+    holder.
 
     Raises:
-        StorageError: the directory can be neither made nor read.
+        StorageError: the directory can be neither made nor read, or the lease cannot be put into an object store.
     """
     with _in_store(root, tell) if isinstance(root, ObjectPath) else _in_folder(root, tell):
         yield
@@ -68,7 +70,10 @@ def _in_folder(root: Path, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def _lock(lock: Path, tell: Callable[[str], None]) -> int | None:
-    """The descriptor that holds the lock, not inherited by other programs; None where there can be none."""
+    """Wait for the lock, and return the descriptor that holds it, which other programs do not inherit.
+
+    The descriptor is None if the folder cannot be written, or its file system has no locks.
+    """
     told = False
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +83,7 @@ def _lock(lock: Path, tell: Callable[[str], None]) -> int | None:
             continue  # the last holder has just removed the folder that it had made
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-                return None  # who writes here will say so
+                return None  # the first write will report this
             raise
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,15 +101,15 @@ def _lock(lock: Path, tell: Callable[[str], None]) -> int | None:
             tell(f"warning: {lock.parent}: its file system has no locks: start no second launch on it meanwhile")
             return None
         if _is_at(descriptor, lock):
-            with contextlib.suppress(OSError):  # a full disk: it is only for the message
+            with contextlib.suppress(OSError):  # the disk may be full; the text only serves messages
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, _myself().encode(), 0)
             return descriptor
-        os.close(descriptor)  # its holder has removed it at its end: another one counts now
+        os.close(descriptor)  # the last holder has removed this file; another one may be in its place
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether the open file is still the one under this name."""
+    """Whether an open file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

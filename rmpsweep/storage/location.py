@@ -1,4 +1,4 @@
-"""A path in a folder or in an object store. The only file that imports pyarrow.fs."""
+"""Paths in folders and in object stores. Only this module imports pyarrow.fs."""
 
 import contextlib
 import functools
@@ -14,25 +14,28 @@ from rmpsweep.errors import ResultsError, StorageError
 
 _DEFAULTS = {
     "s3": ("allow_delayed_open", "true"),  # an object of up to 5 MB is one PUT
-    "gs": ("retry_limit_seconds", "20"),  # Google's client by itself goes on for 15 minutes
+    "gs": ("retry_limit_seconds", "20"),  # Google's client would otherwise retry for 15 minutes
 }
-"""Scheme -> an option its URIs get unless they have it."""
+"""Scheme -> an option that is added to URIs of this scheme, unless they have it already."""
 _READS = 3
 
 
 @dataclass(frozen=True, order=True)
 class ObjectPath:
-    """A key in an object store, or what all keys below it have in common. What `pathlib.Path` calls the same does the
-    same; a folder is there as long as something is in it.
+    """A key in an object store, or the common prefix of the keys in a "folder", which exists while any such key does.
 
-    store: s3://bucket or gs://bucket, with credentials where the URI had them; options: the query of the URI.
+    Methods that share a name with one of `pathlib.Path` do the same.
 
-    Raises (reading): FileNotFoundError: no such object. StorageError: the store cannot be reached, or refuses.
+    Raises (methods that read):
+        FileNotFoundError: there is no such object.
+        StorageError: the store cannot be reached, or refuses access.
     """
 
     store: str
+    """s3://bucket or gs://bucket, with credentials if the URI had them."""
     key: str
     options: str = ""
+    """The query of the URI."""
 
     def __str__(self) -> str:
         """The URI that `locate` takes, without credentials."""
@@ -49,11 +52,11 @@ class ObjectPath:
 
     @property
     def parent(self) -> "ObjectPath":
-        """Without the last part of the key."""
+        """The path without the last part of the key."""
         return replace(self, key=self.key.rpartition("/")[0])
 
     def absolute(self) -> "ObjectPath":
-        """Itself."""
+        """Return this path; it is always absolute."""
         return self
 
     def is_file(self) -> bool:
@@ -65,7 +68,7 @@ class ObjectPath:
         return bool(self._info().type.name == "Directory")
 
     def iterdir(self) -> Iterator["ObjectPath"]:
-        """Objects and folders right below; nothing where there are none."""
+        """The objects and folders directly below this key; no error if there are none."""
         from pyarrow.fs import FileSelector
 
         filesystem, path = self._resolve()
@@ -74,19 +77,19 @@ class ObjectPath:
         return (self / info.base_name for info in found)
 
     def glob(self, pattern: str) -> Iterator["ObjectPath"]:
-        """Objects and folders right below whose names match."""
+        """The objects and folders directly below this key whose names match the pattern."""
         return (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
 
     def read_bytes(self) -> bytes:
-        """The object's contents."""
+        """Read the contents of the object."""
         filesystem, path = self._resolve()
         with _reaching(self), filesystem.open_input_file(path) as file:
             content: bytes = file.read()
             return content
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """The object's contents, decoded; all of one object, though another one may take its place meanwhile."""
-        for _ in range(_READS):  # pyarrow asks for the length, then for so many bytes of what is there by then
+        """Read and decode the contents of one whole object, even if another object takes its place meanwhile."""
+        for _ in range(_READS):  # pyarrow asks for the length, then reads that many bytes of what may be another object
             with contextlib.suppress(StorageError):
                 content = self.read_bytes()
                 if self._info().size == len(content):
@@ -94,24 +97,25 @@ class ObjectPath:
         return self.read_bytes().decode(encoding)
 
     def open(self) -> Any:
-        """The object as a file (pyarrow.NativeFile) that can be read from any place on."""
+        """Open the object as a file (pyarrow.NativeFile) that can be read from any position."""
         filesystem, path = self._resolve()
         with _reaching(self):
             return filesystem.open_input_file(path)
 
     def stamp(self) -> str:
-        """Its size, and when it was put; empty where there is no such object."""
+        """The size of the object and the time it was put; empty if there is no such object."""
         info = self._info()
         return f"{info.size}:{info.mtime_ns}" if info.is_file else ""
 
     def write_bytes(self, content: bytes) -> None:
-        """Put the whole object, in place of one that is there. Readers see the old one or the new one.
+        """Put a whole object, and replace an existing one. Readers see either the old object or the new one.
 
         Raises:
-            OSError: it may or may not be there now.
+            OSError: the write failed; the object may or may not have been put.
+            StorageError: the store cannot be reached.
         """
         filesystem, path = self._resolve()
-        # no `with`: closing is what makes the object, and a failed write must not make half of one
+        # no `with`: closing the stream makes the object, and a failed write must not make half of one
         stream = filesystem.open_output_stream(path, compression=None)
         stream.write(content)
         stream.close()
@@ -127,7 +131,11 @@ class ObjectPath:
                 raise
 
     def check_bucket(self) -> None:
-        """Raises StorageError where the bucket does not exist or cannot be reached."""
+        """Check that the bucket exists.
+
+        Raises:
+            StorageError: the bucket does not exist or cannot be reached.
+        """
         if not replace(self, key="").is_dir():
             raise StorageError(f"{self}: no such bucket, or no permission to see it; make it, or name another place")
 
@@ -146,13 +154,13 @@ Location = Path | ObjectPath
 
 
 def locate(where: str | Location) -> Location:
-    """A folder, or a place in an object store: s3://bucket/folder, gs://bucket/folder. Connects to nothing.
+    """The location of a folder, or of a URI s3://bucket/folder or gs://bucket/folder. This connects to nothing.
 
-    Options of the store follow as a query, as in s3://bucket/folder?endpoint_override=127.0.0.1:9000&scheme=http;
-    credentials come from the environment (or stand before the bucket: s3://key:secret@bucket/folder).
+    Options of the store follow as a query, as in s3://bucket/folder?endpoint_override=127.0.0.1:9000&scheme=http.
+    Credentials come from the environment, or precede the bucket as in s3://key:secret@bucket/folder.
 
     Raises:
-        ResultsError: another kind of URI, or one without a bucket.
+        ResultsError: the URI is of another kind, or has no bucket.
     """
     if not isinstance(where, str):
         return where
@@ -167,7 +175,7 @@ def locate(where: str | Location) -> Location:
 
 @contextlib.contextmanager
 def local_copies(paths: Sequence[Location]) -> Iterator[tuple[Path, ...]]:
-    """Files with the same names and contents on this machine; objects are copied, and the copies removed at the end."""
+    """Yield paths on this machine of the same names and contents; objects are copied, and copies removed at the end."""
     with tempfile.TemporaryDirectory(prefix="rmpsweep-") as folder:
         copies = []
         for path in paths:
@@ -182,7 +190,7 @@ def local_copies(paths: Sequence[Location]) -> Iterator[tuple[Path, ...]]:
 
 @functools.lru_cache(maxsize=8)
 def _connect(store: str, options: str) -> tuple[Any, str]:
-    """A file system, and the bucket's name in it."""
+    """The file system of a store, and the name of the bucket in it."""
     from pyarrow.fs import FileSystem
 
     name, value = _DEFAULTS[store.partition("://")[0]]

@@ -1,7 +1,7 @@
-"""Writing so that nobody ever sees half of a file, and what to do while a place cannot be written.
+"""Writes that never show anybody half of a file, and that wait while storage is away.
 
-In a folder a file is written under a temporary name of its own (with a leading dot), synced, read back and then moved
-into place. An object store has no rename: a whole object is put, and appears whole or not at all.
+In a folder, a file is written under a temporary name of its own (with a leading dot), synced, read back, and then moved
+into place. An object store has no rename, but an object is put as a whole and appears whole or not at all.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from rmpsweep.storage.location import Location
 PATIENCE_S = 60.0
 """How long a write waits for storage that is away."""
 REFUSED_PATIENCE_S = 2.0
-"""How long it waits where waiting seldom helps: a full disk, a read-only file system."""
+"""How long a write waits if waiting seldom helps, as with a full disk or a read-only file system."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 
 _ANOTHER = "or name another folder; the same command continues"
@@ -46,16 +46,16 @@ _AWAY = {
     errno.EAGAIN,
 }
 _DENIED = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "PERMISSION_DENIED")
-"""In messages of object stores: waiting does not help."""
+"""Words in the messages of object stores which mean that waiting does not help."""
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 def write_atomic(path: Location, content: bytes, patience_s: float = PATIENCE_S) -> None:
-    """Write a file, and its folder, such that readers see the old content or all of the new, also after a crash.
+    """Write a file, and make its folder. Readers see the old content or all of the new, even after a crash.
 
     Raises:
-        StorageError: it cannot be written, or does not read back as written; after patience_s where the storage is
-            away, sooner where waiting does not help.
+        StorageError: the file cannot be written, or does not read back as written. This is raised after `patience_s` if
+            the storage is away, and sooner if waiting does not help.
     """
 
     def attempt() -> None:
@@ -72,16 +72,17 @@ def write_atomic(path: Location, content: bytes, patience_s: float = PATIENCE_S)
 
 
 def write_first(path: Path, content: bytes, stays: Callable[[bytes], bool], patience_s: float = PATIENCE_S) -> None:
-    """Write a file where there is none, as `write_atomic` does: of several writers the first one wins.
+    """Write a file as `write_atomic` does, but only if it does not exist yet: the first of several writers wins.
 
-    The folder has to be there: one that is gone means that its storage is, and what would be made in its place would be
-    lost when the storage returns. Without hard links two writers at the same instant may both win, one after the other.
+    The folder must exist. If it is gone, so is its storage, and a folder made in its place would be lost when the
+    storage returns. On file systems without hard links, two writers at the same instant may both win, one after the
+    other.
 
     Args:
-        stays: whether a file that is there already stays, given its contents; else it is replaced.
+        stays: tells from the contents of an existing file whether it stays; if not, the file is replaced.
         patience_s: how long to wait for storage that is away.
     Raises:
-        StorageError: as `write_atomic`.
+        StorageError: as for `write_atomic`; a missing folder counts as storage that is away.
     """
 
     def attempt() -> None:
@@ -99,7 +100,7 @@ def write_first(path: Path, content: bytes, stays: Callable[[bytes], bool], pati
 
 
 def remove_temporaries(folder: Location, min_age_s: float) -> None:
-    """Remove what writers that died have left in a folder, where it is older than that by this machine's clock."""
+    """Remove temporary files that dead writers have left in a folder, if this machine's clock makes them that old."""
     for path in folder.glob(".*.tmp") if isinstance(folder, Path) else ():
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime >= min_age_s:
@@ -123,7 +124,7 @@ def _written_aside(path: Path, content: bytes) -> Iterator[Path]:
 
 def _check(path: Location, content: bytes) -> None:
     if path.read_bytes() != content:
-        raise OSError(errno.EIO, "it reads back other than written")
+        raise OSError(errno.EIO, "what was read back differs from what was written")
 
 
 def _stays(path: Path, stays: Callable[[bytes], bool]) -> bool:
@@ -142,7 +143,7 @@ def _sync(folder: Path) -> None:
 
 
 def _patiently(attempt: Callable[[], None], path: Location, patience_s: float, away: set[int] = _AWAY) -> None:
-    """Do it; again and again while the storage is away."""
+    """Attempt a write, and repeat it while the storage is away (errors with the numbers in `away`)."""
     began, pause_s = time.monotonic(), _FIRST_PAUSE_S
     while True:
         try:

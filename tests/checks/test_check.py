@@ -295,7 +295,7 @@ def test_what_cannot_be_converted_is_refused_by_the_nodes_name(factory: str, mes
         ("vgg-small --source mnist", ["check: source: got 'mnist'", "digits, cifar10"]),
         ("vgg-small --path /tmp", ["check: source: missing"]),
         ("vgg-small --source digits --transform vit", ["check: transform: got 'vit'", "unit, cifar10"]),
-        ("vgg-small --source digits --transform weights", ["the weights None of vgg-small do not say it"]),
+        ("vgg-small --source digits --transform weights", ["no transform is known for the weights None of vgg-small"]),
         ("vgg-small --weights none.pth", ["none.pth: there is no such weights file"]),
         ("quickstart --weights w.pth", ["'quickstart' is a sweep", "--weights"]),
         ("no_such_module:factory", ["network.module: no_such_module:factory: cannot import"]),

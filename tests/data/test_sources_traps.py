@@ -100,7 +100,9 @@ def test_labels_where_they_mean_nothing(tmp_path):
     packings.image_folder(IMAGES, tmp_path / "b")
     labels = tmp_path / "val.txt"
     labels.write_text("x 1\n")
-    assert "has class folders, which say them; leave it out" in refused("imagefolder", tmp_path / "b", labels=labels)
+    assert "has class folders, which give the labels; leave it out" in refused(
+        "imagefolder", tmp_path / "b", labels=labels
+    )
     assert "csv: labels: got" in refused("csv", tmp_path, labels=labels)
 
 
@@ -109,7 +111,7 @@ def test_a_stray_folder_among_synsets(tmp_path):
     for stray in ("n99999999", "my pictures"):
         packings._write(tmp_path / "val" / stray / "a.jpg", IMAGES[0].encoded)
         message = refused("imagefolder", tmp_path)
-        assert f"class {stray!r}: not of the 1,000 ILSVRC synsets, as the other " in message
+        assert f"class {stray!r}: not among the 1,000 ILSVRC synsets, but the other " in message
         shutil.rmtree(tmp_path / "val" / stray)
 
 
@@ -145,7 +147,7 @@ def test_a_split_with_a_missing_shard_is_refused(tmp_path):
     packings.parquet(IMAGES, tmp_path)
     packings.webdataset(IMAGES, tmp_path)
     (tmp_path / "validation-00001-of-00002.parquet").unlink()
-    assert "is not there in full: of 00002 files number 00001 is missing" in refused("parquet", tmp_path, "validation")
+    assert "is incomplete: of 00002 files, number 00001 is missing" in refused("parquet", tmp_path, "validation")
     (tmp_path / "val-000001.tar").unlink()
     assert "val-000001.tar', but there is no" in refused("webdataset", tmp_path / "val-{000000..000001}.tar")
 

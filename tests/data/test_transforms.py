@@ -98,13 +98,18 @@ def test_images_equal_those_of_timms_own_transform(name: str) -> None:
 @pytest.mark.parametrize(
     ("network", "weights", "error", "message"),
     [
-        ("vgg-small", "mine.safetensors", DataError, "mine.safetensors of vgg-small do not say it: .*unit, cifar"),
-        ("torchvision:resnet34", "mine.pth", DataError, "do not say it: .*imagenet-224.* or give resize, inter"),
-        ("vgg-small", None, DataError, "do not say it"),
+        (
+            "vgg-small",
+            "mine.safetensors",
+            DataError,
+            "known for the weights mine.safetensors of vgg-small; .*unit, cifar",
+        ),
+        ("torchvision:resnet34", "mine.pth", DataError, "no transform is known .*imagenet-224.* or give resize, inter"),
+        ("vgg-small", None, DataError, "no transform is known"),
         ("torchvision:resnet34", "IMAGENET1K_V9", NetworkError, "got 'IMAGENET1K_V9', expected .*IMAGENET1K_V1"),
         ("torchvision:resnet35", "IMAGENET1K_V1", NetworkError, "no such classifier; did you mean .*resnet34"),
         ("timm:resnet34.v9", "pretrained", NetworkError, r"Invalid pretrained tag \(v9\)"),
-        ("timm:resnet34", "mine.pth", DataError, "do not say it"),
+        ("timm:resnet34", "mine.pth", DataError, "no transform is known"),
     ],
 )
 def test_weights_that_name_no_transform_are_refused(

@@ -136,9 +136,9 @@ def test_a_read_only_file_system_is_told_soon(small_disk):
 def test_what_reads_back_other_than_written_gets_no_name(tmp_path, monkeypatch):
     sound = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: sound(path)[:-1])
-    with pytest.raises(StorageError, match=r"file: cannot be written .*it reads back other than written"):
+    with pytest.raises(StorageError, match=r"file: cannot be written .*what was read back differs from"):
         write_first(tmp_path / "file", b"content", always, patience_s=0.5)
-    with pytest.raises(StorageError, match="it reads back other than written"):
+    with pytest.raises(StorageError, match="what was read back differs from what was written"):
         write_atomic(tmp_path / "file", b"content", patience_s=0.5)
     assert list(tmp_path.iterdir()) == []
 
