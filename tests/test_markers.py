@@ -46,6 +46,7 @@ def test_long(): raise AssertionError
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["", "ray", "server"])
 def test_who_starts_something_without_its_marker_is_failed_and_soak_waits_to_be_named(tmp_path, kind):
     (tmp_path / "test_file.py").write_text(FILE)

@@ -85,6 +85,7 @@ def test_verify_finds_the_one_altered_unit_inline_and_with_two_actors(results):
     assert snapshot(results) == before
 
 
+@pytest.mark.slow
 def test_the_draw_is_seeded_and_other_images_weights_or_trials_are_said(results, write_sweep, weights, tmp_path):
     def draw(seed: int) -> list[str]:
         document = rmpsweep("verify", results, "--inline", "--units", 1, "--seed", seed)

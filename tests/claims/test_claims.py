@@ -214,6 +214,7 @@ def finished(tmp_path: Path) -> Path:
     return layout.root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subject", "axes"),
     [

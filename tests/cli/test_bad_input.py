@@ -241,6 +241,7 @@ def workplace(assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
@@ -278,6 +279,7 @@ def test_a_command_is_refused(command, expected, parts, assets, workplace, capsy
     assert snapshot(assets, workplace) == before
 
 
+@pytest.mark.slow
 def test_images_and_weights_without_the_mistake_are_accepted(assets):
     assert exit_code(launch("parquet $ASSETS/good --set network.weights=$ASSETS/rgb.safetensors", assets)) == 0
 

@@ -29,6 +29,7 @@ def test_the_readmes_sweep_file_is_one(tmp_path, monkeypatch):
     assert len(load_sweep(str(path)).settings()) == 3 * 2 * 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["--help", "plan quickstart --json", "list sweeps", "status {results}"])
 def test_planning_and_looking_load_neither_torch_nor_ray_nor_mlflow(command, write_sweep, tmp_path, monkeypatch):
     monkeypatch.setenv("RMPSWEEP_CACHE", str(tmp_path / "cache"))
@@ -51,6 +52,7 @@ def test_planning_and_looking_load_neither_torch_nor_ray_nor_mlflow(command, wri
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_ids_of_trials_stay_whole_in_a_terminal_of_80_columns(tmp_path, monkeypatch):
     monkeypatch.setenv("RMPSWEEP_CACHE", str(tmp_path / "cache"))
     options = ["--results", str(tmp_path / "r"), "--limit", "4", "--set", "time_steps=[4]", "--inline"]

@@ -94,6 +94,7 @@ def command_lines():
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [0, 3])
 def test_slurm_passes_arguments_on_and_the_exit_code_back(slurm, code):
     arguments = ("my sweep.yaml", "--results", "r", "--set", "grid.alpha=[0.5, 1.0]")
@@ -109,6 +110,7 @@ def test_slurm_passes_arguments_on_and_the_exit_code_back(slurm, code):
     assert not [line for line in lines if line.startswith("scontrol")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "restarts", "requeued"), [("USR1", 0, 1), ("USR1", 20, 0), ("TERM", 0, 0)])
 def test_slurm_drains_before_the_time_limit_and_goes_on_later(slurm, signum, restarts, requeued):
     job = slurm("s.yaml", programs=FAKES | FAKE_RAY, CODE="-1", SLURM_RESTART_COUNT=str(restarts))
@@ -118,6 +120,7 @@ def test_slurm_drains_before_the_time_limit_and_goes_on_later(slurm, signum, res
     assert slurm.record.read_text().splitlines().count(f"scontrol requeue {slurm.id}") == requeued
 
 
+@pytest.mark.slow
 def test_slurm_does_not_wait_for_a_ray_that_has_ended(slurm):
     job = slurm("s.yaml", programs=FAKES | FAKE_RAY | {"ray": "#!/bin/bash\nexit 1\n"}, CODE="4")
     assert job.wait(30) == 4

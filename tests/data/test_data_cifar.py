@@ -61,6 +61,7 @@ def test_cifar_batch_files(source: str, tmp_path: Path, monkeypatch: pytest.Monk
         other.load([0])
 
 
+@pytest.mark.slow
 def test_the_same_slice_from_batch_files_and_from_parquet_holds_the_same_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,3 +83,22 @@ def test_failed_download_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     with pytest.raises(DataError, match=r"the download failed .*; unpack https://"):
         open_split("cifar10", str(tmp_path), "train", None, download=True)
+
+
+class Touch:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_batch_files_are_checked_before_anything_in_them_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(tmp_path, "cifar10", monkeypatch)
+    ran = tmp_path / "ran"
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps(Touch(ran)))
+    with pytest.raises(DataError, match="missing or damaged"):
+        open_split("cifar10", str(tmp_path), "test", "unit").load([0])
+    assert not ran.exists()

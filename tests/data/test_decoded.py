@@ -120,6 +120,7 @@ def test_a_cache_that_cannot_be_written_is_warned_of_once_and_hinders_nothing(sp
     assert cache.read(BLOCKS[0]) is None
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_cache_too_small_for_them_never_read_wrong_images(split, folder):
     fill(split)
     bound = sum(path.stat().st_size for path in files()[:2])

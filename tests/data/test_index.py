@@ -183,6 +183,7 @@ def test_a_large_split_names_what_cannot_be_decoded_when_it_is_read(tmp_path, mo
         split.pixels([unread])
 
 
+@pytest.mark.slow
 def test_a_launch_keeps_the_index_in_its_results_and_a_plan_does_not(tmp_path, reads, own_cache, monkeypatch):
     """A launch that comes to nothing leaves nothing."""
     for number in range(8):

@@ -168,6 +168,7 @@ def test_images_left_out_show_wherever_images_are_counted(tmp_path):
     assert not (results / "skipped.csv").exists()
 
 
+@pytest.mark.slow
 def test_without_calibration_images_the_message_says_how_to_take_some_of_the_evaluated_split(packed, tmp_path):
     code, _, errors, _ = launch(packed["imagefolder"]["path"], tmp_path, "--set", "data.calibration_split=train")
     assert code == 2

@@ -113,6 +113,7 @@ def test_a_reader_that_stops_early_leaves_no_thread():
     assert split.begun < 100
 
 
+@pytest.mark.slow
 def test_waiting_is_told_from_working():
     _, slow = read(CountingSplit(pause_s=0.002), range(100), 16)
     assert slow.wait_fraction > 0.9
@@ -183,6 +184,7 @@ def whole(folder, tmp_path_factory):
         return run(worker, job)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "block", "threads", "rows"),
     [(1, 1, 1, None), (1, 1, 2, None), (7, 7, 2, None), (7, 1, 2, None), (1000, 16, 2, None), (16, 16, 2, 5)],
@@ -211,6 +213,7 @@ def test_a_network_that_runs_node_by_node_gives_the_same_bytes_too(folder, tmp_p
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_unit_is_the_same_bytes_from_the_cache_whole_damaged_or_too_small(folder, tmp_path, whole):
     worker, job = make_worker(folder, tmp_path / "results")
     split, images = worker.images.split, len(UNIT)
@@ -285,6 +288,7 @@ def find_thresholds(prepared):
     calibrate(prepared, look(prepared), Driver(pool, limits_of(prepared.sweep)))
 
 
+@pytest.mark.slow
 def test_launch_status_and_report_say_how_images_came_in(folder, tmp_path):
     sweep, results = folder / "photographs.yaml", tmp_path / "results"
     command = ("launch", sweep, "--results", results, "--inline", "--mlflow", "none", "--set", "run.decoded_cache_gb=1")

@@ -36,6 +36,7 @@ def check_equal(splits: dict[str, ImageSplit], images: list[Packed]) -> None:
             assert torch.equal(pixels, splits["parquet"].pixels(ids)[0]), name
 
 
+@pytest.mark.slow
 def test_every_packing_of_generated_images_is_the_same_split(tmp_path):
     images = packings.generated(60)
     packed = packings.pack(images, tmp_path)
@@ -204,6 +205,7 @@ def test_keys_fall_back_to_paths_and_to_row_numbers(tmp_path):
     assert found["parquet"].pixels(range(2))[1].tolist() == [2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["imagefolder", "parquet", "webdataset", "csv"])
 def test_many_threads_read_the_same_pixels_as_one(packing, tmp_path):
     images = packings.generated(24)

@@ -34,6 +34,7 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.lists(names, min_size=1, max_size=4), st.binary(max_size=1500)), max_size=6), st.data())
 def test_members_are_those_that_tarfile_finds(files, data):
     buffer = io.BytesIO()

@@ -80,6 +80,7 @@ def test_every_classifier_of_torchvision_says_its_transform_by_name_and_by_file_
     assert len(PUBLISHED) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet34.a1_in1k", "resnet18.tv_in1k", "vgg16_bn.tv_in1k"])
 def test_images_equal_those_of_timms_own_transform(name: str) -> None:
     timm = pytest.importorskip("timm", reason="timm is optional")

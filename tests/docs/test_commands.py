@@ -14,6 +14,7 @@ GENERATE = "typer rmpsweep.cli utils docs --name rmpsweep --title Commands --out
 COMMANDS = sorted(info.name or info.callback.__name__ for info in app.registered_commands if info.callback)
 
 
+@pytest.mark.slow
 def test_the_page_is_current_and_contributing_says_how_to_make_it_so(tmp_path):
     made = tmp_path / "commands.md"
     subprocess.run([sys.executable, "-m", *GENERATE.split(), str(made)], check=True, capture_output=True, cwd=ROOT)

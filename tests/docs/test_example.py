@@ -8,6 +8,7 @@ import pytest
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example.py"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_the_example_runs_and_says_what_it_promises(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -55,6 +55,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: None) -> P
     return tmp_path
 
 
+@pytest.mark.slow
 def test_its_rule_and_its_data_source_run_as_they_stand(own: Path) -> None:
     document = rmpsweep("launch", "own.yaml", "--inline", "--limit", 40, "--mlflow", "none", "--results", "r")
     rows = document["summary"]

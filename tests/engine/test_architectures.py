@@ -150,6 +150,7 @@ def test_law_3_of_whole_networks(name, size, steps, granularity):
     assert abs(slope(ann, net, thresholds, images, steps, "float32") + 1) < 1 / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layers"), [("resnet18", 17), ("resnet50d", 51)])
 def test_timms_resnets_convert(name, layers):
     timm = pytest.importorskip("timm")

@@ -47,6 +47,7 @@ def run(copy, tmp_path, **environment):
     return last, hits, cache and Path(cache)
 
 
+@pytest.mark.slow
 def test_a_constant_of_another_file_compiles_anew(copy, tmp_path):
     last, hits, cache = run(copy, tmp_path)
     assert (last, hits) == (31, 0)
@@ -61,6 +62,7 @@ def test_a_constant_of_another_file_compiles_anew(copy, tmp_path):
     assert run(copy, tmp_path) == (31, 1, cache)
 
 
+@pytest.mark.slow
 def test_the_cache_lies_where_it_can_be_written_to(copy, tmp_path):
     given = run(copy, tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "given"))
     assert given[2].is_relative_to(tmp_path / "given")

@@ -135,6 +135,7 @@ def test_kernels_for_processors_equal_the_reference_on_rare_shapes(build, size, 
     assert all(int(count[-1]) > 0 for sim in sims for count in sim.spike_counts.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("triton"), reason="Triton is not on this platform")
 @pytest.mark.parametrize("name", ["chain", "residual"])
 def test_kernels_for_gpus_give_the_same_bits_in_the_interpreter(name):
@@ -175,6 +176,7 @@ def test_stacked_trials_are_the_trials_alone(name, encoding):
             assert {k: v.tolist() for k, v in one.items()} == {k: v.tolist() for k, v in other.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_floating_point_does_not_depend_on_batch_chunk_or_threads_either(name):
     net, settings = problem(name, "float32")

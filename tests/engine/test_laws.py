@@ -95,6 +95,7 @@ def test_law_3_the_rate_is_within_one_spike_and_its_error_falls_as_one_over_T(ke
     assert abs(slope + 1) < 0.1
 
 
+@pytest.mark.slow
 @every_kernel
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 def test_law_4_a_neuron_at_its_threshold_fires(kernels, numerics, reset):

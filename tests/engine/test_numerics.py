@@ -215,6 +215,7 @@ class Linear2(nn.Module):
         return self.fc(self.act3(self.conv4(x)).flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*silent")
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
 @pytest.mark.parametrize("build", [Grouped, Linear2, Bottlenecks])

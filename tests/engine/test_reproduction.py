@@ -66,6 +66,7 @@ def assert_ties_up_to_rounding(result: Comparison, dtype: torch.dtype) -> None:
         assert max(abs(flip.ours), abs(flip.theirs)) < bound, flip
 
 
+@pytest.mark.slow
 def test_every_spike_of_a_random_resnet_is_equal_in_float64():
     pair, images = random_pair(0, torch.float64)
     result = pair.compare(images[:8], T)
@@ -74,6 +75,7 @@ def test_every_spike_of_a_random_resnet_is_equal_in_float64():
     assert torch.equal(result.ours, result.theirs)
 
 
+@pytest.mark.slow
 def test_in_float32_only_ties_up_to_rounding_differ():
     pair, images = random_pair(0, torch.float32)
     assert_ties_up_to_rounding(pair.compare(images[:8], T), torch.float32)

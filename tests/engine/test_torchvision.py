@@ -32,6 +32,7 @@ def errors(ann: nn.Module, images: Tensor, steps: list[int], granularity: str, m
     return (simulate(net, images, thresholds, steps, max_pool=max_pool).logits - ann(images)).abs().mean((1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:layer .* channels are silent")
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
 def test_law_3_resnet18_approaches_the_anns_output_as_one_over_T(resnet18, granularity):
@@ -48,6 +49,7 @@ def test_law_3_does_not_hold_where_max_pooling_is_biased(resnet18):
     assert all(later > earlier / 2 ** (1 / 2) for earlier, later in pairwise(found)), found
 
 
+@pytest.mark.slow
 def test_resnet34_converts_and_spikes_pass_all_of_its_layers():
     ann, images = random_resnet(torchvision.models.resnet34)
     net = convert(ann, images)

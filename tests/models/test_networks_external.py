@@ -123,6 +123,7 @@ def test_timm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
             call()
 
 
+@pytest.mark.slow
 def test_timm_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timm = pytest.importorskip("timm", reason="timm is optional")
     from huggingface_hub import constants

@@ -90,6 +90,7 @@ def test_digits_recipe_reaches_97_percent(digits: tuple[ImageSplit, ImageSplit],
     assert reports[-1].test_accuracy == card.test_accuracy["correct"] / 500
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_weights(digits: tuple[ImageSplit, ImageSplit], tmp_path: Path) -> None:
     undisturbed, resumed = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     train(SHORT, *digits, undisturbed, ignore)
@@ -124,6 +125,7 @@ def test_standardised_weights_fold_into_plain_convolutions() -> None:
             torch.testing.assert_close(weight.flatten(1).norm(dim=1), started, rtol=1e-3, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_resuming_with_standardised_weights_is_exact(
     precision: Literal["float32", "bfloat16"], digits: tuple[ImageSplit, ImageSplit], tmp_path: Path

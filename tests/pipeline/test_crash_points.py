@@ -99,6 +99,7 @@ def test_a_driver_killed_at_every_point_loses_nothing_and_the_same_command_finis
     assert [path for path in results.rglob(".*") if path.suffix == ".tmp" or path.name == LOCK] == []
 
 
+@pytest.mark.slow
 def test_young_orphans_are_left_to_their_writers_until_the_sweep_is_complete(server, write_sweep, tmp_path):
     results = tmp_path / "results"
     command = ("launch", write_sweep(), "--results", results, "--limit", 20, "--inline", "--mlflow", "none")

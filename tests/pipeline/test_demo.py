@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 OPTIONS = ["--limit", "20", "--set", "time_steps=[4,8]", "--inline", "--mlflow", "none"]
 
 
@@ -17,6 +19,7 @@ def launched(results, *options, threads):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_prints_one_digest_whatever_the_number_of_threads(tmp_path):
     document = json.loads(launched(tmp_path / "one", "--json", threads=1))
     table = (tmp_path / "one" / "predictions.parquet").read_bytes()

@@ -47,6 +47,7 @@ def test_earlier_results_open(results: Path) -> None:
     assert all(trial["done"] == trial["cells"] for trial in document["trials"])
 
 
+@pytest.mark.slow
 def test_earlier_results_continue_without_computing_and_keep_their_tables(results: Path) -> None:
     units = unit_files(results)
     assert rmpsweep(*LAUNCH)["units_run"] == 0
@@ -60,6 +61,7 @@ def test_earlier_results_are_computed_again_bit_for_bit(results: Path) -> None:
     assert (len(document["compared"]), document["left_out"], document["rejected"]) == (2, 0, {})
 
 
+@pytest.mark.slow
 def test_one_more_time_step_is_all_that_is_added_to_earlier_results(results: Path) -> None:
     units = unit_files(results)
     more = ("--set", "time_steps=[4, 8, 12]")

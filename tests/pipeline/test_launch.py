@@ -76,6 +76,7 @@ def test_a_new_alpha_a_new_time_step_and_a_larger_limit_compute_only_what_is_mis
     assert tables(fresh) == tables(results)
 
 
+@pytest.mark.slow
 def test_damaged_unit_files_are_found_out_and_computed_again(write_sweep, results):
     command = ("launch", write_sweep(), "--results", results, "--limit", 40, "--inline", "--mlflow", "none")
     undisturbed = tables(results)
@@ -105,6 +106,7 @@ def test_lost_thresholds_are_found_again_and_results_kept(write_sweep, results):
     assert rmpsweep(*command)["units_run"] > 0
 
 
+@pytest.mark.slow
 def test_status_merge_report_and_log_work_from_the_results_directory_alone(results, tmp_path):
     status = rmpsweep("status", results)
     assert status["units_left"] == 0
@@ -122,6 +124,7 @@ def test_status_merge_report_and_log_work_from_the_results_directory_alone(resul
     assert rmpsweep("log", results, "--mlflow", uri)["runs_created"] == 0
 
 
+@pytest.mark.slow
 def test_a_unit_that_cannot_be_computed_is_quarantined_and_the_rest_completes(weights, tmp_path):
     """A BMP with a good header and no pixels passes the index; its unit fails, the rest is there: exit code 3."""
     import io
@@ -173,6 +176,7 @@ def test_a_run_killed_between_its_last_unit_and_its_record_goes_on(write_sweep, 
     assert rmpsweep(*command, "--limit", 30)["units_run"] > 0
 
 
+@pytest.mark.slow
 def test_what_a_kill_leaves_of_the_first_write_does_not_block_the_directory(write_sweep, tmp_path):
     results = tmp_path / "results"
     results.mkdir()
@@ -203,6 +207,7 @@ def test_a_trial_out_of_floats_range_is_quarantined_not_counted(write_sweep, tmp
     assert "out of the range of torch.float32" in quarantined[0]["message"]
 
 
+@pytest.mark.slow
 def test_no_password_reaches_disk_or_screen(write_sweep, tmp_path):
     results = tmp_path / "results"
     secret = ("--set", "mlflow.tracking_uri=http://me:s3cret@127.0.0.1:1", "--inline", "--limit", 8)
@@ -212,6 +217,7 @@ def test_no_password_reaches_disk_or_screen(write_sweep, tmp_path):
         assert not path.is_file() or b"s3cret" not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_silent_channels_and_clipped_inputs_are_warned_of_and_kept_for_the_report(write_sweep, tmp_path):
     results = tmp_path / "results"
     options = ("--inline", "--mlflow", "none", "--limit", 8, "--set", "grid.input_scale=[0.5]")
@@ -228,6 +234,7 @@ def test_inline_and_actors_exclude_each_other(write_sweep, tmp_path):
         assert (code, "give it, or --actors" in errors) == (2, True)
 
 
+@pytest.mark.slow
 def test_plan_expects_what_the_last_launch_took(write_sweep, tmp_path):
     sweep, results = write_sweep(), tmp_path / "results"
     rmpsweep("launch", sweep, "--results", results, "--inline", "--mlflow", "none", "--limit", 8)

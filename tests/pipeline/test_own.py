@@ -65,6 +65,7 @@ def launch(
     return arguments
 
 
+@pytest.mark.slow
 def test_an_edited_rule_is_another_one_and_an_unedited_one_is_not_asked_again(
     launch: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def units_done(events):
     return [event.job for event in events if isinstance(event, JobDone) and event.stage == "evaluating"]
 
 
+@pytest.mark.slow
 def test_launching_again_in_the_same_process_computes_nothing_and_a_larger_limit_what_is_new(launch):
     first, again, more = [], [], []
     results = launch(events=first)
@@ -49,6 +50,7 @@ def test_launching_again_in_the_same_process_computes_nothing_and_a_larger_limit
     assert len(units_done(more)) > 0
 
 
+@pytest.mark.slow
 def test_it_does_what_the_command_does_to_the_byte(launch, write_sweep, tmp_path):
     results = launch()
     document = command(
@@ -59,6 +61,7 @@ def test_it_does_what_the_command_does_to_the_byte(launch, write_sweep, tmp_path
     assert (results.path / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_a_launch_would_do_and_writes_nothing(launch, write_sweep, tmp_path):
     planned = rmpsweep.plan(write_sweep(), tmp_path / "results", limit=40)
     assert planned.cells_left == planned.plan.num_cells == 40 * (5 * 2 + 1)
@@ -68,6 +71,7 @@ def test_the_plan_says_what_a_launch_would_do_and_writes_nothing(launch, write_s
     assert rmpsweep.plan(write_sweep(), tmp_path / "results", limit=40).todo == ()
 
 
+@pytest.mark.slow
 def test_an_exception_in_the_callback_ends_the_launch_and_the_same_call_continues(launch, tmp_path):
     class Enough(Exception):
         pass
@@ -88,6 +92,7 @@ def test_an_exception_in_the_callback_ends_the_launch_and_the_same_call_continue
     assert tables(tmp_path / "results") == tables(undisturbed.path)
 
 
+@pytest.mark.slow
 def test_cancel_stops_a_launch_in_python_too(launch, tmp_path, monkeypatch):
     monkeypatch.setattr("rmpsweep.pipeline.launch.CANCEL_EVERY_S", 0.0)
     events = []
@@ -136,6 +141,7 @@ def test_a_running_ray_is_used_and_left_running(launch, tmp_path):
             signal.signal(each, handler)
 
 
+@pytest.mark.slow
 def test_signal_handlers_stay_as_they_were_and_threads_may_launch(launch):
     def own(signum, frame):
         raise AssertionError
@@ -156,6 +162,7 @@ def test_signal_handlers_stay_as_they_were_and_threads_may_launch(launch):
         signal.signal(signal.SIGINT, before[1])
 
 
+@pytest.mark.slow
 def test_the_command_restores_the_handlers_it_found(write_sweep, tmp_path):
     def own(signum, frame):
         raise AssertionError
@@ -169,6 +176,7 @@ def test_the_command_restores_the_handlers_it_found(write_sweep, tmp_path):
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 def test_results_are_tables_for_pandas_and_duckdb_and_plain_values(launch, tmp_path):
     import duckdb
 
@@ -206,6 +214,7 @@ def test_what_cannot_be_opened_or_launched_is_said(launch, write_sweep, tmp_path
     assert rmpsweep.Results.open(tmp_path / "poison").summary.num_rows == 0, "what there is has been merged"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "does",
     [

@@ -82,6 +82,7 @@ def random_correct(plan, accuracies, num_images, seed=0, shared=0.9):
     }
 
 
+@pytest.mark.slow
 def test_the_best_trial_is_stopped_in_at_most_the_stated_share_of_image_orders():
     error, num_images, repeats = 0.2, 240, 400
     sweep = sweep_of([0.5, 0.6, 0.7, 0.8], error=error, first_images=10, time_steps=[8])

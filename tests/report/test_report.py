@@ -20,6 +20,7 @@ def page() -> str:
     return render(*tables(), INFO)
 
 
+@pytest.mark.slow
 def test_page_loads_nothing_and_stays_small(page: str):
     assert not re.search(
         r"""<[^>]*\b(src|href)\s*=\s*(?!["']?#)""", re.sub(r"<script\b.*?</script>", "", page, flags=re.S)
@@ -56,6 +57,7 @@ def test_headline_and_comparison_speak_of_the_best_trials(page: str):
     assert "these 60 images cannot tell it from 1 of the 1 others: α = 0.5 (p ≥ 0.05, Holm)" in text
 
 
+@pytest.mark.slow
 def test_costs_are_estimates_beside_the_ann_s_own(page: str):
     summary, activity, predictions = tables()
     text = text_of(page)
@@ -77,6 +79,7 @@ def test_t_to_reach_the_ann_stands_beside_the_best(page: str):
     assert re.search(r"hard 1 activation_p99.9 – not reached \(", text)
 
 
+@pytest.mark.slow
 def test_classes_and_hardest_images_equal_a_plain_count():
     summary, activity, predictions = tables()
     rows = predictions.to_pylist()
@@ -103,12 +106,14 @@ def test_classes_and_hardest_images_equal_a_plain_count():
         assert f"{name} 20 {ann:.2f} % {soft:.2f} % {points[0]} {hard:.2f} % {points[1]}" in text
 
 
+@pytest.mark.slow
 def test_images_that_are_away_are_named_and_excused():
     text = text_of(render(*tables(), INFO, lambda _: Pictures(missing="the disk is at home")))
     assert "The images themselves are not shown: the disk is at home." in text
     assert "wrong in 4 of 8 image 49" in text
 
 
+@pytest.mark.slow
 def test_the_predictions_read_are_enough(page: str, monkeypatch: pytest.MonkeyPatch):
     summary, activity, predictions = tables()
     needed = predictions.filter(needed_predictions(summary))
@@ -118,6 +123,7 @@ def test_the_predictions_read_are_enough(page: str, monkeypatch: pytest.MonkeyPa
     assert render(summary, activity, needed, INFO) == page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alphas", "limit"), [(5, 3_000_000), (20, 5_000_000)])
 def test_pages_of_many_trials_stay_small(alphas: int, limit: int):
     rules = tuple(f"vin_p{number}" for number in range(95, 100))
@@ -130,6 +136,7 @@ def test_pages_of_many_trials_stay_small(alphas: int, limit: int):
     assert page.count(f"{0:016x}") == 2  # once in the table, once in the data of all charts
 
 
+@pytest.mark.slow
 def test_partial_coverage_quarantine_and_warnings_are_announced(page: str):
     complete = text_of(page)
     assert "Partial results" not in complete
@@ -148,6 +155,7 @@ def test_empty_tables_give_a_page_that_says_so():
     assert "ANN not evaluated yet" in text
 
 
+@pytest.mark.slow
 def test_names_cannot_break_out_of_the_page(page: str):
     hostile = "</script><script>alert(1)</script>\"'<b>"
     info = replace(INFO, name=hostile, hardware=hostile, sweep_yaml=hostile, warnings=[hostile])
@@ -160,5 +168,6 @@ def test_names_cannot_break_out_of_the_page(page: str):
     assert broken.count("</script>") == page.count("</script>")
 
 
+@pytest.mark.slow
 def test_equal_tables_give_equal_pages(page: str):
     assert render(*tables(), INFO) == page

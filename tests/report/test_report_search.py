@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pyarrow as pa
+import pytest
 
 from rmpsweep.report import render
 from rmpsweep.report.charts.search import stopped_rows
@@ -42,6 +43,7 @@ def page(**changes: object) -> str:
     return render(stopped_summary(), activity, predictions, replace(INFO, search=replace(SEARCH, **changes)))
 
 
+@pytest.mark.slow
 def test_a_search_is_told_with_its_savings_and_its_promise_and_is_not_partial():
     text = text_of(page())
     assert "of 8 trials 1 were shown to be worse than another one at every one of T = 16, 32 and stopped" in text
@@ -54,6 +56,7 @@ def test_a_search_is_told_with_its_savings_and_its_promise_and_is_not_partial():
     assert "2 trials were added" in text_of(page(added=("a", "b")))
 
 
+@pytest.mark.slow
 def test_classes_and_hardest_images_are_of_trials_that_were_not_stopped():
     text = text_of(page(stopped={f"{6:016x}": DEFEATS}))  # the best with hard reset
     assert "Class images ANN soft points to ANN" in text
@@ -61,6 +64,7 @@ def test_classes_and_hardest_images_are_of_trials_that_were_not_stopped():
     assert "of 8 image" not in text
 
 
+@pytest.mark.slow
 def test_without_a_search_nothing_is_said_of_one():
     text = text_of(render(*tables(), INFO))
     assert "Adaptive search" not in text

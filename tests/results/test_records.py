@@ -81,6 +81,7 @@ def test_files_of_an_earlier_version_are_written_again_byte_by_byte(earlier):
         assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_results_that_an_earlier_version_has_published_count_as_published(earlier, tmp_path):
     (tmp_path / "earlier" / "report.html").write_text("the report")
     now = look(reopen(earlier.root))

@@ -206,6 +206,7 @@ def test_only_the_row_groups_of_the_trials_asked_for_are_decoded(results, tmp_pa
         tables.decode_parquet(path.read_bytes())
 
 
+@pytest.mark.slow
 def test_comparing_loads_neither_torch_nor_ray_nor_mlflow(results):
     script = (
         "import sys, rmpsweep.cli\n"

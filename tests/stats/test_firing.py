@@ -45,6 +45,7 @@ def test_layers_are_flagged_by_their_neurons_over_all_steps() -> None:
     assert shortened(flagged * 5) == [str(flagged[0])] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_launch_status_and_report_tell_saturated_and_silent_layers(
     write_sweep: Callable[..., Path], tmp_path: Path
@@ -72,6 +73,7 @@ def test_launch_status_and_report_tell_saturated_and_silent_layers(
     assert "threshold-chart" in page
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_thresholds_are_kept_as_a_readable_table(write_sweep: Callable[..., Path], tmp_path: Path) -> None:
     results = tmp_path / "r"

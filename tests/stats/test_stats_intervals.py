@@ -67,6 +67,7 @@ def test_paired_interval_covers_the_true_difference_as_often_as_it_says():
     assert np.mean((low <= difference) & (difference <= high)) == pytest.approx(0.95, abs=binomial_error(20_000))
 
 
+@pytest.mark.slow
 def test_time_steps_to_reach_covers_the_true_one_as_often_as_it_says():
     """T of a fine grid, so that bounds are hardly rounded outwards; accuracy rises and crosses 0.9 x 0.8 at T = 31."""
     rng, time_steps, covered = np.random.default_rng(9), range(1, 61), []

@@ -49,6 +49,7 @@ def holding(root):
             pipe.close()
 
 
+@pytest.mark.slow
 def test_a_second_launch_is_told_who_holds_the_lease_and_goes_on_when_it_is_free(tmp_path):
     root, told = tmp_path / "results", []
     with holding(root) as (holder, _):
@@ -159,6 +160,7 @@ def test_a_read_only_directory_can_be_read_from_and_one_below_a_file_is_refused(
         hold_lease(tmp_path / "file" / "r", print).__enter__()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_a_launch_that_waits_can_be_interrupted(write_sweep, tmp_path):
     root = tmp_path / "results"

@@ -203,6 +203,7 @@ def test_a_foreign_folder_is_refused(ports, write_sweep, tmp_path):
     assert (code, "is not empty and holds no sweep" in errors) == (2, True), errors
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_there_is_told_within_its_deadline(write_sweep):
     place = uri("s3", servers.free_port(), "x")
     began = time.monotonic()

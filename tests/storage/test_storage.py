@@ -89,6 +89,7 @@ def test_of_writers_at_the_same_time_one_wins(tmp_path):
     assert len(files(tmp_path)) == 20
 
 
+@pytest.mark.slow
 def test_storage_that_goes_and_comes_back_is_waited_for_and_nothing_is_made_in_its_place(tmp_path):
     units, away = tmp_path / "units", tmp_path / "away"
     units.mkdir()
@@ -99,6 +100,7 @@ def test_storage_that_goes_and_comes_back_is_waited_for_and_nothing_is_made_in_i
     assert (files(units), made_meanwhile) == ({"file": b"content"}, [False])
 
 
+@pytest.mark.slow
 def test_storage_that_stays_away_ends_the_wait_in_time(tmp_path):
     began = time.monotonic()
     with pytest.raises(StorageError, match=r"gone/file: cannot be written .*, tried for [12] s; see that the storage"):
@@ -107,6 +109,7 @@ def test_storage_that_stays_away_ends_the_wait_in_time(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_soon_and_keeps_no_piece(small_disk):
     write_first(small_disk / "first", bytes(1000), never)
     fill(small_disk)
@@ -118,6 +121,7 @@ def test_a_full_disk_is_told_soon_and_keeps_no_piece(small_disk):
         assert sorted(files(small_disk)) == ["ballast", "first"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_that_gets_space_in_time_is_written(small_disk):
     ballast = fill(small_disk)
     later(0.5, ballast.unlink)
@@ -125,6 +129,7 @@ def test_a_full_disk_that_gets_space_in_time_is_written(small_disk):
     assert files(small_disk) == {"file": bytes(10**6)}
 
 
+@pytest.mark.slow
 def test_a_read_only_file_system_is_told_soon(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     began = time.monotonic()
@@ -133,6 +138,7 @@ def test_a_read_only_file_system_is_told_soon(small_disk):
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_what_reads_back_other_than_written_gets_no_name(tmp_path, monkeypatch):
     sound = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: sound(path)[:-1])

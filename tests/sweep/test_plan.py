@@ -330,6 +330,7 @@ TRIALS = tuple(Trial(trial_id, "c", Setting()) for trial_id in "abcdefghi")
 DONE = st.lists(unit_of([ANN, *"abcdefghi", "no longer planned"], last=20), max_size=12)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(DONE, st.integers(1, 15), st.integers(1, 20), st.integers(1, 9), st.randoms(use_true_random=False))
 def test_pending_is_every_missing_cell_once_and_no_finished_one(done, limit, shard_size, trials, order):
@@ -345,6 +346,7 @@ def test_pending_is_every_missing_cell_once_and_no_finished_one(done, limit, sha
     assert pending(plan, order.sample(done, len(done))) == units
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(unit_of([ANN, "a", "b", "c"], last=12), max_size=10))
 def test_disjoint_counts_no_cell_twice_and_drops_only_what_overlaps(units):

@@ -179,6 +179,7 @@ def test_networks_that_cannot_be_launched(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_list_networks_shows_figures_at_the_real_input_size() -> None:
     rows = {(row["name"], row["image"]): row for row in rmpsweep("list", "networks")["networks"]}
     assert {name for name, _ in rows} > set(NETWORKS)

@@ -45,6 +45,7 @@ def launch(sweep: Path, results: Path, *settings: str) -> dict[str, Any]:
 GRID = "grid=[{{threshold: ['{}'], granularity: [{}], alpha: [0.7]}}]"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_given_thresholds_count_as_those_calibrated(
     write_sweep: Callable[..., Path], tmp_path: Path, found: dict[str, torch.Tensor]
@@ -66,6 +67,7 @@ def test_given_thresholds_count_as_those_calibrated(
     assert launch(sweep, tmp_path / "given", setting)["units_run"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 def test_given_scales_become_thresholds(
     write_sweep: Callable[..., Path], tmp_path: Path, found: dict[str, torch.Tensor], weights: Path

@@ -53,6 +53,7 @@ def uri(request):
     return request.getfixturevalue(f"{request.param}_uri")
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_run_and_its_trials_are_child_runs(uri, record):
     logged = log(uri, record, SOFT + HARD)
     runs = runs_of(uri, record)
@@ -158,6 +159,7 @@ def test_files_are_uploaded_only_when_they_change(sqlite_uri, record):
     assert (stored / "plan.json").read_text() == "another plan"
 
 
+@pytest.mark.slow
 def test_changed_tags_replace_and_params_of_any_length_and_number_fit(sqlite_uri, record):
     rows = [row("aa", t, 50) for t in range(1, 251)]
     many = replace(record, params={f"p{i}": "x" * 7000 for i in range(150)}, tags={"git": "y" * 9000})
@@ -169,6 +171,7 @@ def test_changed_tags_replace_and_params_of_any_length_and_number_fit(sqlite_uri
     assert len(history(sqlite_uri, runs["aa"], "accuracy")) == 250
 
 
+@pytest.mark.slow
 def test_run_names_say_what_varies_and_follow_it(sqlite_uri, record):
     rows = [row("aa", 32, 50, numerics="float32"), row("bb", 32, 50, alpha=1.0, reset="hard", numerics="float32")]
     log(sqlite_uri, record, rows)
@@ -249,6 +252,7 @@ def test_a_deleted_run_is_made_again(sqlite_uri, record):
     assert runs_of(sqlite_uri, record)["aa"].data.tags["mlflow.parentRunId"] == second.parent_run_id
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_an_error_soon_and_keeps_the_password(record):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -164,6 +164,7 @@ def expected_attempts(fates, retries):
     raise AssertionError
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(FATES, st.integers(0, 3), st.integers(1, 4), st.integers(0, 8), RANDOM)
 def test_every_job_is_done_once_or_quarantined_whatever_fails_hangs_or_dies(fates, retries, workers, num_jobs, random):
@@ -296,6 +297,7 @@ def test_events_are_lines_of_plain_values():
         assert list(event.plain().items()) == list(line.items())
 
 
+@pytest.mark.slow
 def test_events_jobs_and_driver_need_neither_torch_nor_ray():
     modules = ", ".join(f"rmpsweep.workers.{name}" for name in ("events", "jobs", "driver", "pools"))
     code = f"import sys, {modules}; print({{'torch', 'ray'}} & set(sys.modules))"

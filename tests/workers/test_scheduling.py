@@ -28,6 +28,7 @@ def planned_units(num_workers):
     return [SimulatedJob(str(i), unit.image_steps / RATE) for i, unit in enumerate(pending(plan, [], num_workers))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_workers", "spread", "crashes", "stragglers"), CLUSTERS)
 def test_a_sweep_ends_within_5_percent_of_the_earliest_possible(num_workers, spread, crashes, stragglers):
     """Speeds differ by `spread`, a fraction of the workers crashes, another is ten times slower."""
@@ -48,6 +49,7 @@ def test_a_sweep_ends_within_5_percent_of_the_earliest_possible(num_workers, spr
     assert pool.clock < 1.05 * pool.lower_bound(cost)
 
 
+@pytest.mark.slow
 def test_without_copies_the_slowest_worker_decides(monkeypatch):
     """What the test above would see if stragglers were left alone."""
     monkeypatch.setattr(Schedule, "plan_copies", lambda *_: None)
