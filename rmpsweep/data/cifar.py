@@ -99,12 +99,12 @@ class CifarSplit(ImageSplit):
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        names: list[str] = []
-        for file in self._files:  # `_dataset`, below, checks them against the published checksums
+        dataset, names = self._dataset, list[str]()  # checks the files against the published checksums
+        for file in self._files:
             with open(file, "rb") as stream:
                 names += pickle.load(stream, encoding="latin1")["filenames"]
         by_key = np.argsort(np.array(names), kind="stable")
-        return self._dataset.data[by_key], np.asarray(self._dataset.targets)[by_key]
+        return dataset.data[by_key], np.asarray(dataset.targets)[by_key]
 
     def class_names(self) -> tuple[str, ...]:
         """The class names in the file that comes with the batches."""

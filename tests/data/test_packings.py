@@ -130,7 +130,7 @@ def test_of_several_forms_auto_takes_the_splits_folder_and_else_the_first_by_nam
     ("path", "message"),
     [
         (None, "auto: path: got none"),
-        ("nowhere", "no folder here"),
+        ("nowhere", "which is not a folder on this machine"),
         (".", "holds no split 'val' in any of these forms"),
     ],
 )
