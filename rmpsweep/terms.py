@@ -37,8 +37,7 @@ these spikes cause (`engine.activity.fan_out`); and saturated neurons. For the i
 "synops" are counted from these in the same way, and "saturated" is 0."""
 
 ENGINE_VERSION = "2"
-"""The engine's version, part of every trial's identity. A change of the engine that alters a count raises the
-version."""
+"""The engine's version, part of every trial's identity. Raise it with any change that alters a count."""
 
 FILE = "file:"
 RuleKind = Literal["vin", "activation", "activation_ema", "file", "own"]
@@ -53,8 +52,7 @@ class Rule:
     forms: Mapping[str, str]
     """Every form in which a sweep file can write the rule -> what that form does."""
     pattern: str
-    """A regular expression for all forms. Its group, if it has one and the group took part in the match, is a
-    percentage."""
+    """A regular expression for all forms. Its group, where one exists and took part in the match, is a percentage."""
     simulates: bool = False
     """Whether the rule simulates spikes. Its thresholds then depend on encoding, time steps and max pooling."""
     cost: float = 1.0

@@ -93,8 +93,7 @@ class Builder:
         return torch.stack([v.reshape(-1) for v in torch.broadcast_tensors(*values)])
 
     def entering(self, node: Node) -> Tensor | None:
-        """Return the per-channel weights of the spikes that enter a weighted node, float64 [outputs, inputs of each
-        output].
+        """Return what the spikes that enter a weighted node weigh by channel, float64 [outputs, inputs of each output].
 
         Return None if all spikes weigh the same.
         """

@@ -18,7 +18,7 @@ from torch import Tensor
 from rmpsweep.terms import RESETS, Reset, check_choice
 
 RESET_CODES: dict[Reset, int] = {reset: code for code, reset in enumerate(RESETS)}
-"""The code by which kernels know each reset. Each kernel module has a `code_of` that refuses the resets it does not
+"""The code by which kernels know each reset. Each kernel module has a `code_of`, which refuses resets it cannot
 compute."""
 
 
