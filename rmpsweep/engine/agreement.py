@@ -36,7 +36,7 @@ from rmpsweep.engine.simulate import simulate
 from rmpsweep.terms import AlphaScope, MaxPool, Numerics, Reset
 
 Verdict = Literal["ok", "starting", "silent", "saturated", "parts here", "follows"]
-"""What is said of a layer.
+"""The verdict on a layer.
 
 - "ok": the layer meets the rule.
 - "starting": more time steps are needed.

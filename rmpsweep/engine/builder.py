@@ -137,7 +137,7 @@ class Builder:
     def _weigh_concatenated(self, node: Node) -> None:
         operands = [self.net.node(name) for name in node.inputs]
         for unit in dict.fromkeys((node.scale_of, *(operand.scale_of for operand in operands))):
-            self.units(unit)  # raises if it is out of range
+            self.units(unit)  # raises if the unit is out of range
         ratios = self.operand_ratios[node.name]
         if any(ratio != 1 for ratio in ratios) or any(name in self.spike_weight for name in node.inputs):
             even = (torch.ones(operand.shape, dtype=torch.float64) for operand in operands)

@@ -52,7 +52,7 @@ class Layer:
     value: str
     """The value that `weighted` reads; it may be "input"."""
     addend: Addend | None = None
-    """What a junction adds in between; None if there is no junction."""
+    """What a junction adds to the convolution; None if there is no junction."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ class Program:
     stages: tuple[Layer | Rearrangement, ...]
     """In forward order."""
     values: dict[str, Value]
-    """By the name of the node that gives the value."""
+    """Name of the node that gives the value -> the value."""
     last_use: dict[str, int]
     """Value -> the index of the last stage that reads it. A value that no stage reads has no entry."""
 

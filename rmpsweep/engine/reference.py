@@ -21,7 +21,7 @@ from rmpsweep.terms import FIGURES, INPUT, SATURATED_RATE, Reset
 
 Apply = Callable[[Tensor, Node, Tensor], Tensor]
 OnSteps = Callable[[int], None]
-"""Called, from any thread, with the number of row-steps (rows x time steps) computed since the last call."""
+"""Called, from any thread, with the number of row-steps (rows x time steps) that have newly been computed."""
 
 
 @dataclass
