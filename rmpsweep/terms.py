@@ -1,6 +1,6 @@
-"""The field's words as types and the settings of a trial, shared by the sweep file and the engine.
+"""The field's terms as types, and the settings of a trial. The sweep file and the engine share them.
 
-Nothing heavy is imported here.
+This module imports no heavy library.
 """
 
 import re
@@ -20,23 +20,24 @@ Granularity = Literal["layer", "channel"]
 Numerics = Literal["float32", "float64", "fixed16", "fixed8"]
 
 RESETS: tuple[Reset, ...] = get_args(Reset)
-"""In the order in which tables and charts show them."""
+"""The resets in the order in which tables and charts show them."""
 
 INPUT = "input"
-"""The name that stands for the network's input among its layers."""
+"""The name under which the network's input appears among its layers."""
 
 ANN = "ann"
-"""The trial id of the network before conversion; its time step is 0."""
+"""The trial id of the ANN, the network before conversion. Its results have time step 0."""
 
 SATURATED_RATE = 0.95
-"""Spikes per step from which a neuron counts as saturated: it cannot say more than one spike per step."""
+"""A neuron that fires at least this many spikes per step counts as saturated: no rate exceeds one per step."""
 
 FIGURES = ("spikes", "synops", "saturated")
-"""What is counted of every layer, summed over neurons: spikes, additions these cause (`engine.activity.fan_out`), and
-neurons that are saturated. Of the input: nonzero elements, the same, and 0."""
+"""What is counted for every layer, each summed over neurons: spikes; synaptic operations, which are the additions that
+these spikes cause (`engine.activity.fan_out`); and saturated neurons. For the input, "spikes" are its nonzero elements,
+"synops" are counted from these in the same way, and "saturated" is 0."""
 
 ENGINE_VERSION = "2"
-"""Part of every trial's identity; raised by any change of the engine that alters a count."""
+"""The engine's version, part of every trial's identity. Raise it with any change that alters a count."""
 
 FILE = "file:"
 RuleKind = Literal["vin", "activation", "activation_ema", "file", "own"]
@@ -45,20 +46,23 @@ _OWN = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """A way to find thresholds, of which a name in a sweep file is an instance."""
+    """A way to find thresholds. A sweep file names it in one of the rule's forms, such as "vin_p99.7"."""
 
     kind: RuleKind
     forms: Mapping[str, str]
-    """How the rule is written -> what it does."""
+    """Every form in which a sweep file can write the rule -> what that form does."""
     pattern: str
-    """A regular expression for all forms; its group, where there is one and it took part, is a percentage."""
+    """A regular expression for all forms. Its group, where one exists and took part in the match, is a percentage."""
     simulates: bool = False
-    """Whether spikes drive it: then its thresholds depend on encoding, time steps and max pooling."""
+    """Whether the rule simulates spikes. Its thresholds then depend on encoding, time steps and max pooling."""
     cost: float = 1.0
-    """Roughly how many passes over an image it takes."""
+    """Roughly how many passes over each image the rule takes."""
 
     def percent(self, name: str) -> Fraction | None:
-        """The percentage in a name of this rule, 100 where it has none; None for another rule's name."""
+        """Return the percentage in a name of this rule, or 100 if the name contains none.
+
+        Return None if the name is not one of this rule, or if the percentage is outside (0, 100].
+        """
         found = re.fullmatch(self.pattern, name)
         percent = Fraction((found.groups() and found[1]) or 100) if found else Fraction(0)
         return percent if 0 < percent <= 100 else None
@@ -106,15 +110,16 @@ RULES = (
     ),
 )
 THRESHOLD_METHODS = {form: what for rule in RULES for form, what in rule.forms.items()}
-"""How a threshold rule is written in a sweep file -> what it does."""
+"""Every form of a threshold rule in a sweep file -> what that form does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """The settings of one trial, which are everything but the time step.
+    """The settings of one trial: everything but the time step.
 
-    Types say what is allowed; the sweep file and the engine check it where settings enter. The order of the fields is
-    the order of trials in a grid, slowest first: trials that can share a batch come one after another.
+    The types state which values are allowed; the sweep file and the engine check values where settings enter. The
+    fields are in the order in which a grid lists its trials, the slowest-changing field first, so that trials that can
+    share a batch follow one another.
     """
 
     encoding: Encoding = "constant"
@@ -143,18 +148,19 @@ class Setting:
 
     @property
     def threshold_file(self) -> Path | None:
-        """Where the thresholds are given; None where they are found by calibration."""
+        """The file that gives the thresholds; None under any other kind of rule."""
         return Path(self.threshold.removeprefix(FILE)) if self.threshold.startswith(FILE) else None
 
     @property
     def given_by(self) -> str | None:
-        """The file, or the function from outside the package, that gives the thresholds; None where neither does."""
+        """The file or the function of the user's own that gives the thresholds; None under any other kind of rule."""
         return str(self.threshold_file) if self.threshold_file else self.threshold if is_own(self.threshold) else None
 
     def identity(self) -> dict[str, Any]:
-        """The values that a trial's id is a digest of, by field.
+        """Return the setting's part of a trial's identity, whose digest is the trial's id: values by field name.
 
-        A field that was added since version 1 is left out while it has its default, so results from before still count.
+        A field that was added after version 1 is left out while it has its default, so that results from before the
+        field existed still count.
         """
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {name: value for name, (value, default) in values.items() if name in _VERSION_1 or value != default}
@@ -174,7 +180,7 @@ _VERSION_1 = (
     "numerics",
 )
 SETTINGS = (*_VERSION_1, *(field.name for field in fields(Setting) if field.name not in _VERSION_1))
-"""The fields of `Setting` in the order of the summary's columns; those added since version 1 come last."""
+"""The fields of `Setting` in the order of the summary's columns: first those of version 1, then all later ones."""
 
 
 def is_own(name: str) -> bool:
@@ -183,17 +189,19 @@ def is_own(name: str) -> bool:
 
 
 def check_choice(name: str, value: object, choices: object) -> None:
-    """Raises ValueError unless `value` is one of the words of a Literal type."""
+    """Raise ValueError unless `value` is one of the words of a Literal type."""
     allowed = get_args(choices)
     if value not in allowed:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
 
 
 def parse_rule(name: object) -> tuple[Rule, Fraction]:
-    """The rule of a name, and its percentage: "vin_p99.7" -> (vin, 997/10), "vin_max" -> (vin, 100).
+    """Return the rule that a name belongs to, and the percentage in the name.
+
+    For example, "vin_p99.7" gives the rule "vin" and 997/10, and "vin_max" gives the rule "vin" and 100.
 
     Raises:
-        ValueError: there is no such rule, or the percentage is outside (0, 100].
+        ValueError: no rule has such a name, or the percentage is outside (0, 100].
     """
     for rule in RULES:
         if (percent := rule.percent(str(name))) is not None:

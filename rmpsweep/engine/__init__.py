@@ -1,40 +1,41 @@
-"""What a converted network computes. Takes tensors, returns tensors; knows nothing of sweeps, files or clusters.
+"""The engine: what a converted network computes.
 
-Two lines of work meet here. `convert` makes a network of spiking layers from an ANN; `simulate` runs it under settings.
+The engine takes tensors and returns tensors. It knows nothing of sweeps, files or clusters. Its two main functions are
+`convert`, which makes a network of spiking layers from an ANN, and `simulate`, which runs that network under settings.
 
 The law
     neuron       the integrate-and-fire neuron, and the codes of its resets
-    encode       images to input currents or spikes
-    scales       thresholds, what a spike of each layer is worth, and what α does to them
-    response     what one neuron makes of a regular input train
+    encode       turns images into input currents or spikes
+    scales       thresholds, what a spike of each layer is worth, and what α does to both
+    response     how one neuron responds to a regular input train
 
 From the ANN to the network
-    convert      the ANN's traced graph to nodes, every one of them known or refused
-    trace        a forward pass as a graph of tensor operations
-    operators    which operations there are, by their names in torch
-    batch_norm   batch norm folded into the layer before it
+    convert      turns the ANN's traced graph into nodes, and refuses what it does not know
+    trace        records a forward pass as a graph of tensor operations
+    operators    the operations that `convert` knows, by their names in torch
+    batch_norm   folds batch norm into the layer before it
     network      the nodes, their weights, and the ANN's own activations
-    activity     additions that one spike causes; multiply-accumulates of the ANN
+    activity     counts the additions that one spike causes, and the multiply-accumulates of the ANN
 
 From settings to numbers
-    numerics     what a setting is, and the rule of floating point and of the integer grid
-    builder      what both have in common: a walk over the nodes
-    constants    weights, thresholds, biases and factors of settings that share weights
+    numerics     what a calibrated setting is, and the rules of floating point and of the integer grid
+    builder      the walk over the nodes that floating point and the integer grid share
+    constants    computes weights, thresholds, biases and factors for settings that share weights
 
 From numbers to spikes
-    simulate     `simulate` and `simulate_many`: settings into groups, rows into results
-    batches      rows divided into batches, one for each thread; what happens when memory is short
-    reference    the time loop node by node: slow, obvious, and what everything else must equal
-    program      which nodes run together as one stage
+    simulate     `simulate` and `simulate_many`: group settings, and split what was computed into their results
+    batches      divides rows into batches, one for each thread, and smaller ones when memory runs out
+    reference    the time loop node by node: slow, obvious, and what every fast path must equal
+    program      decides which nodes run together as one stage
     execute      the time loop of a program, a chunk of steps at a time
-    kernels      what computes the stages: the interface, and what both devices share
+    kernels      the interface of the code that computes the stages, and what both devices share
     cpu, gpu     the kernels of each device
-    compiled     how Numba compiles, and where it keeps the result
-    memory       how many rows and steps at once
+    compiled     how Numba compiles, and where the machine code is cached
+    memory       decides how many rows and steps are computed at once
 
 On top of them
-    calibrate    thresholds from images
-    agreement    whether the rates of the layers are the ANN's activations
+    calibrate    finds thresholds from images
+    agreement    checks whether the rates of the layers converge to the ANN's activations
 """
 
 from rmpsweep.engine.activity import dense_macs, fan_out

@@ -1,4 +1,4 @@
-"""Operations: how many one spike of each neuron causes, and how many the ANN computes."""
+"""Counts operations: how many one spike of each neuron causes, and how many the ANN computes."""
 
 from typing import assert_never
 
@@ -11,12 +11,12 @@ from rmpsweep.engine.network import REARRANGING, Node, SpikingNetwork, average_o
 
 @torch.enable_grad()
 def fan_out(net: SpikingNetwork) -> dict[str, Tensor]:
-    """Additions caused by one spike of each neuron, exactly: borders, strides, groups and pooling included.
+    """Count the additions that one spike of each neuron causes, exactly: borders, strides, groups and pooling included.
 
-    A spike is followed along every path to the neurons (or output units) whose current it enters, and each path
-    counts as one addition: a weight of a convolution or linear layer is one synapse, an identity shortcut is one,
-    pooling windows hand a spike on to every window that holds it, and a slice hands on what it keeps (for max pooling
-    an upper bound: a spike that does not raise the maximum goes no further). Weights that happen to be zero count.
+    A spike is followed along every path to the neurons (or output units) whose current it enters, and each path counts
+    as one addition. A weight of a convolution or linear layer is one synapse, and so is an identity shortcut. Pooling
+    passes a spike on from every window that holds it, and a slice passes on what it keeps. For max pooling this is an
+    upper bound, because a spike that does not raise the maximum goes no further. Weights that happen to be zero count.
 
     Returns:
         "input" and each spiking layer -> int64 [*layer shape].
@@ -52,12 +52,13 @@ def fan_out(net: SpikingNetwork) -> dict[str, Tensor]:
 
 @torch.enable_grad()
 def dense_macs(net: SpikingNetwork) -> dict[str, int]:
-    """Multiply-accumulates of the ANN for one image, by the layer they take from: "input" and each spiking one.
+    """Count the ANN's multiply-accumulates for one image, by the layer that they read: "input" or a spiking layer.
 
-    Those of convolutions and linear layers, on zeros too, but not where a kernel reaches past the border: there
-    `fan_out` counts none either (the customary figure, `models.registry.measure`, includes them). Pooling hands on one
-    value for a window, whereas every spike in it goes on: with pooling they are fewer than the sum of `fan_out`.
-    Identity shortcuts, biases and pooling add, and do not count.
+    They are those of convolutions and linear layers. Those on zeros count too, but not those where a kernel reaches
+    past the border, which `fan_out` does not count either. (The customary figure, `models.registry.measure`, includes
+    them.) Pooling passes on one value per window in the ANN, whereas every spike in a window is passed on, so a network
+    with pooling has fewer multiply-accumulates than the sum of `fan_out`. Identity shortcuts, biases and pooling only
+    add, and do not count.
     """
     counts = dict.fromkeys(("input", *net.layers), 0)
     inside: dict[str, Tensor] = {}
@@ -72,7 +73,7 @@ def dense_macs(net: SpikingNetwork) -> dict[str, int]:
 
 
 def _transpose(net: SpikingNetwork, node: Node, count: Tensor) -> Tensor:
-    """The transposed connectivity of one node, every weight a one: [1, *node.shape] -> [1, *input shape]."""
+    """Apply the transposed connectivity of one node, with all weights one: [1, *node.shape] -> [1, *input shape]."""
     shape = net.node(node.inputs[0]).shape
     if node.op == "linear":
         return count.sum(1, keepdim=True).expand(1, *shape)
@@ -90,7 +91,10 @@ def _transpose(net: SpikingNetwork, node: Node, count: Tensor) -> Tensor:
 
 
 def _transpose_conv(net: SpikingNetwork, node: Node, count: Tensor) -> Tensor:
-    """`_transpose` of a convolution: the channels of a group all count alike, so one stands for each group."""
+    """Do what `_transpose` does, for a convolution.
+
+    All channels of a group count alike, so one channel stands for each group.
+    """
     channels, *size = net.node(node.inputs[0]).shape
     groups, kernel = node.options["groups"], net.weights[node.name][0].shape[2:]
     x = torch.zeros(1, groups, *size, dtype=torch.float64, requires_grad=True)

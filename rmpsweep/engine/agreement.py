@@ -1,21 +1,24 @@
-"""Do the spiking layers say what the ANN's layers say? Their rates against its activations, layer by layer.
+"""Compares the rates of the spiking layers with the ANN's activations, layer by layer.
 
-The law. Under constant input and soft reset a neuron with activation a and spikes worth Λ should have spiked T·a/Λ
-times after T steps. Charge is conserved and the potential that is left is bounded, so the error of its spike count
-stays bounded once it has begun to fire, and the error of its rate falls as 1/T (law 3 in tests/engine). The count of a
-neuron that spikes at random times would be off by √T, and the count of one whose rate is wrong by an amount
-proportional to T.
+The law. Consider constant input and soft reset. A neuron whose activation is a, and whose spikes are worth Λ, should
+have spiked T·a/Λ times after T steps. Charge is conserved and the potential that remains is bounded. Once the neuron
+has begun to fire, the error of its spike count therefore stays bounded, and the error of its rate falls as 1/T (law 3
+in tests/engine). In contrast, the count of a neuron that spikes at random times would be off by about √T, and the count
+of a neuron whose rate is wrong would be off by an amount proportional to T.
 
-The rule. A layer agrees if the mean error of its neurons' spike counts grows by a factor of at most 2^(1/4) from T/2
-to T. The error of its rate then falls at least as T^(-3/4), which is nearer to 1/T than to 1/√T. A larger factor is
-accepted if three standard errors explain it.
+The rule. A layer agrees with the ANN if the mean error of its neurons' spike counts grows by a factor of at most
+2^(1/4) from T/2 to T. The error of its rate then falls at least as T^(-3/4), whose exponent is halfway between those of
+1/T and 1/√T. A larger factor is accepted if three standard errors explain it.
 
-The start-up lag. A neuron that waits L steps for the layers before it misses L·a/Λ spikes. A neuron that has fewer than
-half of its expected spikes still lags by more than T/2 and is left out of the rule. A layer is "starting" (run more
-time steps) in two cases: most of its expected spikes belong to neurons that have not begun, which a rate of less than
-half of what it should be cannot be told from; or its error does not yet meet the rule, but still falls at least as
-T^(-1/4), and at least 5 % faster from T/2 to T than from T/4 to T/2. The error falls faster and faster while a lag
-ends, and more and more slowly where it comes to rest on a bias.
+The start-up lag. A neuron that waits L steps for the layers before it misses L·a/Λ spikes. If it has fewer than half of
+its expected spikes, it still lags by more than T/2, and the rule leaves it out: it has not "begun". A layer is
+"starting", which means that more time steps are needed for a verdict, in two cases:
+
+- Most of the layer's expected spikes belong to neurons that have not begun. A rate of less than half of what it should
+  be looks the same.
+- The layer does not meet the rule yet, but the error of its rates still falls at least as T^(-1/4), and at least 5 %
+  faster from T/2 to T than from T/4 to T/2. While a lag ends, the error falls faster and faster; while it approaches a
+  bias that stays, it falls more and more slowly.
 """
 
 import math
@@ -33,56 +36,70 @@ from rmpsweep.engine.simulate import simulate
 from rmpsweep.terms import AlphaScope, MaxPool, Numerics, Reset
 
 Verdict = Literal["ok", "starting", "silent", "saturated", "parts here", "follows"]
+"""The verdict on a layer.
+
+- "ok": the layer meets the rule.
+- "starting": more time steps are needed.
+- "silent": the layer has not spiked, although the ANN's activations are not all 0.
+- "saturated": the error comes for the greater part from activations above Λ, and falls too slowly.
+- "parts here": the layer does not meet the rule.
+- "follows": the layer does not meet the rule either, but a layer before it already disagrees.
+"""
 DISAGREE: tuple[Verdict, ...] = ("silent", "saturated", "parts here")
 LARGEST_GROWTH = 2 ** (1 / 4)
+"""The factor by which errors of spike counts may grow from T/2 to T."""
 FALLING = 2 ** (-1 / 4)
 FASTER = 0.95
 ROUNDING = 1e-9
+"""An activation exceeds Λ only if it does so by more than this fraction."""
 STANDARD_ERRORS = 3.0
 FRACTIONS = (4, 2, 1)
 """Rates are compared at T/4, T/2 and T."""
 NEURONS = 2**23
-"""Images are simulated together as long as they have no more neurons."""
+"""As many images are simulated together as have at most this many neurons in total."""
 
 
 @dataclass(frozen=True)
 class LayerAgreement:
-    """One spiking layer.
-
-    scale: Λ, its largest over channels;
-    errors: at T/4, T/2 and T, mean |Λ x spikes / T - activation| over mean activation;
-    growth: mean spike-count error at T divided by that at T/2, over neurons that have begun firing;
-    begun: the share of the expected spikes that these should emit;
-    clipped: the error that no number of steps removes, mean excess of activations over Λ, likewise relative.
-    """
+    """How well one spiking layer agrees with the ANN's layer."""
 
     layer: str
     scale: float
+    """Λ, the largest over channels."""
     errors: tuple[float, ...]
+    """At T/4, T/2 and T: mean |Λ x spikes / T - activation|, divided by the mean activation."""
     growth: float
+    """Mean spike-count error at T divided by that at T/2, over neurons that have begun firing."""
     begun: float
+    """The share of the layer's expected spikes that belong to neurons that have begun."""
     clipped: float
+    """The error that no number of steps removes: mean excess of activations over Λ, divided by the mean activation."""
     verdict: Verdict
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Every spiking layer in forward order; output_errors: of the logits, as a layer's; causes: why they part."""
+    """How well a spiking network agrees with its ANN."""
 
     time_steps: tuple[int, ...]
+    """T/4, T/2 and T."""
     images: int
+    """The number of images."""
     layers: tuple[LayerAgreement, ...]
+    """Every spiking layer, in forward order."""
     output_errors: tuple[float, ...]
+    """The errors of the logits at each of `time_steps`, divided by the mean size of the ANN's logits."""
     causes: tuple[str, ...] = ()
+    """Likely causes of the first disagreement, the likeliest first."""
     rule: ClassVar[str] = (
-        "growth: how many times as many spikes a neuron is off at T as at T/2, of neurons that have begun (half of "
-        f"their spikes); 1 where the error falls as 1/T, 2 where it stays; up to {LARGEST_GROWTH:.2f} (2^(1/4)), or "
-        f"what {STANDARD_ERRORS:.0f} standard errors explain, is ok"
+        "growth: mean spike-count error at T divided by that at T/2, over neurons that have at least half of their "
+        "expected spikes; 1 if the error of their rate falls as 1/T, 2 if it stays the same; a layer is ok up to "
+        f"{LARGEST_GROWTH:.2f} (2^(1/4)), or if {STANDARD_ERRORS:.0f} standard errors explain the excess"
     )
 
     @property
     def parting(self) -> LayerAgreement | None:
-        """The first layer that does not say what the ANN's says; None where all do, as far as can be said."""
+        """The first layer that disagrees with the ANN's layer; None if no layer is known to disagree."""
         return next((layer for layer in self.layers if layer.verdict in DISAGREE), None)
 
 
@@ -99,14 +116,14 @@ def compare_layers(
     max_pool: MaxPool = "count",
     numerics: Numerics = "float64",
 ) -> Agreement:
-    """Simulate under constant input and compare every layer with the ANN, both on the same images.
+    """Simulate under constant input, and compare every layer with the ANN's on the same images.
 
     Args:
-        images: [N, C, H, W], as the ANN gets them.
-        thresholds: layer -> θ, "input" -> Λ_0, as `engine.calibrate` returns.
+        images: [N, C, H, W], as the ANN receives them.
+        thresholds: layer -> θ, "input" -> Λ_0, as `engine.calibrate` returns them.
         time_steps: T, a multiple of 4.
     Raises:
-        ValueError: T is not; or what `engine.simulate` refuses.
+        ValueError: T is not a multiple of 4, or `engine.simulate` refuses an argument.
     """
     if time_steps < 4 or time_steps % 4:
         raise ValueError(f"time_steps: got {time_steps}, expected a multiple of 4")
@@ -154,17 +171,27 @@ class LayerSums:
     """What the verdict on one layer needs, summed over neurons and images."""
 
     activation: float = 0.0
+    """The ANN's activations."""
     spikes: float = 0.0
+    """The spikes at T."""
     clipped: float = 0.0
+    """The excess of activations over Λ."""
     errors: list[float] = field(default_factory=lambda: [0.0] * len(FRACTIONS))
+    """At T/4, T/2 and T: |Λ x spikes / T - activation|."""
     expected: float = 0.0
+    """The expected spikes at T."""
     expected_begun: float = 0.0
+    """The expected spikes at T of neurons that have begun."""
     off_half: float = 0.0
+    """The spike-count errors at T/2 of neurons that have begun."""
     off: float = 0.0
+    """The same at T."""
     growing: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    """Over neurons that have begun: their number, and the sum and the sum of squares of by how much their error at T
+    exceeds LARGEST_GROWTH x their error at T/2."""
 
     def add(self, ann: Tensor, counts: Sequence[Tensor], worth: Tensor, steps: Sequence[int]) -> None:
-        """ann, counts (at each of the steps): [N, ...]; worth: Λ of each channel."""
+        """Add some images. ann, and counts at each of the steps: [N, ...]; worth: Λ of each channel."""
         self.activation += float(ann.sum())
         self.spikes += float(counts[-1].sum())
         self.clipped += float((ann - worth * (1 + ROUNDING)).relu().sum())
@@ -183,7 +210,10 @@ class LayerSums:
         self.growing = [total + term for total, term in zip(self.growing, terms, strict=True)]
 
     def agreement(self, layer: str, scale: float) -> LayerAgreement:
-        """What they come to; a layer whose activations are all 0 has no relative error."""
+        """Return the figures and the verdict.
+
+        If the layer's activations are all 0, its errors are sums and not relative.
+        """
         activation = self.activation or 1.0
         errors = tuple(error / activation for error in self.errors)
         growth = self.off / self.off_half if self.off_half else (math.inf if self.off else 0.0)
@@ -209,7 +239,11 @@ class LayerSums:
 
 
 def _first_parts(layers: Sequence[LayerAgreement]) -> tuple[LayerAgreement, ...]:
-    """What a layer does itself cannot be said after one that disagrees, nor why it is silent after one that starts."""
+    """Mark the layers whose own verdict cannot be told because of a layer before them.
+
+    After a layer that disagrees, another layer that does not meet the rule "follows". After a layer that is starting, a
+    silent layer may be starting too.
+    """
     marked: list[LayerAgreement] = []
     for layer in layers:
         before = {each.verdict for each in marked}
@@ -222,12 +256,13 @@ def _first_parts(layers: Sequence[LayerAgreement]) -> tuple[LayerAgreement, ...]
 
 
 def biased_pools(net: SpikingNetwork, max_pool: MaxPool) -> list[str]:
-    """The max-pool nodes that `max_pool` does not compute as the ANN does."""
+    """Return the max-pool nodes that `max_pool` does not compute as the ANN does."""
     return [] if max_pool == "count" else [node.name for node in net.nodes if node.op == "max_pool"]
 
 
 def biased_reset(reset: Reset) -> str | None:
-    """What a reset does that keeps rates from becoming the ANN's activations as T grows; None if they become them."""
+    """Return what a reset does that keeps rates from converging to the ANN's activations as T grows; None if they
+    converge."""
     match reset:
         case "soft":
             return None
@@ -238,7 +273,7 @@ def biased_reset(reset: Reset) -> str | None:
 
 
 def _causes(net: SpikingNetwork, found: Agreement, setting: Mapping[str, Any]) -> tuple[str, ...]:
-    """Likely causes of the first disagreement, the likeliest first."""
+    """Return likely causes of the first disagreement, the likeliest first."""
     first = found.parting
     if first is None:
         return ()
@@ -250,7 +285,7 @@ def _causes(net: SpikingNetwork, found: Agreement, setting: Mapping[str, Any]) -
         most = sorted((layer for layer in upto if layer.clipped), key=lambda layer: -layer.clipped)[:3]
         shares = ", ".join(f"{layer.clipped:.2%} ({layer.layer})" for layer in most)
         causes.append(
-            f"activations exceed what a rate can say, one spike (worth Λ) a step, by {shares}: thresholds, or α, are "
+            f"activations exceed the largest rate, one spike (worth Λ) per step, by {shares}: thresholds, or α, are "
             "too low; calibrate with activation_max or a higher percentile"
         )
     above = set(_between(net, first.layer))
@@ -268,13 +303,13 @@ def _causes(net: SpikingNetwork, found: Agreement, setting: Mapping[str, Any]) -
         causes.append(f"no spike in {steps} steps: its threshold is too high, or --time-steps {4 * steps} is needed")
     if not causes:
         causes.append(
-            f"it settles more slowly than the rule expects: see whether --time-steps {4 * steps} says the same"
+            f"the layer settles more slowly than the rule expects: see whether --time-steps {4 * steps} confirms this"
         )
     return tuple(causes)
 
 
 def _between(net: SpikingNetwork, layer: str) -> list[str]:
-    """The nodes between a spiking layer and those before it."""
+    """Return the nodes between a spiking layer and the spiking layers before it."""
     wanted, between = set(net.node(layer).inputs), []
     for node in reversed(net.nodes):
         if node.name in wanted and node.op not in ("spike", "input"):

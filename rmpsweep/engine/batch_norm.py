@@ -1,14 +1,15 @@
-"""Batch norm, folded into the layer before it."""
+"""Folds batch norm into the layer before it."""
 
 from torch import Tensor, nn
 
 
 def folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one layer that computes norm(layer(x)) with the running statistics.
+    """Return the weight and bias of the one layer that computes norm(layer(x)) with the running statistics.
 
     Args:
-        weight: [C, ...]; bias: [C].
-        norm: with running statistics.
+        weight: [C, ...].
+        bias: [C], or None.
+        norm: must have running statistics.
     Returns:
         weight [C, ...] and bias [C] in the dtype of `weight`, rounded once from float64.
     """

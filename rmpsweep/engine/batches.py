@@ -1,7 +1,8 @@
-"""The rows of a group of settings, divided into batches and run on all threads.
+"""Divides the rows of a group of settings into batches and runs them on all threads.
 
-Rows are pairs (setting, image), settings outermost; a batch takes all settings of some images where it can, since they
-share the input. How rows are divided changes nothing in the results.
+A row is a pair (setting, image); rows are ordered with settings outermost. A batch takes all settings of some images
+where it can, since they share the input. How rows are divided changes no result, except that floating-point results of
+a network that runs node by node depend on the batch size.
 """
 
 import warnings
@@ -25,7 +26,8 @@ from rmpsweep.engine.program import Program, make_program
 from rmpsweep.engine.reference import OnSteps, RowResult, Rows, State, cast, concatenate, select
 
 Choice = Literal["auto", "triton", "reference"]
-"""auto: the kernels for the network's device; triton: those for GPUs, wherever it is; reference: node by node."""
+"""Which kernels run: "auto" those for the network's device, "triton" those for GPUs on any device, "reference" none
+(node by node)."""
 
 
 def by_nodes(
@@ -39,7 +41,7 @@ def by_nodes(
     batch_size: int,
     on_steps: OnSteps,
 ) -> RowResult:
-    """All rows through `reference`, in batches padded to one shape, on which floating point depends."""
+    """Run all rows through `reference`. Batches are padded to one size, because floating-point results depend on it."""
     num_images, num_rows = len(images), len(constants.settings) * len(images)
     parts = []
     for rows in torch.arange(num_rows).split(batch_size):
@@ -66,9 +68,9 @@ def by_program(
     triton: bool,
     on_steps: OnSteps,
 ) -> RowResult:
-    """All rows through the program's kernels; out of memory, a batch is halved, which is told by a warning.
+    """Run all rows through the program's kernels. If memory runs out, a batch is halved and a warning is issued.
 
-    triton: the kernels for GPUs, wherever the network is.
+    triton: whether to use the GPU kernels, whatever the network's device.
     """
     kernels = make_kernels(constants, program, triton)
     num_settings, num_images = len(constants.settings), len(images)
@@ -86,7 +88,7 @@ def by_program(
 
 @dataclass(frozen=True)
 class _Task:
-    """What all batches of a group have in common."""
+    """What all batches of a group have in common. `idle` holds the kernels that no thread uses at the moment."""
 
     idle: list[Kernels]
     constants: Constants
@@ -100,7 +102,7 @@ class _Task:
     on_steps: OnSteps
 
     def run(self, rows: Tensor, chunk: int) -> list[tuple[Tensor, RowResult]]:
-        """One batch, or out of memory two halves of it; each with its rows."""
+        """Run one batch, or two halves of it if memory runs out. Return the result of each part with its rows."""
         given = None if self.state is None else select(self.state, rows)
         kernels = self.idle.pop()
         try:
@@ -115,11 +117,11 @@ class _Task:
                 raise
             if len(rows) == chunk == 1:
                 raise
-        # out here the failed attempt's tensors are free again, its workspace with them
+        # outside the `except` block the tensors of the failed attempt are free again; its workspace goes with `kernels`
         self.idle.append(kernels.for_another_thread())
         del kernels
         warnings.warn(
-            f"out of memory with {len(rows)} rows of {chunk} time steps at once; goes on with half of that",
+            f"out of memory with {len(rows)} rows of {chunk} time steps at once; continuing with half of that",
             stacklevel=2,
         )
         if len(rows) == 1:
@@ -129,23 +131,29 @@ class _Task:
 
 
 def find_program(constants: Constants, choice: Choice = "auto") -> Program | None:
-    """The program to run, None where the network runs node by node: it has none, or its device has no kernels."""
+    """Return the program to run, or None if the network is to run node by node.
+
+    It runs node by node if it has no program, if its device has no kernels, or if `choice` is "reference".
+    """
     device = constants.net.device.type
     available = device == "cpu" or (device == "cuda" and find_spec("triton") is not None)
     return make_program(constants) if choice == "triton" or (choice == "auto" and available) else None
 
 
 def make_kernels(constants: Constants, program: Program, triton: bool = False) -> Kernels:
-    """Those of the network's device; triton: those for GPUs, wherever it is."""
+    """Return the kernels for the network's device. With `triton`, they are the GPU kernels, whatever the device."""
     if triton or constants.net.device.type != "cpu":
-        from rmpsweep.engine.gpu.device import GpuKernels  # Triton is not there on every platform
+        from rmpsweep.engine.gpu.device import GpuKernels  # Triton is not available on every platform
 
         return GpuKernels(constants, program)
     return CpuKernels(constants, program)
 
 
 def _divide(num_settings: int, num_images: int, size: int) -> list[Tensor]:
-    """Rows into batches of about `size`: some images under all settings, or one image under some settings."""
+    """Divide rows into batches of about `size` rows.
+
+    Each batch takes some images under all settings, or one image under some settings.
+    """
     together = max(1, size // num_settings)
     return [
         (torch.stack([k * num_images + images for k in settings.tolist()])).flatten()
@@ -155,7 +163,10 @@ def _divide(num_settings: int, num_images: int, size: int) -> list[Tensor]:
 
 
 def make_batch(constants: Constants, images: Tensor, ids: Tensor, rows: Tensor) -> Batch:
-    """The rows' settings and inputs; settings with the same input scale (and seed, if it matters) share inputs."""
+    """Return a batch with the settings and inputs of the given rows.
+
+    Settings with the same input scale (and, under Poisson encoding, the same seed) share inputs.
+    """
     setting, image = rows // len(images), rows % len(images)
     spiking = is_spiking(constants.settings[0].encoding)
     kinds = [

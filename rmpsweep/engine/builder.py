@@ -1,4 +1,7 @@
-"""What the constants of a group of settings have in common, whatever they are counted in: a walk over the nodes."""
+"""The walk over the nodes that builds the constants of a group of settings.
+
+Floating point and the integer grid share it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import assert_never
@@ -14,7 +17,11 @@ from rmpsweep.terms import INPUT
 
 
 class Builder:
-    """Walks the nodes; `spike_weight` follows the weights that spikes have by channel to whatever reads them."""
+    """Walks over the nodes in forward order and collects the fields of `Constants`. A subclass computes them in `add`.
+
+    Where spikes do not all weigh the same (per-channel thresholds, concatenation), `spike_weight` follows their weights
+    from node to node until a weighted node or a junction reads them: node -> float64 [*shape of the node].
+    """
 
     def __init__(
         self,
@@ -63,36 +70,44 @@ class Builder:
         )
 
     def output_grid(self) -> Tensor:
-        """What one step of the output's numbers is worth in the output's unit, [1 or classes]."""
+        """Return what the number 1 at the output is worth in the output's unit, [1 or classes]."""
         return torch.ones(1, dtype=torch.float64)
 
     def add(self, node: Node) -> None:
         raise NotImplementedError
 
     def units(self, name: str) -> Tensor:
-        """Λ of a spiking layer or the input, [K], float64. Raises CalibrationError where it leaves that range."""
+        """Return Λ of a spiking layer or the input under each setting, float64 [K].
+
+        Raises:
+            CalibrationError: a Λ is not in the range of float64.
+        """
         values = torch.tensor([s[name].unit for s in self.scales], dtype=torch.float64)
         if not bool((torch.isfinite(values) & (values > 0)).all()):
             raise CalibrationError(f"{name}: thresholds times α multiply up to {values.tolist()}; use another α")
         return values
 
     def thresholds(self, layer: str) -> Tensor:
-        """[K, 1 or C], float64."""
+        """Return θ of a layer under each setting, float64 [K, 1 or C]."""
         values = [s[layer].threshold for s in self.scales]
         return torch.stack([v.reshape(-1) for v in torch.broadcast_tensors(*values)])
 
     def entering(self, node: Node) -> Tensor | None:
-        """The per-channel weights of the spikes that enter a weighted node, [outputs, inputs of each], float64."""
+        """Return what the spikes that enter a weighted node weigh by channel, float64 [outputs, inputs of each output].
+
+        Return None if all spikes weigh the same.
+        """
         spikes = self.spike_weight.get(node.inputs[0])
         return None if spikes is None else self.by_output(node, by_channel(spikes))
 
     def by_output(self, node: Node, channels: Tensor) -> Tensor:
-        """[input channels] -> [outputs, inputs of each], which differ where a convolution has groups."""
+        """Expand [input channels] to [outputs, inputs of each output]. The rows differ if a convolution has groups."""
         groups, outputs = node.options.get("groups", 1), len(self.net.weights[node.name][0])
         return channels.view(groups, 1, -1).expand(-1, outputs // groups, -1).flatten(0, 1)
 
     def ratio(self, node: Node, operand: int, main: int) -> Tensor:
-        """Λ_k / Λ_m times the per-channel weight of the spikes of that operand, [K, 1 or C], float64."""
+        """Return Λ_k / Λ_m, for an operand and the main one, times the per-channel weight of the operand's spikes,
+        float64 [K, 1 or C]."""
         own, into = self.net.node(node.inputs[operand]).scale_of, self.net.node(node.inputs[main]).scale_of
         factor = (self.units(own) / self.units(into))[:, None]
         spikes = self.spike_weight.get(node.inputs[operand])
@@ -114,7 +129,7 @@ class Builder:
             case "flatten" | "slice" | "pad":
                 if entering is not None:
                     self.spike_weight[node.name] = rearrange(node, entering[None])[0]
-            case "input" | "conv" | "linear" | "add":  # what they give is weighed in their own constants
+            case "input" | "conv" | "linear" | "add":  # their own constants hold the weights of what they read
                 pass
             case _:
                 assert_never(node.op)
@@ -122,7 +137,7 @@ class Builder:
     def _weigh_concatenated(self, node: Node) -> None:
         operands = [self.net.node(name) for name in node.inputs]
         for unit in dict.fromkeys((node.scale_of, *(operand.scale_of for operand in operands))):
-            self.units(unit)  # in range
+            self.units(unit)  # raises if the unit is out of range
         ratios = self.operand_ratios[node.name]
         if any(ratio != 1 for ratio in ratios) or any(name in self.spike_weight for name in node.inputs):
             even = (torch.ones(operand.shape, dtype=torch.float64) for operand in operands)
@@ -131,7 +146,10 @@ class Builder:
 
 
 def weighed(weight: Tensor, entering: Tensor | None, start: int) -> Tensor:
-    """Outputs from `start` on, in float64, times the weights of what enters."""
+    """Return a weight in float64, multiplied by the weights of the spikes that enter.
+
+    `weight` holds the outputs from `start` on.
+    """
     exact = weight.double()
     if entering is None:
         return exact
@@ -140,12 +158,16 @@ def weighed(weight: Tensor, entering: Tensor | None, start: int) -> Tensor:
 
 
 def by_channel(values: Tensor) -> Tensor:
-    """[C, ...] or [F], constant over space up to zero padding -> [C] or [F]."""
+    """Reduce [C, ...] to [C]; [F] stays as it is. Values must be constant over space, except for zero padding."""
     return values.flatten(1).amax(1) if values.dim() > 1 else values
 
 
 def representable(exact: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 values in another dtype. Raises CalibrationError where they leave its range."""
+    """Cast float64 values to another dtype.
+
+    Raises:
+        CalibrationError: a value overflows or becomes zero.
+    """
     table = exact.to(dtype)
     if not bool((torch.isfinite(table) & ((table != 0) == (exact != 0))).all()):
         raise CalibrationError(

@@ -1,6 +1,7 @@
-"""Thresholds from calibration images, exactly: maxima and percentiles are order statistics over the whole fixed set.
+"""Finds thresholds from calibration images.
 
-Always soft reset, v_init 0, α 1: the same thresholds serve both resets and every α.
+They are exact: maxima and percentiles are order statistics over the whole fixed set. Calibration always uses soft
+reset, v_init 0 and α 1, so the same thresholds serve both resets and every α.
 """
 
 import math
@@ -39,26 +40,33 @@ def calibrate(
     batch_size: int = 64,
     on_steps: OnSteps = lambda _: None,
 ) -> dict[str, Tensor]:
-    """The threshold of every spiking layer.
+    """Return the threshold of every spiking layer, found by one of these rules:
 
-    vin_*: layers in order, each driven by spikes of the layers already set; θ_ℓ = max (or percentile) of the current
-    z_ℓ over neurons, images and steps. activation_*: Λ_ℓ = max (or percentile) of the ReLU output of the ANN. A
-    percentile p is the smallest observed value that at least p % of all values (zeros and negatives included) do not
-    exceed. activation_max_ema: Λ_ℓ = moving average, momentum 0.1, of the maxima of batches of `batch_size`, in order
-    (spikingjelly 2.0.0, activation_based/ann2snn/modules.py, VoltageHook).
+    - vin_*: the layers are calibrated in order, each while the spikes of the layers before it drive the network. θ_ℓ is
+      the maximum (or a percentile) of the current z_ℓ over neurons, images and steps.
+    - activation_*: Λ_ℓ is the maximum (or a percentile) of the ReLU output of the ANN.
+    - activation_max_ema: Λ_ℓ is the moving average, with momentum 0.1, of the maxima of batches of `batch_size` images,
+      in order (spikingjelly 2.0.0, activation_based/ann2snn/modules.py, VoltageHook).
+
+    The percentile p is the smallest observed value that at least p % of all values (zeros and negatives included) do
+    not exceed. No threshold puts Λ_ℓ above the layer's ceiling.
 
     Args:
-        images: [N, C, H, W], float32 or float64: the dtype computed in.
-        granularity: "layer" (one θ) or "channel" ([C]); a silent channel takes its layer's largest θ, with a warning.
-        time_steps, max_pool: of the simulation behind vin_*.
+        images: [N, C, H, W], float32 or float64, which is the dtype that calibration computes in.
+        method: the name of the rule, such as "vin_p99.7".
+        granularity: "layer" (one θ) or "channel" ([C]). A silent channel takes the largest θ of its layer, with a
+        warning.
+        encoding, time_steps, seed, max_pool: settings of the simulation behind vin_*.
         input_scale: Λ_0, or "auto" for the largest |x| of the images.
-        batch_size: images per forward pass, the last one padded, so that the shape never changes.
-        on_steps: told what has been computed, as it goes.
+        image_ids: the key of Poisson spikes together with `seed`, int64 [N]; the default is 0, 1, 2, …
+        batch_size: images per forward pass. The last batch is padded, so that the shape never changes.
+        on_steps: called as the calibration goes on; see `OnSteps`.
     Returns:
         layer -> θ_ℓ (float64, 0-d or [C]); "input" -> Λ_0.
     Raises:
-        CalibrationError: a wholly silent layer (θ <= 0), named. ValueError: an argument out of range.
-    Source: Han, Srinivasan, Roy, CVPR 2020 (V_in^max); Rueckauer et al. 2017 (activation percentile); the exact order
+        CalibrationError: a layer is wholly silent (θ <= 0); the message names it.
+        ValueError: an argument is out of range.
+    Source: Han, Srinivasan, Roy, CVPR 2020 (V_in^max); Rueckauer et al. 2017 (activation percentile). The exact order
     statistic in place of a moving average of batch maxima is ours.
     """
     rule, percent = parse_rule(method)
@@ -91,7 +99,7 @@ def calibrate(
                     of_batch = images[rows], ids[rows], num_real
                     _observe_current(typed, layer, setting, *of_batch, time_steps, top, on_steps)
                 found[layer] = _checked(layer, top.result(), granularity)
-                found[layer] = scaled(net, {**unset, **found}, 1.0, "layer")[layer].threshold  # not above its ceiling
+                found[layer] = scaled(net, {**unset, **found}, 1.0, "layer")[layer].threshold  # lowered to the ceiling
             return found
         case "activation":
             tops = {layer: statistic(layer, 1) for layer in net.layers}
@@ -121,7 +129,7 @@ def calibrate(
 def _outputs(
     net: SpikingNetwork, images: Tensor, batches: Sequence[tuple[Tensor, int]], on_steps: OnSteps
 ) -> Iterator[dict[str, Tensor]]:
-    """The ReLU outputs of every layer for one batch after another, without the rows that pad it."""
+    """Yield the ReLU outputs of every layer, one batch after another, without the rows that pad the batch."""
     for rows, num_real in batches:
         outputs = activations(net, images[rows].to(net.device), net.layers)
         on_steps(num_real)
@@ -143,7 +151,10 @@ def _observe_current(
     statistic: "_TopValues",
     on_steps: OnSteps,
 ) -> None:
-    """Feed `statistic` with the current into `layer` at every step, the layers before it firing at their thresholds."""
+    """Feed `statistic` with the current into `layer` at every step.
+
+    The layers before it fire at the thresholds of `setting`.
+    """
     constants = make_constants(net, [setting], math.inf)
     program = find_program(constants)
     rows = torch.zeros(len(images), dtype=torch.int64)
@@ -165,7 +176,7 @@ def _observe_current(
 
 
 class _TopValues:
-    """The order statistic of a known number of values that arrive in pieces: keeps the k largest of each channel."""
+    """Finds an order statistic of a known number of values that arrive in pieces: keeps the k largest of each group."""
 
     def __init__(self, groups: int, num_values: int, percent: Fraction) -> None:
         self.groups = groups
@@ -173,14 +184,14 @@ class _TopValues:
         self.largest: Tensor | None = None
 
     def add(self, values: Tensor) -> None:
-        """[N, C, ...] or [N, F]; the channels (or features) are the groups, or all values are one."""
+        """Add values [N, C, ...] or [N, F]. The groups are the channels (or features), or all values are one group."""
         pieces = values.transpose(0, 1).reshape(self.groups, -1) if self.groups > 1 else values.reshape(1, -1)
         if self.largest is not None:
             pieces = torch.cat([self.largest, pieces], 1)
         self.largest = pieces.topk(min(self.k, pieces.shape[1]), dim=1, sorted=False).values
 
     def result(self) -> Tensor:
-        """[groups]: the k-th largest value of each group."""
+        """Return the k-th largest value of each group, [groups]."""
         assert self.largest is not None
         return self.largest.min(1).values.double().cpu()
 

@@ -1,7 +1,7 @@
-"""How Numba compiles: without the interpreter's lock, and kept on disk under a digest of what was compiled.
+"""Compiles functions with Numba. They run without the interpreter's lock, and their machine code is cached on disk.
 
-Numba itself compiles a function anew when its own file changes. The machine code also holds constants and intrinsics of
-other files, so the cache lies in a folder that is named by the digest of them all.
+Numba itself compiles a function anew only when the function's own file changes. The machine code also contains
+constants and intrinsics from other files, so the cache is a folder named after the digest of them all.
 """
 
 import hashlib
@@ -29,7 +29,10 @@ SOURCES = (
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function on its first call; later processes load it from the cache, where one can be written to."""
+    """Compile a function on its first call.
+
+    If the cache can be written to, later processes load the function from there.
+    """
     folder = _cache_folder(Path(inspect.getfile(function)).parent)
     if folder is None:
         return numba.njit(nogil=True)(function)
@@ -42,8 +45,11 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 @cache
 def _cache_folder(package: Path) -> str | None:
-    """The first that can be written to of those where Numba looks: NUMBA_CACHE_DIR, `__pycache__` beside the function's
-    file, and the user's cache; None if there is none."""
+    """Return the cache folder, or None if there is no place for it.
+
+    The folder lies in the first place that can be written to of those where Numba looks: NUMBA_CACHE_DIR, `__pycache__`
+    beside the function's file, and the user's cache.
+    """
     given = [Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else []
     user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "numba"
     for folder in (*given, package / "__pycache__", user):
@@ -58,7 +64,7 @@ def _cache_folder(package: Path) -> str | None:
 
 @cache
 def _digest() -> str:
-    """16 hex digits of the SHA-256 of the sources."""
+    """Return the first 16 hex digits of the SHA-256 of the sources."""
     content = hashlib.sha256()
     for name in SOURCES:
         content.update(f"{name}\0".encode() + (Path(__file__).parent / name).read_bytes())

@@ -1,4 +1,4 @@
-"""The constants of a group of settings, in floating point or on the integer grid that `numerics` lays down."""
+"""Computes the constants of a group of settings, in floating point or on the integer grid that `numerics` describes."""
 
 from collections.abc import Sequence
 from typing import Any, assert_never
@@ -27,10 +27,11 @@ from rmpsweep.errors import CalibrationError
 
 
 def make_constants(net: SpikingNetwork, settings: Sequence[CalibratedSetting], largest_input: float) -> Constants:
-    """The constants of settings of one `weights_kind`.
+    """Return the constants of settings that have the same `weights_kind`.
 
     Args:
-        largest_input: largest |x| / Λ_0 that will be encoded; bounds the sums of fixed numerics under constant input.
+        largest_input: the largest |x| / Λ_0 that will be encoded. It bounds the sums of fixed numerics under constant
+        input.
     Raises:
         CalibrationError: a threshold or factor is out of the range of the numerics, or a sum could overflow.
     """
@@ -40,6 +41,8 @@ def make_constants(net: SpikingNetwork, settings: Sequence[CalibratedSetting], l
 
 
 class _Float(Builder):
+    """The constants in floating point."""
+
     def add(self, node: Node) -> None:
         name = node.name
         match node.op:
@@ -68,11 +71,18 @@ class _Float(Builder):
             self.bias[node.name] = bias.cpu().to(dtype) * self._cast(1 / self.units(node.scale_of))[:, None]
 
     def _cast(self, exact: Tensor) -> Tensor:
-        """From float64, once."""
+        """Cast float64 values to the dtype of the numerics, rounding once."""
         return representable(exact, DTYPES[self.numerics])
 
 
 class _Fixed(Builder):
+    """The constants on the integer grid.
+
+    For each node, `grid` is what the integer 1 stands for in the node's unit, float64 [1 or C]; `weighted` is whether
+    the node holds sums of weights, rather than spikes or sums of spikes; `analog` is whether it is computed from
+    constant input with no spiking layer in between.
+    """
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.grid: dict[str, Tensor] = {}
@@ -125,7 +135,7 @@ class _Fixed(Builder):
     def _add_weighted(self, node: Node) -> None:
         name, source = node.name, node.inputs[0]
         weight, entering, grid = self.net.weights[name][0].cpu(), self.entering(node), self.grid[source]
-        if len(grid) > 1:  # every input channel its own grid: part of the weight
+        if len(grid) > 1:  # each input channel has its own grid: fold it in
             entering, grid = self.by_output(node, grid) * (1 if entering is None else entering), torch.ones(1).double()
         quantized, step, total = self.net.remember(
             self.kind, f"quantized {name}", lambda: self._quantize(weight, entering, name in self.readout)
@@ -146,7 +156,7 @@ class _Fixed(Builder):
         self._bound(node, bound)
 
     def _quantize(self, weight: Tensor, entering: Tensor | None, one_scale: bool) -> tuple[Tensor, Tensor, int]:
-        """w_q, the grid step of each output, and the largest Σ |w_q| of an output."""
+        """Return w_q, the grid step of each output, and the largest Σ |w_q| of an output."""
         largest = torch.cat([weighed(w, entering, i).abs().flatten(1).amax(1) for i, w in _pieces(weight)])
         if one_scale:
             largest = largest.max().expand_as(largest)
@@ -160,7 +170,7 @@ class _Fixed(Builder):
         return quantized.to(self.net.device), step, total
 
     def _rearranged(self, node: Node, grid: Tensor) -> Tensor:
-        """The grid of each channel after a flatten, slice or pad; where nothing comes from, any."""
+        """Return the grid of each channel after a flatten, slice or pad. A channel that receives no values gets 1."""
         if len(grid) == 1:
             return grid
         shape = self.net.node(node.inputs[0]).shape
@@ -235,5 +245,8 @@ class _Fixed(Builder):
 
 
 def _pieces(weight: Tensor, size: int = 64) -> list[tuple[int, Tensor]]:
-    """Some outputs at a time, so that the largest layer is never whole in float64."""
+    """Split a weight into pieces of `size` outputs, so that the largest layer is never held in float64 as a whole.
+
+    Return the index of the first output with each piece.
+    """
     return [(i, weight[i : i + size]) for i in range(0, len(weight), size)]

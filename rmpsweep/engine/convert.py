@@ -1,4 +1,7 @@
-"""A trained ReLU network to a SpikingNetwork: torch.fx trace, batch norm folded, every layer named or refused."""
+"""Converts a trained ReLU network to a SpikingNetwork.
+
+torch.fx traces the network, batch norm is folded, and every operation is either turned into a node or refused by name.
+"""
 
 import copy
 import math
@@ -18,18 +21,19 @@ from rmpsweep.errors import ConversionError
 from rmpsweep.terms import INPUT
 
 AVERAGE = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
-"""The options of an average pooling but for its window."""
+"""The default options of an average pooling, apart from its window."""
 
 
 def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
-    """The spiking network with the ANN's weights; the ANN is left as it was.
+    """Return the spiking network with the ANN's weights. The ANN itself is left unchanged.
 
     Args:
-        ann: its forward takes one tensor, is traceable by torch.fx, and ends in something linear or a ReLU.
-        example: [N, C, H, W], real or random; fixes the shapes and checks the conversion on itself.
+        ann: the forward takes one tensor, can be traced by torch.fx, and ends in a linear operation or a ReLU.
+        example: [N, C, H, W], real or random. It fixes the shapes, and the conversion is checked on it.
     Raises:
-        ConversionError: a node without faithful spiking counterpart (named, with its module); weights that are not
-            finite; no ReLU at all; a result that differs from the ANN's on the example.
+        ConversionError: the network cannot be traced; a node has no faithful spiking counterpart (the message names the
+        node and its module); weights are not finite; there is no ReLU at all; or the result differs from the ANN's on
+        the example.
     """
     try:
         graph = trace(ann, example)
@@ -45,7 +49,10 @@ def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
 
 
 def _in_float64(ann: nn.Module) -> nn.Module:
-    """A copy in eval mode and float64; its parameters are never copied in their own dtype."""
+    """Return a copy in eval mode and float64.
+
+    Its parameters are copied directly to float64, never in their own dtype.
+    """
     wide = {
         id(parameter): nn.Parameter(parameter.detach().to(torch.float64, copy=True), parameter.requires_grad)
         for parameter in ann.parameters()
@@ -55,7 +62,10 @@ def _in_float64(ann: nn.Module) -> nn.Module:
 
 
 def _check(graph: fx.Graph, ann: nn.Module, example: Tensor, expected: Tensor) -> None:
-    """Convert in float64 and compare: 1e-9 of the largest output is thousands of float64 roundings."""
+    """Convert in float64 and compare the result with the ANN's output on the example.
+
+    The tolerance, 1e-9 of the largest output, is thousands of float64 roundings.
+    """
     net = _Converter(graph, ann, torch.float64).convert()
     if not net.layers:
         raise ConversionError(f"{type(ann).__name__}: no ReLU found, so nothing would spike")
@@ -70,16 +80,16 @@ def _check(graph: fx.Graph, ann: nn.Module, example: Tensor, expected: Tensor) -
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite, without the temporaries of `isfinite`, as large as the tensor."""
+    """Whether no value is NaN or infinite. Unlike `isfinite`, this allocates nothing as large as the tensor."""
     return tensor.numel() == 0 or bool(torch.stack(tensor.detach().aminmax()).isfinite().all())
 
 
 class _Converter:
-    """Walks the traced graph; one method per kind of node.
+    """Walks over the traced graph, with one method for each kind of node.
 
     Args:
-        ann: whose weights are copied.
-        dtype: of the copies; None keeps their own.
+        ann: the network whose weights are copied.
+        dtype: the dtype of the copies; None keeps that of the weights.
     """
 
     def __init__(self, graph: fx.Graph, ann: nn.Module, dtype: torch.dtype | None = None) -> None:
@@ -145,7 +155,7 @@ class _Converter:
         self.weights[name] = (self._copy(module.weight), None if module.bias is None else self._copy(module.bias))
 
     def _relu(self, node: fx.Node) -> None:
-        if self._origin(self._inputs(node)[0]).op == "concat":  # of spikes: nothing is negative
+        if self._origin(self._inputs(node)[0]).op == "concat":  # a concatenation of spikes has no negative values
             self.name_of[node] = self._inputs(node)[0]
         else:
             self._spike(node, {})
@@ -188,7 +198,7 @@ class _Converter:
         self._add(node, self._name(node), "concat", names)
 
     def _origin(self, name: str) -> Node:
-        """The node whose values that one pools or rearranges."""
+        """Return the node whose values the named node holds, possibly pooled or rearranged."""
         node = self.nodes[name]
         while node.op in ("avg_pool", "max_pool", "flatten", "slice", "pad"):
             node = self.nodes[node.inputs[0]]
@@ -305,7 +315,8 @@ class _Converter:
         return name
 
     def _name(self, node: fx.Node) -> str:
-        """The module's path, numbered from its second call on; functions have the traced node's name."""
+        """Return a name: the module's path, numbered from its second call on, or for a function the name of the traced
+        node."""
         return self._unique(str(node.target) if node.op == "call_module" else node.name)
 
     def _unique(self, base: str) -> str:

@@ -1,7 +1,7 @@
-"""Images to input spikes or currents.
+"""Turns images into input spikes or input currents.
 
 The Poisson generator is counter-based: whether element e of image i spikes at step t depends on (seed, i, t, e) and on
-nothing else, so the same image gets the same spikes in every batch, shard, worker, device and trial.
+nothing else. The same image therefore gets the same spikes in every batch, shard, worker, device and trial.
 """
 
 from typing import assert_never
@@ -19,7 +19,10 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def is_spiking(encoding: Encoding) -> bool:
-    """Whether the input is spikes that are drawn at every step; else it is one analog current."""
+    """Whether the input is spikes, drawn anew at every step.
+
+    Otherwise it is one analog current, the same at every step.
+    """
     match encoding:
         case "poisson":
             return True
@@ -30,21 +33,22 @@ def is_spiking(encoding: Encoding) -> bool:
 
 
 def constant(images: Tensor, input_scale: Tensor) -> Tensor:
-    """Analog current s_0 = x / Λ_0, the same at every step. [N, ...], [N] -> [N, ...]."""
+    """Return the analog current s_0 = x / Λ_0, the same at every step. images [N, ...], input_scale [N] -> [N, ...]."""
     return images / _per_row(input_scale, images)
 
 
 def poisson(images: Tensor, input_scale: Tensor, seeds: Tensor, image_ids: Tensor, t: int) -> Tensor:
-    """Signed spikes of step t: sign(x) where r < |x| / Λ_0, else 0.
+    """Draw the signed spikes of step t: sign(x) where the uniform number r is below |x| / Λ_0, else 0.
 
     Args:
-        images: [N, ...]; input_scale: Λ_0 of each row, [N]; |x| >= Λ_0 spikes at every step.
+        images: [N, ...]. An element with |x| >= Λ_0 spikes at every step.
+        input_scale: Λ_0 of each row, [N].
         seeds, image_ids: int64 [N].
-        t: step, 0-based.
+        t: the step, 0-based.
     Returns:
         -1, 0 or 1 in the dtype of images, [N, ...].
-    Source: nitin-rathi/hybrid-snn-conversion, self_models/vgg_spiking.py, PoissonGenerator (with `<` for `<=`: a zero
-    pixel never spikes).
+    Source: nitin-rathi/hybrid-snn-conversion, self_models/vgg_spiking.py, PoissonGenerator. It compares with `<=`; here
+    it is `<`, so that a zero pixel never spikes.
     """
     rate = images.abs() / _per_row(input_scale, images)
     fires = uniform(seeds, image_ids, t, images[0].numel()).view(images.shape) < rate
@@ -52,7 +56,9 @@ def poisson(images: Tensor, input_scale: Tensor, seeds: Tensor, image_ids: Tenso
 
 
 def uniform(seeds: Tensor, image_ids: Tensor, t: int, num_elements: int) -> Tensor:
-    """Numbers in [0, 1), multiples of 2^-24, float32 [N, num_elements], from (seed, image_id, t, element) alone.
+    """Return uniform numbers in [0, 1), float32 [N, num_elements], that depend on (seed, image_id, t, element) alone.
+
+    Each number is a multiple of 2^-24.
 
     Source: SplitMix64 finaliser (Steele, Lea, Flood, OOPSLA 2014) over nested counters, in wrapping int64.
     """
@@ -64,7 +70,7 @@ def uniform(seeds: Tensor, image_ids: Tensor, t: int, num_elements: int) -> Tens
 
 
 def saturated_fraction(images: Tensor, input_scale: float) -> float:
-    """Fraction of input elements with |x| > Λ_0: under `poisson` their rate is clipped at 1."""
+    """Return the fraction of input elements with |x| > Λ_0, whose rate `poisson` clips at 1."""
     return float((images.abs() > input_scale).double().mean())
 
 
@@ -79,7 +85,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift; torch's is arithmetic."""
+    """Shift x to the right and fill with zeros; torch's own shift is arithmetic and repeats the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -90,8 +96,14 @@ def _signed(value: int) -> int:
 def fill_poisson(
     images: Tensor, input_scale: Tensor, seeds: Tensor, image_ids: Tensor, start: int, out: Tensor
 ) -> None:
-    """`poisson` of several steps on the CPU: out, bytes [T, N, H, W, at least 2 C], gets the positive spikes of each
-    channel first, then the negative; t counts from `start`. images: [N, C, H, W]."""
+    """Draw what `poisson` draws, for several steps at once on the CPU.
+
+    Args:
+        images: [N, C, H, W].
+        start: the first step t, 0-based.
+        out: bytes [T, N, H, W, at least 2 C], all zero. Spikes are written as 1: in each pixel the positive spikes of
+        all channels come first, then the negative ones.
+    """
     rate = images.abs() / _per_row(input_scale, images)
     _fill(
         rate.double().flatten(2).numpy(),

@@ -1,8 +1,8 @@
-"""A program over one batch of rows: layer by layer through a chunk of time steps, chunk after chunk.
+"""Runs a program over one batch of rows: layer by layer through a chunk of time steps, then through the next chunk.
 
-Rows are pairs of a setting and an input; inputs are images under one encoding, shared by all settings that see them.
-Only what a layer carries from chunk to chunk is kept: potentials and spike counts. The read-out is computed at the
-reported T alone, from the counts.
+A row is a pair of a setting and an input. An input is an image under one encoding, shared by all settings that see it.
+From chunk to chunk, only potentials, spike counts and the sums of count pooling are kept. The read-out is computed from
+the counts, at the reported T alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,14 +23,20 @@ from rmpsweep.terms import INPUT
 
 @dataclass(frozen=True)
 class Batch:
-    """What is simulated together. setting, input: int64 [R], of each row; the rest by input, [I, ...]."""
+    """What is simulated together: R rows, and the I inputs that they share."""
 
     setting: Tensor
+    """The setting of each row, int64 [R]."""
     input: Tensor
+    """The input of each row, int64 [R]."""
     images: Tensor
+    """[I, C, H, W]."""
     ids: Tensor
+    """The image id of each input, int64 [I]."""
     seeds: Tensor
+    """The seed of each input, int64 [I]."""
     input_scale: Tensor
+    """Λ_0 of each input, float64 [I]."""
 
 
 def execute(
@@ -44,12 +50,15 @@ def execute(
     keep_state: bool,
     on_steps: OnSteps,
 ) -> RowResult:
-    """Run the rows of a batch from step `start` to steps[-1]; `chunk` steps at a time, which changes nothing."""
+    """Run the rows of a batch from step `start` to steps[-1], `chunk` steps at a time. The chunk changes no result."""
     return _Run(kernels, batch, start, state, chunk, record).simulate(steps, keep_state, on_steps)
 
 
 def layer_currents(kernels: Kernels, batch: Batch, layer: str, steps: int, chunk: int) -> Iterator[Tensor]:
-    """The current into a layer at every step, in floating point: [chunk, R, *shape of the layer] at a time."""
+    """Yield the current into a layer at every step, in floating point, one chunk after another.
+
+    Each chunk is [steps of the chunk, R, *shape of the layer].
+    """
     run = _Run(kernels, batch, 0, None, chunk, False, until=layer)
     while run.t < steps:
         current = run.advance(min(chunk, steps - run.t))
@@ -58,7 +67,7 @@ def layer_currents(kernels: Kernels, batch: Batch, layer: str, steps: int, chunk
 
 
 class _Values:
-    """The values of one chunk that are still to be read, and their events once someone asks for them."""
+    """The values of one chunk that stages have still to read, and their events once a stage has asked for them."""
 
     def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
@@ -71,7 +80,7 @@ class _Values:
         return self.known_events[name]
 
     def drop_read(self, stage: int) -> None:
-        """Forget what no later stage reads."""
+        """Release the values that no stage after this one reads."""
         for name in [name for name, last in self.kernels.program.last_use.items() if last == stage]:
             value = self.bytes.pop(name, None)
             if value is not None and all(value is not other for other in self.bytes.values()):
@@ -79,12 +88,15 @@ class _Values:
             self.kernels.release(self.known_events.pop(name, ()))
 
     def drop_all(self) -> None:
-        """Forget the rest: what the last layers made."""
+        """Release all other values, such as the spikes of the last layers."""
         self.kernels.release(*self.bytes.values(), *self.known_events.values())
 
 
 class _Run:
-    """The time loop; all tensors channels-last. until: the layer before which each chunk ends."""
+    """The time loop over one batch.
+
+    All tensors are channels-last. If `until` names a layer, each chunk ends before it.
+    """
 
     def __init__(
         self,
@@ -121,7 +133,8 @@ class _Run:
             self.nonzero_input = self._channels_last(self.net.node(INPUT), nonzero, torch.int32)
 
     def _prepare(self, layer: Layer, state: State | None) -> None:
-        """Potentials and counts before the first step, and the current of constant input."""
+        """Make a layer's potentials and counts before the first step, and the current that it gets from constant
+        input."""
         node, wide = layer.node, self.kernels.needs_wide(layer, self.chunk)
         if state is None:
             potentials = self.linear.rows(self.constants.start[node.name], node.name)
@@ -138,7 +151,7 @@ class _Run:
             )
 
     def simulate(self, steps: Sequence[int], keep_state: bool, on_steps: OnSteps) -> RowResult:
-        """To steps[-1]; figures at every T of `steps`."""
+        """Run to steps[-1], and read out at every T in `steps`."""
         fan_outs = self.net.fan_out
         logits: list[Tensor] = []
         figures: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
@@ -163,7 +176,10 @@ class _Run:
         )
 
     def advance(self, steps: int) -> Tensor | None:
-        """One chunk of `steps` steps through the program; the current into the layer `until`, if there is one."""
+        """Run one chunk of `steps` steps through the program.
+
+        Return the current into the layer `until`, or None without one.
+        """
         values, kernels = _Values(self.kernels), self.kernels
         self._encode(values, steps)
         self.t += steps
@@ -198,7 +214,7 @@ class _Run:
         return None
 
     def _encode(self, values: _Values, steps: int) -> None:
-        """The input of a chunk, and its nonzero elements."""
+        """Encode the input of a chunk, and count its nonzero elements."""
         if not self.spiking:
             self.input_counts += self.nonzero_input * steps
             return
@@ -209,7 +225,10 @@ class _Run:
         values.bytes[INPUT] = spikes
 
     def _shared_current(self, layer: Layer, values: _Values, steps: int) -> tuple[Tensor, Tensor] | None:
-        """What the input alone gives a layer, computed once for all settings: by input, and the input of each row."""
+        """Return the current that the input gives a layer, computed once for all settings, and the input of each row.
+
+        The current has one entry for each input. Return None if the layer does not read the input.
+        """
         if layer.value != INPUT:
             return None
         if not self.spiking:
@@ -219,7 +238,7 @@ class _Run:
         return self.kernels.current(layer.weighted, events, None, inputs, steps, wide), self.batch.input
 
     def _addend(self, layer: Layer, values: _Values, steps: int) -> Tensor | None:
-        """What a junction adds: a value, or its current through the shortcut's weights."""
+        """Return what a junction adds: a value, or the current that a value gives through the shortcut's weights."""
         if layer.addend is None:
             return None
         if layer.addend.node is None:
@@ -230,7 +249,10 @@ class _Run:
     def _current(
         self, layer: Layer, values: _Values, steps: int, current: tuple[Tensor, Tensor] | None, addend: Tensor | None
     ) -> Tensor:
-        """The whole current into a layer, as `Kernels.fire` adds it up in floating point, [T, R, *layer shape]."""
+        """Return the whole current into a layer, [T, R, *layer shape].
+
+        It is added up as `Kernels.fire` does in floating point.
+        """
         if current is None:
             events = values.events(layer.value)
             z = self.kernels.current(layer.weighted, events, self.batch.setting, self.num_rows, steps, False)
@@ -256,7 +278,7 @@ class _Run:
         return result
 
     def _in_planes(self, node: Node, values: Tensor) -> Tensor:
-        """[T, R, H, W, C] -> [T, R, *node.shape]."""
+        """Convert [T, R, H, W, C] to [T, R, *node.shape]."""
         return _planes(node, values.flatten(0, 1)).reshape(*values.shape[:2], *node.shape)
 
     def _pool(self, node: Node, state: State | None) -> tuple[Tensor, Tensor]:
@@ -269,7 +291,7 @@ class _Run:
         return self._channels_last(source, total, torch.int32), self._channels_last(node, largest, torch.int32)
 
     def _input_counts(self, state: State | None) -> Tensor:
-        """Nonzero input elements so far, by input."""
+        """Return how often each element of each input was nonzero before the first step."""
         node, batch = self.net.node(INPUT), self.batch
         before = torch.zeros(len(batch.images), *node.shape, device=self.device)
         if state is not None:
@@ -291,11 +313,11 @@ class _Run:
 
 
 def _planes(node: Node, channels_last: Tensor) -> Tensor:
-    """[N, H, W, C] -> [N, *node.shape]."""
+    """Convert [N, H, W, C] to [N, *node.shape]."""
     channels, _, _ = image_shape(node)
     return channels_last[..., :channels].permute(0, 3, 1, 2).reshape(-1, *node.shape)
 
 
 def _in_fixed_order(kernels: Kernels, _: Tensor, node: Node, values: Tensor) -> Tensor:
-    """A weighted read-out node, in an order of addition that does not depend on the batch."""
+    """Compute a weighted node of the read-out, in an order of addition that does not depend on the batch."""
     return _planes(node, kernels.dense(node, values))

@@ -1,6 +1,6 @@
-"""What runs once per neuron and step: what an implementation offers, and what those for CPUs and for GPUs share.
+"""The interface of the kernels, which run once per neuron and step, and what those for CPUs and for GPUs share.
 
-Tensors lie channels-last in memory, their channels padded with silent ones.
+In memory, tensors are channels-last, and their channels are padded with silent ones, which never spike.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,21 +17,22 @@ from rmpsweep.engine.program import Layer, Program, Rearrangement, as_convolutio
 from rmpsweep.terms import INPUT
 
 POTENTIAL_LIMIT = 2**30
-"""int32 potentials leave their range where they leave [-2^30, 2^30) at the end of a chunk. In a chunk currents sum up
-to less than 2^30 (`needs_wide`), so they are still right then, and go on in int64 before they can wrap."""
+"""Potentials in int32 count as out of range if they are outside [-2^30, 2^30) at the end of a chunk. The currents of
+one chunk sum up to less than 2^30 (`needs_wide`), so they have not wrapped by then, and continue in int64 before they
+can."""
 PAD = 16
 """Channels are padded with silent ones to a multiple of this."""
 
 
 def padded(channels: int) -> int:
-    """Channels in memory."""
+    """Return the number of channels in memory."""
     return -(-channels // PAD) * PAD
 
 
 class Kernels(Protocol):
-    """What computes the stages of a program for settings that share weights.
+    """The kernels that compute the stages of a program, for settings that share weights.
 
-    Tensors are channels-last, [T, R, H, W, C], channels padded: T steps of a chunk, R rows, I inputs that rows share.
+    Tensors are channels-last with padded channels, [T, R, H, W, C]: T steps of a chunk, R rows. Rows share I inputs.
     """
 
     constants: Constants
@@ -39,37 +40,43 @@ class Kernels(Protocol):
     net: SpikingNetwork
 
     def needs_wide(self, layer: Layer, chunk: int) -> bool:
-        """Whether int32 could wrap within a chunk, or cannot hold a constant."""
+        """Whether a layer needs int64: int32 could wrap within a chunk, or cannot hold a constant of the layer."""
 
     def for_another_thread(self) -> "Kernels":
-        """The same kernels without what was made and not released."""
+        """Return these kernels for another thread, without the tensors that were made here and not yet released."""
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor of any content."""
+        """Return a tensor with arbitrary content."""
 
     def release(self, *made: Any) -> None:
-        """Take back tensors made here, or events, that nothing reads any more."""
+        """Take back tensors or events that were made here and that nothing reads any more."""
 
     def dtype(self, wide: bool) -> torch.dtype:
-        """The dtype of potentials and currents."""
+        """Return the dtype of potentials and currents. In fixed numerics, `wide` asks for int64 instead of int32."""
 
     def input_current(self, layer: Layer, images: Tensor, input_scale: Tensor, wide: bool) -> Tensor:
-        """Constant input through the layer's weights, without bias. [I, C, H, W] -> [1, I, H, W, C]."""
+        """Apply the layer's weights, without bias, to constant input. images [I, C, H, W] -> [1, I, H, W, C]."""
 
     def constant_input(self, images: Tensor, input_scale: Tensor) -> Tensor:
-        """x / Λ_0 under constant encoding as the first layer sees it: int64 multiples of 2^-12, or floating point."""
+        """Return constant input x / Λ_0 as the first layer reads it: int64 multiples of 2^-12, or floating point."""
 
     def dense(self, node: Node, values: Tensor) -> Tensor:
-        """A weighted node of int64 or float64 values [N, ...], summed in that dtype -> [N, Ho, Wo, C]."""
+        """Compute a weighted node from int64 or float64 values [N, ...], summed in their dtype -> [N, Ho, Wo, C]."""
 
     def encode(self, images: Tensor, input_scale: Tensor, seeds: Tensor, ids: Tensor, start: int, steps: int) -> Tensor:
-        """Poisson spikes of some steps, bytes, negative ones as channels after the positive. [T, I, H, W, C]."""
+        """Draw the Poisson spikes of `steps` steps from `start` on, bytes [T, I, H, W, C].
+
+        Negative spikes have channels of their own, which follow those of the positive spikes.
+        """
 
     def events(self, name: str, value: Tensor) -> Any:
-        """A value [T, R, H, W, C] in the form in which weighted nodes read it."""
+        """Convert a value [T, R, H, W, C] to the form in which weighted nodes read it."""
 
     def current(self, node: Node, events: Any, setting: Tensor | None, rows: int, steps: int, wide: bool) -> Tensor:
-        """A weighted node of a value's events, [T, R, Ho, Wo, C]; with its bias where `setting` tells whose."""
+        """Compute a weighted node from the events of a value, [T, R, Ho, Wo, C].
+
+        `setting` gives the setting of each row, whose bias is added; if it is None, no bias is added.
+        """
 
     def fire(
         self,
@@ -82,33 +89,39 @@ class Kernels(Protocol):
         counts: Tensor,
         steps: int,
     ) -> Tensor:
-        """Integrate, fire and reset a layer for some steps, as `neuron.step` does.
+        """Integrate, fire and reset a layer for `steps` steps, as `neuron.step` does.
 
         Args:
-            events: of the value that the layer's weighted node reads; None where there is a `current`.
-            current: what stands in for events: currents [1 or T, I, H, W, C], and the row of I for each row.
+            events: those of the value that the layer's weighted node reads; None if there is a `current`.
+            current: replaces the events: currents [1 or T, I, H, W, C], and for each row the index of its input.
             addend: the value or current that a junction adds.
-            setting: int64 [R].
+            setting: the setting of each row, int64 [R].
             potentials, counts: [R, H, W, C], updated.
         Returns:
-            Spikes, bytes [T, R, H, W, C].
+            The spikes, bytes [T, R, H, W, C].
         """
 
     def left_range(self) -> list[str]:
-        """Layers whose int32 potentials left their range since the last call: right still, but to go on in int64."""
+        """Return the layers whose int32 potentials have left their range since the last call.
+
+        These potentials are still right, but must continue in int64.
+        """
 
     def rearrange(self, stage: Rearrangement, values: Sequence[Tensor], pool: tuple[Tensor, Tensor] | None) -> Tensor:
-        """A stage between values, bytes [T, R, H, W, C].
+        """Compute a stage that turns values into another value, bytes [T, R, H, W, C].
 
         Args:
-            pool: of count pooling, updated: the input summed over steps, and its largest by window, [R, H, W, C].
+            pool: for count pooling, the input summed over steps and the largest such sum of each window, [R, H, W, C].
+            Both are updated.
         """
 
     def tally(self, counts: Tensor, fan_out: Tensor, limit: int) -> Tensor:
-        """The figures of each row, int64 [R, F] in the order of FIGURES.
+        """Count the figures of each row, int64 [R, F] in the order of FIGURES.
 
         Args:
-            counts: spikes so far, [R, H, W, C]; fan_out: [C, H, W]; limit: spikes from which a neuron is saturated.
+            counts: the spikes so far, [R, H, W, C].
+            fan_out: [C, H, W].
+            limit: the number of spikes from which a neuron is saturated.
         """
 
 
@@ -120,7 +133,7 @@ class ProgramKernels(Kernels):
         self.signed = is_spiking(constants.settings[0].encoding)
 
     def weighted_nodes(self) -> Iterator[tuple[Node, str | None]]:
-        """Every weighted node with the value it reads, None for read-out nodes."""
+        """Yield every weighted node with the value that it reads, or with None if it belongs to the read-out."""
         for stage in self.program.stages:
             if isinstance(stage, Layer):
                 yield stage.weighted, stage.value
@@ -131,10 +144,10 @@ class ProgramKernels(Kernels):
                 yield node, None
 
     def convolution(self, node: Node, value: str | None) -> tuple[Tensor, dict[str, tuple[int, int]]]:
-        """Weight [C_out, C_in, kh, kw] and options.
+        """Return a weighted node's weight [C_out, C_in, kh, kw] and its options.
 
-        Pooled values are sums that have not been divided yet; floating-point weights are divided by the window size
-        here instead.
+        Pooled values are sums that have not been divided yet; floating-point weights are divided by their
+        divisor here instead.
         """
         weight = self.constants.weights[node.name]
         if value is not None and not self.constants.is_fixed and self.program.values[value].divisor > 1:
@@ -142,12 +155,15 @@ class ProgramKernels(Kernels):
         return as_convolution(self.net, node, weight)
 
     def image_node(self, node: Node) -> Node:
-        """The node whose image a weighted node reads: a flatten leaves its input as it is."""
+        """Return the node whose image a weighted node reads.
+
+        A flatten in between leaves the image in memory as it is.
+        """
         source = self.net.node(node.inputs[0])
         return self.net.node(source.inputs[0]) if source.op == "flatten" else source
 
     def shape(self, node: Node) -> tuple[int, int, int]:
-        """(H, W, C) of that node's output in memory."""
+        """Return (H, W, C) of a node's output in memory."""
         channels, height, width = image_shape(node)
         return height, width, padded(2 * channels if node.name == INPUT and self.signed else channels)
 
@@ -199,11 +215,11 @@ class ProgramKernels(Kernels):
                 assert_never(stage.how)
 
     def pooled(self, stage: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
-        """`rearrange` for the three kinds of pooling."""
+        """Do what `rearrange` does, for the three kinds of pooling."""
         raise NotImplementedError
 
     def _concatenated(self, node: Node, values: Sequence[Tensor]) -> Tensor:
-        """The channels of values, without those that pad them, one after the other."""
+        """Join the channels of several values, without those that pad them."""
         out = self._silent(values[0], node)
         start = 0
         for name, value in zip(node.inputs, values, strict=True):
@@ -213,7 +229,7 @@ class ProgramKernels(Kernels):
         return out
 
     def _moved(self, node: Node, value: Tensor) -> Tensor:
-        """A slice or pad node."""
+        """Apply a slice or pad node."""
         out = self._silent(value, node)
         channels = self.net.node(node.inputs[0]).shape[0]
         planes = rearrange(node, value[..., :channels].permute(0, 1, 4, 2, 3).flatten(0, 1))
@@ -221,7 +237,7 @@ class ProgramKernels(Kernels):
         return out
 
     def _silent(self, value: Tensor, node: Node) -> Tensor:
-        """No spikes at a node, for the steps and rows of a value."""
+        """Return the output of a node that emits no spikes, for the steps and rows of a value."""
         return self.empty((*value.shape[:2], *self.shape(node)), torch.uint8).zero_()
 
     @override
@@ -232,5 +248,5 @@ class ProgramKernels(Kernels):
         return self.figures(counts.flatten(1), synapses.flatten(), limit)
 
     def figures(self, counts: Tensor, synapses: Tensor, limit: int) -> Tensor:
-        """`tally` where counts are [R, M] and the fan-out is [M]."""
+        """Do what `tally` does, for counts [R, M] and a fan-out [M]."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""How much is computed at once: rows and time steps, from the memory that is free and the network's largest layers."""
+"""Decides how many rows and time steps are computed at once, from the free memory and the network's largest layers."""
 
 from dataclasses import dataclass
 from math import prod
@@ -13,32 +13,37 @@ from rmpsweep.engine.program import Layer, Program, image_shape
 
 CPU = torch.device("cpu")
 MOST_ROWS, MOST_STEPS = 8, 16
-"""Beyond these nothing was gained where it was measured (docs/performance.md)."""
+"""Larger numbers gained nothing where it was measured (docs/performance.md)."""
 MOST_ROWS_ON_GPU = 256
-"""Not measured: enough that every layer of a small network has more tiles than a GPU has multiprocessors."""
+"""Not measured. With this many rows, every layer of a small network has more tiles than a GPU has multiprocessors."""
 MOST_BYTES = 2**29
-"""Of working memory, however much is free: more would not be faster."""
+"""The most working memory to use, however much is free; more would not be faster."""
 CONTROL_GROUP = Path("/sys/fs/cgroup")
-"""Of this process, in a container that has one (cgroup version 2)."""
+"""The control group of this process, in a container that has one (cgroup version 2)."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """rows: of one batch; chunk: time steps computed layer by layer; bytes: of working memory of one batch."""
+    """How much is computed at once."""
 
     rows: int
+    """The rows of one batch."""
     chunk: int
+    """The time steps that are computed layer by layer."""
     bytes: int
+    """The working memory of one batch."""
 
 
 def make_memory_plan(
     program: Program, potential_bytes: int, num_rows: int, threads: int, device: torch.device = CPU
 ) -> MemoryPlan:
-    """The largest batch and chunk, whole chunks first, that `threads` batches at once fit into half the free memory.
+    """Return the largest batch and chunk with which `threads` batches at once fit into half of the free memory.
+
+    On a CPU they also fit into MOST_BYTES. The chunk is made as large as possible first, and then the batch.
 
     Args:
-        potential_bytes: of one potential or current.
-        num_rows: to be simulated in all; every thread gets some.
+        potential_bytes: the size of one potential or current.
+        num_rows: how many rows are to be simulated in all. Every thread gets some of them.
     """
     most_rows, budget = MOST_ROWS, min(MOST_BYTES, free_memory() // 2) // threads
     if device.type == "cuda":
@@ -50,15 +55,19 @@ def make_memory_plan(
 
 
 def bytes_per_row(program: Program, potential_bytes: int) -> int:
-    """What a row keeps from chunk to chunk: potentials and counts, of pools sums and maxima."""
+    """Return the bytes that a row keeps from chunk to chunk: potentials, counts, and for count pooling sums and
+    maxima."""
     layers = (stage for stage in program.stages if isinstance(stage, Layer))
     kept = sum(_elements(layer.node) * (potential_bytes + 4) for layer in layers)
     pools = (stage.node for stage in program.stages if not isinstance(stage, Layer) and stage.how == "count")
-    return kept + sum(_elements(node) * 4 * 5 for node in pools)  # its input has up to four times its size
+    return kept + sum(_elements(node) * 4 * 5 for node in pools)  # a pool's input has up to four times its size
 
 
 def bytes_per_step(program: Program, potential_bytes: int) -> int:
-    """The most that a row needs for one time step of a chunk: values still to be read, their events, a shortcut."""
+    """Return the most bytes that a row needs for one time step of a chunk.
+
+    They hold values that are still to be read, their events, and the current of a shortcut.
+    """
     alive: dict[str, int] = {}
     most = 0
     for i, stage in enumerate(program.stages):
@@ -80,7 +89,8 @@ def _elements(node: Node) -> int:
 
 
 def free_memory() -> int:
-    """Bytes this process may still take: of the machine, or of its control group if that is less."""
+    """Return the bytes that this process may still take: what is free on the machine or, if less, in its control
+    group."""
     free = int(psutil.virtual_memory().available)
     try:
         limit, used = (int((CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
@@ -91,6 +101,6 @@ def free_memory() -> int:
 
 
 def free_gpu_memory(device: torch.device) -> int:
-    """Bytes free on a GPU, or kept by torch for tensors to come."""
+    """Return the bytes that are free on a GPU, or that torch holds for future tensors."""
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept

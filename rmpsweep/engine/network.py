@@ -24,53 +24,58 @@ LINEAR: tuple[Op, ...] = ("conv", "linear", "avg_pool", "flatten", "slice", "pad
 class Node:
     """One operation.
 
-    name: unique; inputs: names of the nodes it reads; shape: of its output without N;
-    scale_of: the spiking layer (or "input") whose Λ its output is measured in, of a "spike" node itself;
-    options: keyword arguments of the torch function behind `op`; of "slice" the index; of "spike" the ceiling, the
-    largest activation, where there is one.
-    A "concat" node's inputs are spikes, pooled or rearranged; each keeps its own scale: see `scales.operand_ratios`.
+    The inputs of a "concat" node are spikes, which may have been pooled or rearranged. Each operand keeps its own
+    scale; see `scales.operand_ratios`.
     """
 
     name: str
+    """Unique within the network."""
     op: Op
     inputs: tuple[str, ...]
+    """The names of the nodes that this node reads."""
     shape: tuple[int, ...]
+    """The shape of the output, without N."""
     scale_of: str
+    """The spiking layer (or "input") in whose Λ the output is measured. For a "spike" node, this is the node itself."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """The keyword arguments of the torch function behind `op`. For a "slice" node, the index; for a "spike" node with a
+    ceiling, the ceiling, which is its largest activation."""
 
 
 @dataclass(frozen=True)
 class SpikingNetwork:
-    """A ReLU network whose ReLUs are spiking layers; weights are the ANN's, batch norm folded.
+    """A ReLU network whose ReLUs are spiking layers. The weights are the ANN's, with batch norm folded in.
 
-    Made by `rmpsweep.engine.convert`. Holds no state: potentials go in and out of `simulate`.
+    `rmpsweep.engine.convert` makes it. It holds no simulation state: potentials go into `simulate` and come out of it.
     """
 
     nodes: tuple[Node, ...]
+    """All nodes, in forward order."""
     weights: Mapping[str, tuple[Tensor, Tensor | None]]
+    """Weighted node -> its weight and its bias, which may be None."""
     output: str
+    """The name of the node whose value is the network's output."""
     fan_out: Mapping[str, Tensor] = field(default_factory=dict)
-    """Synaptic operations of one spike of each neuron, by layer and "input"; see `activity.fan_out`."""
+    """The synaptic operations that one spike of each neuron causes, by layer and "input"; see `activity.fan_out`."""
     derived: dict[object, dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Weights in other forms, made when first used: quantised, packed. See `remember`."""
+    """Other forms of the weights (quantised, packed), made when they are first used; see `remember`."""
 
     @cached_property
     def layers(self) -> list[str]:
-        """Names of the spiking layers, in forward order."""
+        """The names of the spiking layers, in forward order."""
         return [node.name for node in self.nodes if node.op == "spike"]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(iter(self.weights.values()))[0].device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The dtype of the weights."""
         return next(iter(self.weights.values()))[0].dtype
 
     def node(self, name: str) -> Node:
-        """The node of that name."""
         return self._by_name[name]
 
     @cached_property
@@ -78,15 +83,18 @@ class SpikingNetwork:
         return {node.name: node for node in self.nodes}
 
     def ceiling(self, layer: str) -> float:
-        """The largest activation of a spiking layer, that of ReLU6 is 6: its Λ is never above; infinite for ReLU."""
+        """Return the largest activation of a spiking layer: 6 for ReLU6, infinite for ReLU.
+
+        The layer's Λ never exceeds it.
+        """
         return float(self.node(layer).options.get("ceiling", math.inf))
 
     def scale_of_current(self, layer: str) -> str:
-        """The layer m in whose Λ the current z that enters a spiking layer is measured."""
+        """Return the layer m in whose Λ the current z into a spiking layer is measured."""
         return self.node(self.node(layer).inputs[0]).scale_of
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "SpikingNetwork":
-        """A copy with its weights on that device, in that dtype."""
+        """Return a copy with its weights on that device and in that dtype."""
         weights = {
             name: (w.to(device=device, dtype=dtype), None if b is None else b.to(device=device, dtype=dtype))
             for name, (w, b) in self.weights.items()
@@ -95,7 +103,7 @@ class SpikingNetwork:
 
     @property
     def readout(self) -> list[Node]:
-        """The nodes after the last spikes, in forward order: linear in the spikes summed over steps."""
+        """The nodes after the last spikes, in forward order. They are linear in the spikes summed over steps."""
         after = {self.output}
         for node in reversed(self.nodes):
             if node.name in after and node.op in LINEAR:
@@ -103,7 +111,7 @@ class SpikingNetwork:
         return [node for node in self.nodes if node.name in after and node.op in LINEAR]
 
     def remember(self, kind: object, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, kept with the network for the last two kinds that were asked for."""
+        """Return what `make` returns. The result is kept with the network, for the two kinds that were added last."""
         if kind not in self.derived:
             for oldest in list(self.derived)[:-1]:
                 del self.derived[oldest]
@@ -114,7 +122,7 @@ class SpikingNetwork:
         return known[name]
 
     def needed_for(self, *names: str) -> list[Node]:
-        """The nodes that the values of `names` depend on, themselves included, in forward order."""
+        """Return the nodes that the values of `names` depend on, including `names`, in forward order."""
         wanted = set(names)
         for node in reversed(self.nodes):
             if node.name in wanted:
@@ -123,7 +131,7 @@ class SpikingNetwork:
 
 
 def apply_linear(weight: Tensor, node: Node, x: Tensor) -> Tensor:
-    """A convolution or fully connected node without its bias. [N, ...] -> [N, *node.shape]."""
+    """Apply a convolution or fully connected node without its bias. [N, ...] -> [N, *node.shape]."""
     match node.op:
         case "conv":
             return F.conv2d(x, weight, None, **node.options)
@@ -133,18 +141,21 @@ def apply_linear(weight: Tensor, node: Node, x: Tensor) -> Tensor:
 
 
 def per_channel(values: Tensor, ndim: int) -> Tensor:
-    """[..., C] -> [..., C, 1, 1] (or [..., C]) so that it broadcasts over a tensor with `ndim` dimensions."""
+    """Reshape [..., C] to [..., C, 1, 1] (or [..., C]), so that it broadcasts over a tensor with `ndim` dimensions."""
     return values.reshape(*values.shape, *[1] * (ndim - 2))
 
 
 def average_of_max_pool(node: Node, x: Tensor, divisor: int | None = None) -> Tensor:
-    """Average pooling over the windows of a max-pool node; `divisor=1` sums them."""
+    """Average over the windows of a max-pool node; with `divisor=1`, sum over them."""
     options = {k: node.options[k] for k in ("kernel_size", "stride", "padding", "ceil_mode")}
     return F.avg_pool2d(x, **options, count_include_pad=False, divisor_override=divisor)
 
 
 def rearrange(node: Node, *x: Tensor) -> Tensor:
-    """A flatten, slice, pad or concat node: every value goes to one place or to none. [N, ...] -> [N, *node.shape]."""
+    """Apply a flatten, slice, pad or concat node, which only moves, drops or pads values.
+
+    x: [N, ...] each; the result is [N, *node.shape].
+    """
     match node.op:
         case "flatten":
             return x[0].flatten(1)
@@ -158,7 +169,10 @@ def rearrange(node: Node, *x: Tensor) -> Tensor:
 
 
 def activations(net: SpikingNetwork, images: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
-    """The ANN's values at the named nodes (a spiking layer's is the ReLU's output). [N, C, H, W] -> name: [N, ...]."""
+    """Return the ANN's values at the named nodes; the value of a spiking layer is the ReLU's output.
+
+    images: [N, C, H, W]; each value: [N, ...].
+    """
     values: dict[str, Tensor] = {}
     for node in net.needed_for(*wanted):
         x = [values[name] for name in node.inputs]

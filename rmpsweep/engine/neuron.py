@@ -18,22 +18,23 @@ from torch import Tensor
 from rmpsweep.terms import RESETS, Reset, check_choice
 
 RESET_CODES: dict[Reset, int] = {reset: code for code, reset in enumerate(RESETS)}
-"""How kernels are told of a reset. Each of them has a `code_of` that refuses the resets it does not compute."""
+"""The code by which kernels know each reset. Each kernel module has a `code_of`, which refuses resets it cannot
+compute."""
 
 
 def step(z: Tensor, v: Tensor, threshold: Tensor | float, reset: Reset) -> tuple[Tensor, Tensor]:
-    """One time step of a layer of integrate-and-fire neurons without leak.
+    """Compute one time step of a layer of integrate-and-fire neurons without leak.
 
     Args:
         z: input current at this step, [N, ...].
-        v: membrane potential before the step, [N, ...], same dtype.
-        threshold: > 0, broadcastable to z; in the units of z.
+        v: membrane potential before the step, [N, ...], in the dtype of z.
+        threshold: > 0, broadcastable to z, in the units of z.
         reset: "soft" subtracts the threshold and keeps the residual; "hard" returns to zero.
     Returns:
-        spikes [N, ...] (0 or 1, dtype of z) and the potential after the step [N, ...].
+        The spikes [N, ...] (0 or 1, in the dtype of z) and the potential after the step [N, ...].
     Raises:
-        ValueError: unknown reset.
-    Source: Han, Srinivasan, Roy, CVPR 2020 (RMP neuron); `>=` as SpikingJelly `IFNode`.
+        ValueError: the reset is unknown.
+    Source: Han, Srinivasan, Roy, CVPR 2020 (RMP neuron); `>=` as in SpikingJelly's `IFNode`.
     """
     check_choice("reset", reset, Reset)
     u = v + z
@@ -48,7 +49,8 @@ def step(z: Tensor, v: Tensor, threshold: Tensor | float, reset: Reset) -> tuple
 
 
 def step_(z: Tensor, v: Tensor, threshold: Tensor | float, reset: Reset) -> Tensor:
-    """`step` with v updated in place: the same spikes and potentials, bit for bit, in fewer passes over memory."""
+    """Do what `step` does, but update v in place: the same spikes and potentials, bit for bit, in fewer passes over
+    memory."""
     v += z
     spikes = (v >= threshold).to(v.dtype)
     match reset:

@@ -1,26 +1,31 @@
-"""What a trial's numbers are: the constants of a converted network in floating point or on an integer grid.
+"""The numbers of a trial: the constants of a converted network, in floating point or on an integer grid.
 
-`float32` and `float64` take the constants as they are, each cast once from float64.
+`float32` and `float64` take the constants as they are. Thresholds and factors are computed in float64 and cast once; a
+bias is cast and then multiplied by 1 / Λ_m.
 
-`fixed16` and `fixed8` put every sum on an integer grid, so that spikes are the same in any order of addition: on every
-device and in every batch, chunk, shard and thread. The rule, all roundings half to even unless said otherwise:
+`fixed16` and `fixed8` put every sum on an integer grid, so that spikes do not depend on the order of addition. They are
+the same on every device and in every batch, chunk, shard and thread. In the rules below, `round` rounds halves to even,
+whereas `>>` after adding a half rounds halves up.
 
-- Spikes are 0 or 1, sums of a pooling window stay undivided: such a node holds integers I and stands for I / divisor.
-- A convolution or linear layer has one grid step per output channel, g_c = max |W_c| / LARGEST_WEIGHT (1 where the
-  channel is all zero), the output layer one for all classes; w_q = round(W / g_c). Weights of the spikes that enter,
-  by channel or by what was concatenated (see `scales`), are multiplied onto W before, in float64. Its sums stand for
-  I g_c / divisor.
+- Spikes are 0 or 1, and sums over a pooling window stay undivided: such a node holds integers I that stand for
+  I / divisor.
+- A convolution or linear layer has one grid step per output channel, g_c = max |W_c| / LARGEST_WEIGHT (1 if the channel
+  is all zero). A layer of the read-out has one grid step for all its outputs. The weights are w_q = round(W / g_c),
+  where W has first been multiplied, in float64, by what the entering spikes weigh (see `scales`). The sums of the layer
+  stand for I g_c / divisor.
 - θ_q = max(1, round(θ divisor / g_c)); b_q = round(b divisor / (Λ_m g_c)); v(0) = min(round(v_init θ_q), θ_q - 1).
-- At a junction the operand in the node's own unit m keeps its grid (two of them: the first that holds weighted sums),
-  the other enters as (M I + 2^15) >> 16 with M = round(2^16 (Λ_k / Λ_m) (g_k / g_m)). Where the operand that keeps its
-  grid holds spikes, not weighted sums, the junction's grid is 2^12 times finer than it.
-- Constant input: x_q = round(2^12 x / Λ_0); sums of the first weighted layer are brought to its own grid g_c by
-  (I + 2^11) >> 12. Poisson input: -1, 0 or 1, drawn as in float32.
-- Read-out: the layers after the last spikes see the spikes added up over steps, so a junction there rounds once.
+- At a junction, one operand keeps its grid: the operand in the node's own unit m, or if both are in that unit, the
+  first one that holds weighted sums. The other operand enters as (M I + 2^15) >> 16 with M =
+  round(2^16 (Λ_k / Λ_m) (g_k / g_m)). If the operand that would keep its grid holds spikes rather than weighted sums,
+  the junction's grid is 2^12 times finer than that operand's, and both operands enter with a factor M.
+- Constant input is x_q = round(2^12 x / Λ_0). A weighted layer that reads it brings its sums to the grid g_c by
+  (I + 2^11) >> 12. Poisson input is -1, 0 or 1, drawn as in float32.
+- The read-out, which is the layers after the last spikes, reads the spikes added up over steps, so a junction there
+  rounds once.
 
-Overflow: every sum of a step must stay below 2^53 and T times it below 2^62, from Σ |w_q| times the largest input;
-otherwise CalibrationError, before anything runs. Potentials are int64 here; kernels that keep them in int32 prove or
-detect that they fit (`kernels.POTENTIAL_LIMIT`).
+Overflow: every sum of one step must stay below 2^53, and T times that sum below 2^62. The bound of a sum is Σ |w_q|
+times the largest input. If it is too large, CalibrationError is raised before anything runs. Potentials are int64 here;
+kernels that keep them in int32 prove that they fit, or detect that they do not (`kernels.POTENTIAL_LIMIT`).
 """
 
 import math
@@ -44,7 +49,7 @@ DTYPES: dict[Numerics, torch.dtype] = {
     "fixed8": torch.int64,
 }
 LARGEST_WEIGHT: dict[Numerics, int] = {"fixed16": 32639, "fixed8": 127}
-"""|w_q| of fixed16 is what 256 hi + lo reaches with both planes int8."""
+"""The largest |w_q|. That of fixed16 is the largest number that 256 hi + lo can reach when hi and lo are both int8."""
 INPUT_BITS, FACTOR_BITS, JUNCTION_BITS = 12, 16, 12
 EXACT_SUM, EXACT_TOTAL = 2.0**53, 2.0**62
 
@@ -53,7 +58,7 @@ WORDS = {name: kind for name, kind in get_type_hints(Setting).items() if get_ori
 
 
 def on_grid(numerics: Numerics) -> bool:
-    """Whether every number is an integer on a grid; else all are floating point."""
+    """Whether every number is an integer on a grid. Otherwise all numbers are floating point."""
     match numerics:
         case "fixed16" | "fixed8":
             return True
@@ -68,7 +73,7 @@ class CalibratedSetting(Setting):
     """What one trial simulates: its setting, and the thresholds that the setting's rule has found."""
 
     thresholds: Thresholds
-    """layer -> θ (0-d or [C]); "input" -> Λ_0."""
+    """Layer -> θ (0-d or [C]), and "input" -> Λ_0."""
     numerics: Numerics = "float32"
 
     def __post_init__(self) -> None:
@@ -80,42 +85,48 @@ class CalibratedSetting(Setting):
 
 @dataclass(frozen=True)
 class Constants:
-    """The numbers of K settings that share weights, encoding, max_pool and numerics.
-
-    weights: node -> as the ANN's, in `dtype`; integers w_q in fixed numerics. threshold, start: layer -> [K, 1 or C];
-    bias: weighted node -> [K, C]; factor: (junction, operand) -> [K, 1 or C], M in fixed numerics, absent where the
-    operand enters as it is; multiplier: pooling node -> [1, *shape] or a number, what its window sums are multiplied
-    with to share one divisor (fixed numerics); rounded: weighted nodes on constant input, whose sums lose INPUT_BITS.
-    input_scale: [K]; output_scale: [K, 1 or classes], float64: logits = output_scale x output summed over T / T.
-    largest: node -> bound of |value| in one step (fixed numerics); kind: their `weights_kind`.
-    """
+    """The numbers of K settings that share weights, encoding, max_pool and numerics."""
 
     net: SpikingNetwork
     settings: tuple[CalibratedSetting, ...]
     weights: Mapping[str, Tensor]
+    """Weighted node -> its weights in the shape of the ANN's: in `dtype`, or in fixed numerics the integers w_q, which
+    are stored as int16 or int8."""
     threshold: Mapping[str, Tensor]
+    """Spiking layer -> θ under each setting, [K, 1 or C]."""
     start: Mapping[str, Tensor]
+    """Spiking layer -> the initial potential under each setting, [K, 1 or C]."""
     bias: Mapping[str, Tensor]
+    """Weighted node -> its bias under each setting, [K, C]. A node without bias has no entry."""
     factor: Mapping[tuple[str, int], Tensor]
+    """(junction, operand) -> what the operand is multiplied by, [K, 1 or C]; in fixed numerics this is M. An operand
+    that enters as it is has no entry."""
     multiplier: Mapping[str, Tensor | int]
+    """Pooling node -> what its window sums are multiplied by so that all share one divisor: [Ho, Wo], or 1 if they
+    already do. There are entries in fixed numerics only."""
     rounded: frozenset[str]
+    """The weighted nodes that read constant input, whose sums are shifted right by INPUT_BITS (fixed numerics)."""
     input_scale: Tensor
+    """Λ_0 of each setting, float64 [K]."""
     output_scale: Tensor
+    """Float64 [K, 1 or classes]: logits = output_scale x output summed over T steps / T."""
     largest: Mapping[str, float]
+    """Node -> upper bound of |value| in one step (fixed numerics)."""
     kind: object
+    """The `weights_kind` of all settings."""
 
     @property
     def numerics(self) -> Numerics:
-        """Of all settings."""
+        """The numerics that all settings share."""
         return self.settings[0].numerics
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of potentials and sums in the reference."""
+        """The dtype of potentials and sums in the reference."""
         return DTYPES[self.numerics]
 
     def check_steps(self, time_steps: int) -> None:
-        """Raises CalibrationError if sums over that many steps could overflow int64."""
+        """Raise CalibrationError if sums over that many steps could overflow int64."""
         for name, largest in self.largest.items():
             if largest * time_steps >= EXACT_TOTAL:
                 raise CalibrationError(
@@ -125,11 +136,11 @@ class Constants:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether everything is an integer."""
+        """Whether every number is an integer."""
         return on_grid(self.numerics)
 
     def to(self, device: torch.device) -> "Constants":
-        """A copy on that device."""
+        """Return a copy whose tensors are on that device."""
 
         def moved(values: Mapping[Any, Any]) -> dict[Any, Any]:
             return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
@@ -152,10 +163,10 @@ class Constants:
 
 
 def weights_kind(net: SpikingNetwork, setting: CalibratedSetting) -> tuple[object, ...]:
-    """What settings must have in common to share weights: all that is quantised or folded into these.
+    """Return what settings must have in common to share weights: all that is quantised or folded into the weights.
 
-    Spikes of layers with per-channel thresholds weigh differently by channel, spikes of layers that are concatenated by
-    layer, which is part of the weights.
+    Spikes of a layer with per-channel thresholds weigh differently by channel, and concatenated spikes weigh
+    differently by layer. Both are folded into the weights that read the spikes.
     """
     scales = scaled(net, setting.thresholds, setting.alpha, setting.alpha_scope)
     weights = (scales[layer].channel_weight for layer in net.layers)
@@ -165,14 +176,18 @@ def weights_kind(net: SpikingNetwork, setting: CalibratedSetting) -> tuple[objec
 
 
 def quantize_input(images: Tensor, input_scale: Tensor) -> Tensor:
-    """x_q = round(2^12 x / Λ_0) as int64. images [N, ...]; input_scale [N]."""
+    """Return x_q = round(2^12 x / Λ_0) as int64. images: [N, ...]; input_scale: Λ_0 of each image, [N]."""
     scale = input_scale.double().view(-1, *[1] * (images.dim() - 1))
     return (images.double() * 2.0**INPUT_BITS / scale).round().to(torch.int64)
 
 
 def common_divisor(net: SpikingNetwork, node: Node) -> tuple[int, Tensor, Tensor]:
-    """Average pooling as sums: the least common multiple D of the windows' divisors, by what each sum is multiplied
-    so that it is short of D, and how many inputs each window holds; both [Ho, Wo]."""
+    """Describe average pooling as sums over windows.
+
+    Returns:
+        The least common multiple D of the windows' divisors; what the sum of each window is multiplied by so that its
+        divisor becomes D; and how many inputs each window holds. The last two are int64 [Ho, Wo].
+    """
     ones = torch.ones(1, 1, *net.node(node.inputs[0]).shape[1:], dtype=torch.float64)
     if node.op == "max_pool":
         average, count = average_of_max_pool(node, ones), average_of_max_pool(node, ones, divisor=1)

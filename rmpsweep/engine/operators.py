@@ -1,4 +1,8 @@
-"""The operators that `convert` knows, by the names of its methods."""
+"""The operators that `convert` knows, and the kind of each.
+
+For every kind, such as "conv", the converter has a method (`_conv`), except that operators of kind "skip" return their
+input.
+"""
 
 import operator
 from collections.abc import Mapping
@@ -72,7 +76,7 @@ FUNCTION_ARGUMENTS = {
 
 
 def kind_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str | None:
-    """What a traced node computes, e.g. "conv"; None where nothing here does."""
+    """Return the kind of a traced node, such as "conv", or None if `convert` does not know its operator."""
     if node.op == "call_module":
         return _MODULES.get(type(modules[str(node.target)]))
     if node.op == "call_function":

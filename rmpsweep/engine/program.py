@@ -1,7 +1,8 @@
-"""Which nodes run together: a spiking layer with its convolution and shortcut is one stage of a program.
+"""Groups the nodes of a network into the stages of a program, which the kernels compute.
 
-Between the stages are values: small non-negative integers (spikes, window sums of spikes), stored as bytes. A network
-that does not fit this form has no program and runs node by node (`reference`).
+A stage is either a spiking layer with its convolution (or linear layer) and its shortcut, or an operation that pools or
+rearranges values. Values are what one stage hands to another: small non-negative integers (spikes, or window sums of
+spikes), stored as bytes. A network that does not fit this form has no program and runs node by node (`reference`).
 """
 
 from dataclasses import dataclass
@@ -20,69 +21,78 @@ LARGEST_BYTE = 255
 
 @dataclass(frozen=True)
 class Value:
-    """Integers [T, N, H, W, C] read by later stages.
-
-    largest: upper bound of an element; divisor: what the stored sum must still be divided by.
-    """
+    """Integers [T, N, H, W, C] that one stage hands to later stages."""
 
     largest: int
+    """Upper bound of an element."""
     divisor: int
+    """What the stored sums must still be divided by."""
 
 
 @dataclass(frozen=True)
 class Addend:
-    """What a junction adds to a layer's convolution: a value (`node` None), or a weighted node of one; `key` finds its
-    factor in `Constants.factor`."""
+    """What a junction adds to a layer's convolution: a value, or what a shortcut's own convolution makes of a value."""
 
     value: str
+    """The value that is added or that `node` reads."""
     node: Node | None
+    """The weighted node; None if the value itself is added."""
     key: tuple[str, int]
+    """(junction, operand), under which `Constants.factor` holds the factor of the addend."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One spiking layer: its weighted node, the value that one reads ("input" too), and what a junction adds."""
+    """The stage that computes one spiking layer."""
 
     node: Node
+    """The spiking layer."""
     weighted: Node
+    """The convolution or linear layer that feeds it."""
     value: str
+    """The value that `weighted` reads; it may be "input"."""
     addend: Addend | None = None
+    """What a junction adds to the convolution; None if there is no junction."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The values it needs."""
+        """The values that this stage reads."""
         return (self.value,) if self.addend is None else (self.value, self.addend.value)
 
 
 @dataclass(frozen=True)
 class Rearrangement:
-    """A pooling, flatten, slice, pad or concat node between values; multiplier: [Ho, Wo], see `common_divisor`."""
+    """The stage that computes a pooling, flatten, slice, pad or concat node from values."""
 
     node: Node
     how: Literal["sum", "max", "count", "flatten", "slice", "pad", "concat"]
     multiplier: Tensor | None = None
+    """For "sum": what the sum of each window is multiplied by, [Ho, Wo]; see `common_divisor`."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The values it needs."""
+        """The values that this stage reads."""
         return self.node.inputs
 
 
 @dataclass(frozen=True)
 class Program:
-    """Stages in forward order; values by name; last_use: value -> the stage after which nothing reads it."""
+    """The stages that compute a network, up to its last spikes."""
 
     stages: tuple[Layer | Rearrangement, ...]
+    """In forward order."""
     values: dict[str, Value]
+    """Name of the node that gives the value -> the value."""
     last_use: dict[str, int]
+    """Value -> the index of the last stage that reads it. A value that no stage reads has no entry."""
 
 
 class _NoProgramError(Exception):
-    """The network has a node of another form."""
+    """The network has a node that does not fit into a program."""
 
 
 def make_program(constants: Constants) -> Program | None:
-    """The program of a network under its settings' encoding and max pooling; None if it has none."""
+    """Return the program of a network under its settings' constants and max pooling, or None if it has none."""
     try:
         return _Maker(constants).make()
     except _NoProgramError:
@@ -148,6 +158,10 @@ class _Maker:
         self.values[node.name] = Value(max(source.largest for source in sources), sources[0].divisor)
 
     def _layer(self, spike: Node) -> Layer:
+        """Return the stage of a spiking layer.
+
+        At a junction, the layer's own convolution is the operand that needs no factor.
+        """
         node = self.net.node(spike.inputs[0])
         if node.op != "add":
             return Layer(spike, self._weighted(node), node.inputs[0])
@@ -187,9 +201,10 @@ def _pooling(max_pool: MaxPool) -> Literal["max", "count", "sum"]:
 
 
 def as_convolution(net: SpikingNetwork, node: Node, weight: Tensor) -> tuple[Tensor, dict[str, tuple[int, int]]]:
-    """A weighted node as a convolution of its channels-last input: weight [C_out, C_in, kh, kw], and its options.
+    """Return a weighted node as a convolution of its channels-last input.
 
-    A linear layer after a flatten is a convolution with a kernel as large as the image.
+    This is its weight [C_out, C_in, kh, kw] and the options stride, padding and dilation, each (y, x). A linear layer
+    after a flatten becomes a convolution whose kernel is as large as the image.
     """
     if node.op == "conv":
         pairs = {k: node.options[k] for k in ("stride", "padding", "dilation")}
@@ -201,6 +216,6 @@ def as_convolution(net: SpikingNetwork, node: Node, weight: Tensor) -> tuple[Ten
 
 
 def image_shape(node: Node) -> tuple[int, int, int]:
-    """(C, H, W) of a node's output; features are channels of one pixel."""
+    """Return (C, H, W) of a node's output. Features are the channels of one pixel."""
     shape = torch.Size(node.shape)
     return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (shape.numel(), 1, 1)

@@ -1,6 +1,7 @@
-"""The time loop over one batch of rows, node by node: slow, obvious, in floating point or in integers.
+"""The time loop over one batch of rows, node by node: slow and obvious, in floating point or in integers.
 
-Every fast path equals it: bit for bit in fixed numerics and where all sums are exact, else up to the order of addition.
+Every fast path equals it: bit for bit in fixed numerics and wherever all sums are exact, and otherwise up to the order
+of addition.
 Legend: T time steps, K settings (trials), R rows (pairs of a setting and an image).
 """
 
@@ -20,23 +21,23 @@ from rmpsweep.terms import FIGURES, INPUT, SATURATED_RATE, Reset
 
 Apply = Callable[[Tensor, Node, Tensor], Tensor]
 OnSteps = Callable[[int], None]
-"""Told how many more steps of rows (rows x time steps) have been computed; from any thread."""
+"""Called, from any thread, with the number of row-steps (rows x time steps) that have newly been computed."""
 
 
 @dataclass
 class State:
-    """Everything a simulation carries from step to step, updated in place; row n belongs to image n.
-
-    potentials: layer -> v [N, ...]; counts: layer and "input" -> nonzero outputs so far [N, ...];
-    pools: max-pool node -> (input summed over steps, output summed over steps); inputs: the input summed over steps,
-    kept only where the read-out sees it.
-    """
+    """Everything that a simulation carries from one step to the next, updated in place. Row n belongs to image n."""
 
     t: int = 0
+    """The number of steps so far."""
     potentials: dict[str, Tensor] = field(default_factory=dict)
+    """Spiking layer -> v, [N, ...]."""
     counts: dict[str, Tensor] = field(default_factory=dict)
+    """Spiking layer and "input" -> the number of nonzero outputs so far, [N, ...]."""
     pools: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Max-pool node -> (its input summed over steps, its output summed over steps)."""
     inputs: Tensor | None = None
+    """The input summed over steps. It is kept only if the read-out reads it."""
 
 
 def _map(states: Sequence[State], combine: Callable[[list[Tensor]], Tensor]) -> State:
@@ -51,39 +52,39 @@ def _map(states: Sequence[State], combine: Callable[[list[Tensor]], Tensor]) -> 
 
 
 def concatenate(states: Sequence[State]) -> State:
-    """The states of several runs as one, rows in order."""
+    """Join the states of several runs, with their rows in order."""
     return _map(states, torch.cat)
 
 
 def select(state: State, rows: Tensor | slice) -> State:
-    """Some rows of a state."""
+    """Take some rows of a state."""
     return _map([state], lambda tensors: tensors[0][rows])
 
 
 def cast(state: State, dtype: torch.dtype) -> State:
-    """A copy in that dtype."""
+    """Return a copy in that dtype."""
     return _map([state], lambda tensors: tensors[0].to(dtype, copy=True))
 
 
 @dataclass
 class RowResult:
-    """What R rows gave.
-
-    logits: [T, R, classes]; figures: layer and "input" -> int64 [T, R, F], in the order of FIGURES; spikes: layer ->
-    trains [steps, R, ...].
-    """
+    """The result of R rows."""
 
     logits: Tensor
+    """[T, R, classes], at the T reported step counts."""
     figures: dict[str, Tensor]
+    """Layer and "input" -> int64 [T, R, F], in the order of FIGURES."""
     spikes: dict[str, Tensor]
+    """Layer -> spike trains [steps run, R, ...]; empty unless spikes were recorded."""
     state: State | None
+    """None if it was not kept."""
 
 
 class LinearNodes:
-    """The nodes that are linear in their inputs, with the constants of R rows."""
+    """Computes the nodes that are linear in their inputs, with the constants of R rows."""
 
     def __init__(self, constants: Constants, setting_of_row: Tensor, apply: Apply = apply_linear) -> None:
-        """apply: weight, node, x -> the node's value without bias."""
+        """apply: computes a node's value without bias from weight, node and input."""
         self.constants, self.net, self.apply = constants, constants.net, apply
         self.setting_of_row = setting_of_row
         self.bias = {name: self.rows(table, name) for name, table in constants.bias.items()}
@@ -91,12 +92,15 @@ class LinearNodes:
         self.output_scale = self.rows(constants.output_scale, self.net.output)
 
     def rows(self, table: Tensor, name: str) -> Tensor:
-        """A table [K, 1 or C] for the rows, to go with that node's output: [R, 1 or C, 1, …]."""
+        """Expand a table [K, 1 or C] so that it broadcasts over the rows of a node's output: [R, 1 or C, 1, …].
+
+        With one setting, R is 1.
+        """
         index = self.setting_of_row if len(self.constants.settings) > 1 else self.setting_of_row[:1]
         return per_channel(table[index], len(self.net.node(name).shape) + 1)
 
     def __call__(self, node: Node, x: Sequence[Tensor], steps: int = 1) -> Tensor:
-        """The node's value where the inputs were summed over `steps` steps; in the dtype of the inputs."""
+        """Return the node's value for inputs that are summed over `steps` steps, in the dtype of the inputs."""
         match node.op:
             case "conv" | "linear":
                 value = self.apply(self.constants.weights[node.name].to(x[0].dtype), node, x[0])
@@ -119,7 +123,10 @@ class LinearNodes:
                 assert_never(node.op)
 
     def logits(self, sums: Mapping[str, Tensor], steps: int) -> Tensor:
-        """The read-out of what was summed over `steps` steps, [R, classes]: floating point sums in float64."""
+        """Compute the logits from what was summed over `steps` steps, [R, classes].
+
+        Floating-point sums are in float64.
+        """
         wide = torch.int64 if self.constants.is_fixed else torch.float64
         values = {name: value.to(wide) for name, value in sums.items()}
         for node in self.net.readout:
@@ -133,7 +140,7 @@ class LinearNodes:
     def _average(self, node: Node, x: Tensor) -> Tensor:
         if not self.constants.is_fixed:
             return average_of_max_pool(node, x) if node.op == "max_pool" else F.avg_pool2d(x, **node.options)
-        exact = x.double() if x.is_cuda else x  # no pooling of integers there; sums are below 2^53
+        exact = x.double() if x.is_cuda else x  # GPUs cannot pool integers; sums are below 2^53
         if node.op == "max_pool":
             sums = average_of_max_pool(node, exact, divisor=1)
         else:
@@ -142,7 +149,7 @@ class LinearNodes:
 
 
 class Rows:
-    """One batch of rows: the per-row constants, and the time loop over them."""
+    """One batch of rows: their constants, and the time loop over them."""
 
     def __init__(self, constants: Constants, setting_of_row: Tensor, images: Tensor, ids: Tensor) -> None:
         """setting_of_row: int64 [R]; images: [R, C, H, W]; ids: int64 [R]."""
@@ -168,7 +175,7 @@ class Rows:
         record: bool,
         on_steps: OnSteps,
     ) -> RowResult:
-        """Run from step `start` to steps[-1] and read off at every T of `steps`."""
+        """Run from step `start` to steps[-1], and read out at every T in `steps`."""
         logits: list[Tensor] = []
         figures: dict[str, list[Tensor]] = {name: [] for name in fan_outs}
         trains: dict[str, list[Tensor]] = {name: [] for name in self.net.layers} if record else {}
@@ -195,7 +202,11 @@ class Rows:
         )
 
     def step(self, t: int, state: State, nodes: Sequence[Node]) -> tuple[dict[str, Tensor], Tensor]:
-        """Step t (0-based) through `nodes`: unit spikes by layer (and nonzero "input" elements), last node's value."""
+        """Run step t (0-based) through `nodes`.
+
+        Return the spikes (0 or 1) by layer, with the nonzero elements of the input under "input", and the value of the
+        last node.
+        """
         values: dict[str, Tensor] = {}
         spikes: dict[str, Tensor] = {}
         for node in nodes:
@@ -229,7 +240,7 @@ class Rows:
         return spikes
 
     def _sums(self, state: State) -> dict[str, Tensor]:
-        """What the read-out sees, summed over the steps so far."""
+        """Return what the read-out reads, summed over the steps so far."""
         sums = {name: state.counts[name] for name in self.read if name in self.net.layers}
         sums |= {name: output for name, (_, output) in state.pools.items() if name in self.read}
         return sums if state.inputs is None else {**sums, INPUT: state.inputs}
@@ -261,18 +272,18 @@ class Rows:
 
 
 def read_out_of(net: SpikingNetwork) -> set[str]:
-    """The nodes whose outputs, summed over steps, the read-out sees."""
+    """Return the names of the nodes whose outputs, summed over steps, the read-out reads."""
     read = {net.output, *(name for node in net.readout for name in node.inputs)}
     return {name for name in read if net.node(name).op in ("input", "max_pool", "spike")}
 
 
 def saturated_from(layer: str, steps: int) -> int:
-    """Spikes in `steps` steps from which a neuron is saturated. Elements of the input never are."""
+    """Return how many spikes in `steps` steps make a neuron saturated. For the input the number is never reached."""
     return steps + 1 if layer == INPUT else math.ceil(SATURATED_RATE * steps)
 
 
 def _tally(counts: Tensor, fan_out: Tensor, limit: int) -> Tensor:
-    """The figures of each row, int64 [R, F]. counts: [R, ...]; fan_out: [...]."""
+    """Count the figures of each row, int64 [R, F]. counts: [R, ...]; fan_out: [...]; limit: see `saturated_from`."""
     exact = counts.flatten(1).double()
     table = {
         "spikes": exact.sum(1),
@@ -283,5 +294,5 @@ def _tally(counts: Tensor, fan_out: Tensor, limit: int) -> Tensor:
 
 
 def _round_shift(x: Tensor, bits: int) -> Tensor:
-    """x / 2^bits to the nearest integer, halves up; int64."""
+    """Divide int64 values by 2^bits and round to the nearest integer, halves up."""
     return (x + (1 << (bits - 1))) >> bits

@@ -1,4 +1,4 @@
-"""What one neuron makes of a regular input spike train."""
+"""How one neuron responds to a regular train of input spikes."""
 
 from fractions import Fraction
 
@@ -10,7 +10,9 @@ from rmpsweep.terms import Reset
 
 
 def regular_train(f_in: Fraction, time_steps: int) -> Tensor:
-    """Input spikes as evenly spaced as steps allow, the first one at the first step: ceil(t·f_in) of them up to step t.
+    """Return input spikes that are spaced as evenly as whole steps allow, beginning at the first step.
+
+    Up to step t there are ceil(t·f_in) of them.
 
     Args:
         f_in: spikes per step, in [0, 1].
@@ -22,17 +24,17 @@ def regular_train(f_in: Fraction, time_steps: int) -> Tensor:
 
 
 def output_spikes(v_in: Tensor, threshold: float, trains: Tensor, reset: Reset) -> Tensor:
-    """Output spikes of the reference neuron, from zero potential.
+    """Count the output spikes of the reference neuron, which starts at zero potential.
 
-    Exact while every sum of `v_in` is: on dyadic values.
+    The count is exact as long as every sum of `v_in` is exact, as with dyadic values.
 
     Args:
-        v_in: what one input spike adds to the membrane potential, one neuron each, float64 [N].
+        v_in: what one input spike adds to the membrane potential of each neuron, float64 [N].
         threshold: > 0, in the units of v_in.
-        trains: input spike (1) or none (0) of each neuron at each step, float64 [T, N].
+        trains: 1 where a neuron receives an input spike at a step, else 0, float64 [T, N].
         reset: "soft" or "hard".
     Returns:
-        Spikes of each neuron over the T steps, int64 [N].
+        The spikes of each neuron over the T steps, int64 [N].
     """
     v = torch.zeros_like(v_in)
     total = torch.zeros_like(v_in)

@@ -1,9 +1,12 @@
 """Thresholds, activation scales, and what α does to them.
 
-Λ_ℓ is what one spike of layer ℓ is worth in ANN activation: Λ_0 = input scale, Λ_ℓ = θ_ℓ Λ_m, where m is the unit of
-the current that enters ℓ. Per-channel thresholds make Λ_ℓ a vector; its maximum takes the scalar's place as the unit
-and a spike of channel j weighs Λ_j / max Λ. Where spikes of several layers are concatenated, those of layer k weigh
-Λ_k / Λ_m. A layer that stands for a ReLU with a ceiling has no Λ above it: one spike per step is the ceiling then.
+Λ_ℓ is what one spike of layer ℓ is worth in ANN activation. Λ_0 is the input scale, and Λ_ℓ = θ_ℓ Λ_m, where m is the
+layer (or the input) in whose unit the current into ℓ is measured.
+
+Per-channel thresholds make Λ_ℓ a vector. Its maximum then serves as the layer's unit, and a spike of channel j weighs
+Λ_j / max Λ. Where spikes of several layers are concatenated, those of layer k weigh Λ_k / Λ_m, where m is the layer in
+whose unit the concatenation is measured. For a layer that stands for a ReLU with a ceiling, Λ never exceeds the
+ceiling: at Λ = ceiling, one spike per step already represents the largest activation.
 """
 
 import math
@@ -23,22 +26,29 @@ RATIO_BITS = 32
 
 @dataclass(frozen=True)
 class LayerScale:
-    """One spiking layer at one α, float64: threshold 0-d or [C]; unit Λ (maximum over channels); spike weights [C]."""
+    """The scale of one spiking layer at one α, or of the input, whose threshold and unit are both Λ_0.
+
+    All values are float64.
+    """
 
     threshold: Tensor
+    """θ, 0-d or [C]."""
     unit: float
+    """Λ; with per-channel thresholds, its maximum over channels."""
     channel_weight: Tensor | None
+    """What a spike of each channel weighs, as a fraction of `unit`, [C]; None if the threshold is 0-d."""
 
 
 def thresholds_from_scales(net: SpikingNetwork, scales: Thresholds) -> dict[str, Tensor]:
-    """Thresholds that give every layer the wanted activation scale.
+    """Return the thresholds that give every layer the wanted activation scale.
 
     Args:
-        scales: layer -> Λ_ℓ in ANN activation units (0-d or [C]), taken for its ceiling if above; "input" -> Λ_0.
+        scales: layer -> Λ_ℓ in ANN activation (0-d or [C]), lowered to the layer's ceiling if it is above; "input" ->
+        Λ_0.
     Returns:
-        layer -> θ_ℓ = Λ_ℓ / max Λ_m; "input" -> Λ_0. float64.
+        layer -> θ_ℓ = Λ_ℓ / max Λ_m; "input" -> Λ_0. All are float64.
     Raises:
-        ValueError: a layer is missing, or a scale is not positive and finite.
+        ValueError: a layer is missing, or a scale has the wrong shape or is not positive and finite.
     """
     checked = _checked(net, scales, "scales")
     checked |= {layer: checked[layer].clamp(max=net.ceiling(layer)) for layer in net.layers}
@@ -49,14 +59,15 @@ def thresholds_from_scales(net: SpikingNetwork, scales: Thresholds) -> dict[str,
 
 
 def scaled(net: SpikingNetwork, thresholds: Thresholds, alpha: float, scope: AlphaScope) -> dict[str, LayerScale]:
-    """Thresholds and units of all layers at α.
+    """Return the thresholds and units of all layers at α.
 
-    scope "layer": every θ_ℓ times α (the paper), so Λ_ℓ falls as α^depth.
-    scope "network": every Λ_ℓ, ℓ >= 1, times α, so θ_ℓ changes only where the current comes from the raw input.
-    Then θ_ℓ is lowered, if need be, so that Λ_ℓ is not above the layer's ceiling.
+    With scope "layer", every θ_ℓ is multiplied by α (as in the paper), so Λ_ℓ is multiplied by α^depth. With scope
+    "network", every Λ_ℓ with ℓ >= 1 is multiplied by α, so θ_ℓ changes only where the current comes from the raw input.
+    Under both scopes θ_ℓ is then lowered, if need be, so that Λ_ℓ does not exceed the layer's ceiling.
 
     Raises:
-        ValueError: a layer without threshold; a threshold or α not positive and finite; unknown scope.
+        ValueError: a layer has no threshold; a threshold has the wrong shape; a threshold or α is not positive and
+        finite; or the scope is unknown.
     """
     check_choice("alpha_scope", scope, AlphaScope)
     if not 0 < alpha < float("inf"):
@@ -83,10 +94,12 @@ def scaled(net: SpikingNetwork, thresholds: Thresholds, alpha: float, scope: Alp
 
 
 def operand_ratios(net: SpikingNetwork, scales: Mapping[str, LayerScale]) -> dict[str, tuple[float, ...]]:
-    """What spikes that are concatenated weigh: Λ_k / Λ_m for each operand of each "concat" node, m being its unit.
+    """Return what concatenated spikes weigh: for each operand of each "concat" node Λ_k / Λ_m, k being the operand's
+    unit and m the node's.
 
-    Rounded to RATIO_BITS, so that settings with the same ratios share weights although each has its own α: it cancels
-    out, but for the rounding of float64. NaN where a unit left the range of float64.
+    Settings with equal ratios share weights. Where α cancels out of a ratio, it does so only up to the rounding of
+    float64, so the ratios are rounded to RATIO_BITS to make those of different α equal. A ratio is NaN where a unit
+    left the range of float64.
     """
     return {
         node.name: tuple(

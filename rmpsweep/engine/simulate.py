@@ -1,4 +1,4 @@
-"""Simulation of a converted network, batched over images and over trials.
+"""Simulates a converted network, in batches of images and trials.
 
 Legend: T time steps, K settings (trials), N images.
 """
@@ -20,47 +20,53 @@ from rmpsweep.engine.scales import Thresholds
 from rmpsweep.terms import FIGURES, INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
 
 NODES_ROWS = 32
-"""Rows of a batch where a network runs node by node; always filled up to it."""
+"""The number of rows in a batch where a network runs node by node. Smaller batches are padded to it."""
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """What one setting gave; every figure at time step T counts from step 1, whatever `start` was.
+    """The result of one setting.
 
-    logits: float [len(time_steps), N, classes], in ANN units: Λ_m x mean current over the first T steps, the bias
-    included;
-    figures: layer and "input" -> int64 [F, len(time_steps)] in the order of FIGURES, summed over images and neurons;
-    spikes: layer -> uint8 [steps run, N, ...] if recorded; state: hand to `simulate(..., state=, start=)` to go on, if
-    it was kept.
+    Every figure at time step T counts from step 1, even if the run continued from `start`.
     """
 
     time_steps: tuple[int, ...]
+    """The step counts T at which the run was read out."""
     logits: Tensor
+    """Floating point [len(time_steps), N, classes], in ANN units: Λ_m x the mean current over the first T steps,
+    including the bias."""
     figures: dict[str, Tensor]
+    """Layer and "input" -> int64 [F, len(time_steps)] in the order of FIGURES, summed over images and neurons."""
     spikes: dict[str, Tensor]
+    """Layer -> uint8 [steps run, N, ...]; empty unless spikes were recorded."""
     state: State | None
+    """Pass it to `simulate(..., state=, start=)` to continue the run. None if it was not kept."""
 
     @property
     def spike_counts(self) -> dict[str, Tensor]:
-        """Spikes by layer, int64 [len(time_steps)]."""
+        """The number of spikes by layer, int64 [len(time_steps)]."""
         return {layer: counts for layer, counts in self._figure("spikes").items() if layer != INPUT}
 
     @property
     def input_spikes(self) -> Tensor:
-        """Nonzero elements of the input, int64 [len(time_steps)]."""
+        """The number of nonzero elements of the input, int64 [len(time_steps)]."""
         return self._figure("spikes")[INPUT]
 
     @property
     def synops(self) -> dict[str, Tensor]:
-        """Each nonzero output times its fan-out, by the layer that emits it and "input", int64 [len(time_steps)].
+        """The synaptic operations, by the layer (or "input") that emits the spikes, int64 [len(time_steps)].
 
-        Those of the input are multiplications by an analog value under constant encoding, not additions.
+        Each nonzero output counts as many as its fan-out. Under constant encoding, those of the input are
+        multiplications by an analog value, not additions.
         """
         return self._figure("synops")
 
     @property
     def saturated(self) -> dict[str, Tensor]:
-        """Pairs of image and neuron with SATURATED_RATE or more spikes per step, by layer, int64 [len(time_steps)]."""
+        """The number of saturated pairs of image and neuron, by layer, int64 [len(time_steps)].
+
+        A pair is saturated if the neuron emits SATURATED_RATE or more spikes per step for that image.
+        """
         return {layer: counts for layer, counts in self._figure("saturated").items() if layer != INPUT}
 
     def _figure(self, name: str) -> dict[str, Tensor]:
@@ -88,22 +94,24 @@ def simulate(
     chunk: int | None = None,
     kernels: Choice = "auto",
 ) -> Simulation:
-    """Drive the network with images for max(time_steps) steps; every smaller T comes from the same run.
+    """Drive the network with images for max(time_steps) steps. Results at every smaller T come from the same run.
 
     Args:
-        images: [N, C, H, W], as the ANN gets them.
-        thresholds: layer -> θ_ℓ (0-d or [C]), "input" -> Λ_0, as `calibrate` returns.
+        images: [N, C, H, W], as the ANN receives them.
+        thresholds: layer -> θ_ℓ (0-d or [C]), "input" -> Λ_0, as `calibrate` returns them.
         time_steps: ascending step counts, all > start.
-        alpha, alpha_scope: threshold scale; see `rmpsweep.engine.scales`.
-        v_init: initial potential, in fractions of θ.
-        seed, image_ids: the key of Poisson spikes; image_ids int64 [N], default 0, 1, 2, …
+        alpha, alpha_scope: scale the thresholds; see `rmpsweep.engine.scales`.
+        v_init: the initial potential, as a fraction of θ.
+        seed, image_ids: the key of Poisson spikes; image_ids are int64 [N] and default to 0, 1, 2, …
         state, start: continue a run of `start` steps from its `Simulation.state`.
         batch_size, chunk: rows and time steps computed together; chosen by `memory` if not given. Neither affects
-        results, with one exception: floating-point results of networks that run node by node depend on batch_size.
-        kernels: "reference" runs node by node, in one batch if batch_size is not given; "triton" runs the kernels for
-        GPUs wherever the network is, on the CPU by Triton's interpreter (TRITON_INTERPRET=1).
+        results, with one exception: for networks that run node by node, floating-point results depend on batch_size.
+        kernels: "auto" runs the kernels of the network's device, if there are any that can run the network, and
+        otherwise node by node. "reference" runs node by node, in one batch if batch_size is not given. "triton" runs
+        the GPU kernels on any device; on the CPU that takes Triton's interpreter (TRITON_INTERPRET=1).
     Raises:
-        ValueError: a value out of range, naming it, what was received and what is allowed.
+        ValueError: a value is out of range; the message names it, what was received and what is allowed.
+        CalibrationError: a number or sum would be out of the range of the numerics.
     """
     setting = {
         "thresholds": thresholds,
@@ -149,13 +157,16 @@ def simulate_many(
     keep_state: bool = True,
     on_steps: OnSteps = lambda _: None,
 ) -> list[Simulation]:
-    """`simulate` for several settings at once: what they share is computed once.
+    """Run `simulate` for several settings at once, and compute only once what they share.
 
-    Settings with the same weights are stacked in the batch, whatever their thresholds, α, reset and v_init; the input
-    is encoded, and the first convolution computed, once for all that see the same input.
+    Settings with the same weights are stacked in the batch, whatever their thresholds, α, reset and v_init. Unless the
+    network runs node by node, the input is encoded once, and the first convolution computed once, for all settings that
+    see the same input.
 
     Args:
-        keep_state: whether each `Simulation.state` is wanted. on_steps: told what has been computed, as it goes.
+        settings: the keyword arguments of `CalibratedSetting` for each setting.
+        keep_state: False if no `Simulation.state` is needed.
+        on_steps: called as the run goes on; see `OnSteps`.
     """
     steps = _checked_steps(time_steps, start)
     if (states is None) != (start == 0):
@@ -177,7 +188,7 @@ def simulate_many(
         given = None if states is None else concatenate([states[k] for k in members])
         program = find_program(constants, kernels)
         if program is None:
-            if constants.is_fixed and net.device.type != "cpu":  # which has no integer convolutions
+            if constants.is_fixed and net.device.type != "cpu":  # GPUs have no integer convolutions
                 constants = make_constants(net.to("cpu"), group, float(images.abs().max()) / smallest)
             rows = batch_size or (len(members) * len(images) if kernels == "reference" else NODES_ROWS)
             whole = by_nodes(constants, images, ids, steps, start, given, record_spikes, rows, on_steps)

@@ -1,8 +1,8 @@
-"""A network's forward as a graph of the tensor operations it does on an example.
+"""Records a network's forward as a graph of the tensor operations that it performs on an example.
 
-torch.fx, with proxies that know the example's values: whatever forward asks about shapes, sizes and dtypes is answered
-with the example's, so that it may branch on them, loop over them and compute with them. What it asks about the values
-themselves is refused: another image could have another answer.
+This is torch.fx with proxies that know the example's values. When forward asks for shapes, sizes or dtypes, it gets
+those of the example, so it may branch on them, loop over them and compute with them. When forward asks for the values
+themselves, the trace is refused, because another image could give another answer.
 """
 
 import copy
@@ -31,25 +31,26 @@ _METADATA = {
     "get_device",
     "type",
 }
-"""Functions and methods whose answer depends on no value of the tensor."""
+"""Functions and methods whose result does not depend on the values of the tensor."""
 
 
 class TraceError(Exception):
-    """Forward does something that the trace of one example cannot stand for."""
+    """Forward does something that the trace of one example cannot represent."""
 
 
 @torch.no_grad()
 def trace(ann: nn.Module, example: Tensor) -> fx.Graph:
-    """The operations of a copy of the network in eval mode; the graph does not keep the copy.
+    """Return the operations of a copy of the network in eval mode, as a graph. The graph does not keep the copy.
 
     Args:
         example: [N, C, H, W].
     Returns:
-        The graph. `node.meta["shape"]` of every node with a tensor is that tensor's; numbers, such as sizes, are no
-        nodes but arguments. Modules and functions unknown to `operators` that hand on their input as it is (stochastic
-        depth, in eval mode) are left out.
+        The graph. If the value of a node is a tensor, `node.meta["shape"]` is its shape. Numbers, such as sizes, are
+        arguments rather than nodes. Modules and functions that are unknown to `operators` but return their input
+        unchanged (stochastic depth, in eval mode) are left out.
     Raises:
-        TraceError: forward takes more than one tensor, or depends on values. Or whatever forward raises.
+        TraceError: forward takes more than one tensor, or depends on values. Errors that forward itself raises are
+        passed on.
     """
     graph = _Tracer(example.clone()).trace(copy.deepcopy(ann).eval())
     graph.owning_module = None
@@ -57,7 +58,7 @@ def trace(ann: nn.Module, example: Tensor) -> fx.Graph:
 
 
 class _Proxy(fx.Proxy):
-    """Stands for what a node computes; `value`: that of the example, a tensor or a tuple of tensors."""
+    """Stands for what a node computes. `value` is its value on the example: a tensor or a tuple of tensors."""
 
     value: Any
 
@@ -79,7 +80,10 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """running: while an operation is done on the example's values, whose own calls are not recorded."""
+    """Traces one forward.
+
+    `running` is True while an operation runs on the example's values; calls inside it are not recorded.
+    """
 
     def __init__(self, example: Tensor) -> None:
         super().__init__()
@@ -101,7 +105,7 @@ class _Tracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         if kind == "placeholder" and args:
-            return args[0]  # the default of a further argument
+            return args[0]  # the default value of a further argument
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         assert isinstance(proxy, _Proxy)
         node = proxy.node
@@ -127,7 +131,7 @@ class _Tracer(fx.Tracer):
         return proxy
 
     def _run(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        """What a node computes from the example's values."""
+        """Compute a node from the example's values."""
         match node.op:
             case "placeholder":
                 if len(self.graph.nodes) > 1:

@@ -74,7 +74,7 @@ def test_out_of_memory_halves_and_goes_on_with_the_same_result(fits, monkeypatch
         return fire(self, layer, events, current, addend, setting, potentials, counts, steps)
 
     monkeypatch.setattr(CpuKernels, "fire", scarce)
-    message = r"out of memory with \d+ rows of \d+ time steps at once; goes on with half"
+    message = r"out of memory with \d+ rows of \d+ time steps at once; continuing with half"
     with pytest.warns(UserWarning, match=message) as told:
         found = simulate_many(net, IMAGES, settings, [4, 9], record_spikes=True, batch_size=12, chunk=8)
     for one, other in zip(found, expected, strict=True):

@@ -1,2 +1,5 @@
-"""The CPU: `device` runs the stages of a program by the `kernels`, which are written in vectors of `lanes`, on
-weights as `pack` orders them and in the memory of a `workspace`."""
+"""The kernels for CPUs.
+
+`device` runs the stages of a program with the functions in `kernels`. These are written in vectors (`lanes`), read
+weights in the order that `pack` puts them in, and use the memory of a `workspace`.
+"""

@@ -1,4 +1,7 @@
-"""The stages of a program on the CPU, by the kernels beside this file. Tensors are channels-last, [T, R, H, W, C]."""
+"""Runs the stages of a program on the CPU, with the kernels beside this file.
+
+Tensors are channels-last, [T, R, H, W, C].
+"""
 
 import copy
 from functools import partial
@@ -24,7 +27,7 @@ Events = tuple[np.ndarray, np.ndarray]
 
 
 class CpuKernels(ProgramKernels):
-    """Event-driven kernels, for one thread."""
+    """Event-driven kernels for one thread."""
 
     def __init__(self, constants: Constants, program: Program) -> None:
         super().__init__(constants, program)
@@ -174,7 +177,7 @@ class CpuKernels(ProgramKernels):
         return spikes
 
     def _junction(self, addend: Addend) -> tuple[int, Tensor]:
-        """How an addend enters, and the table of it: [K, 1 or C]."""
+        """Return how an addend enters the current (FLAG or SCALED), with the table for that, [K, 1 or C]."""
         value = self.program.values[addend.value]
         factor = self.constants.factor.get(addend.key)
         if self.constants.is_fixed:
@@ -211,11 +214,11 @@ class CpuKernels(ProgramKernels):
 
 
 def _flat(tensor: Tensor) -> np.ndarray:
-    """A view of all elements."""
+    """Return a flat view of all elements."""
     return tensor.view(-1).numpy()
 
 
 def _window(node: Node) -> np.ndarray:
-    """Kernel, stride and padding of a pooling node, y then x."""
+    """Return kernel, stride and padding of a pooling node, each y then x."""
     sizes = node.options["kernel_size"], node.options["stride"] or node.options["kernel_size"], node.options["padding"]
     return np.array([n for size in sizes for n in ((size, size) if isinstance(size, int) else size)])

@@ -1,11 +1,11 @@
-"""Event-driven kernels: a spike costs its fan-out in additions, a silent neuron nothing.
+"""Event-driven kernels: a spike costs as many additions as its fan-out, and a silent neuron costs nothing.
 
-Tensors are channels-last, channels padded (`kernels.PAD`). Spikes of a chunk of time steps are bytes [T, R, H, W, C].
-For a convolution they become events: for each pixel the list of channels that fired, in order of rows. Neighbouring
-pixels of an image row are neighbours in the list, so a kernel row of the convolution reads one stretch of it. An
-output's current is the sum of the weight rows of its events, held in registers together with potential and spike count
-for all steps of the chunk. The order of addition (kernel row, pixel, channel) does not depend on batch, chunk or
-threads, so even in floating point the spikes do not.
+Tensors are channels-last, with padded channels (`kernels.PAD`). The spikes of a chunk of time steps are bytes [T, R, H,
+W, C]. For a convolution they become events: for each pixel the list of channels that fired, in order of rows.
+Neighbouring pixels of an image row are neighbours in the list, so a kernel row of the convolution reads one contiguous
+stretch of the list. The current of an output is the sum of the weight rows of its events. Current, potential and spike
+count are kept in registers for all steps of the chunk. The order of addition (kernel row, pixel, channel) does not
+depend on batch, chunk or threads, so the spikes do not either, even in floating point.
 """
 
 from typing import Any, assert_never
@@ -34,17 +34,17 @@ from rmpsweep.engine.numerics import FACTOR_BITS
 from rmpsweep.terms import Reset
 
 NOTHING, FLAG, CURRENT, SCALED = 0, 1, 2, 3
-"""What a layer's current gets besides the convolution: nothing; a table's value where a byte is not zero; a current;
-a current times a table's factor (in integers (M I + 2^15) >> 16)."""
+"""What a layer's current receives besides the convolution. NOTHING: nothing. FLAG: a table's value where a byte is not
+zero. CURRENT: a current. SCALED: a current times a table's factor (in integers (M I + 2^15) >> 16)."""
 SOFT, HARD = RESET_CODES["soft"], RESET_CODES["hard"]
 SPARE = PAD
-"""Room that a list of events needs at its end."""
+"""The number of spare elements that a list of events needs at its end."""
 _PARTIAL = 256
-"""So many int8 weights add up within int16."""
+"""The number of int8 weights whose sum always fits in int16."""
 
 
 def code_of(reset: Reset) -> int:
-    """How `fire` is told of a reset; each that it computes has a case here."""
+    """Return the code by which `fire` knows a reset. Each reset that `fire` computes has a case here."""
     match reset:
         case "soft":
             return SOFT
@@ -55,7 +55,7 @@ def code_of(reset: Reset) -> int:
 
 
 def _add_rows(total, start, stop, indices, weights, at, width):
-    """total plus the weight rows of the events from start to stop."""
+    """Return total plus the weight rows of the events from start to stop."""
 
 
 @overload(_add_rows, inline="always")
@@ -83,7 +83,7 @@ def _overload_add_rows(total, start, stop, indices, weights, at, width):
 
 
 def _scaled(current, table, at, width):
-    """A current times a table's factor; in integers (M I + 2^15) >> 16 in int64."""
+    """Return a current times a table's factor. For integers it is (M I + 2^15) >> 16, computed in int64."""
 
 
 @overload(_scaled, inline="always")
@@ -111,7 +111,7 @@ def _overload_leaves_range(v):
 
 @njit(inline="always")
 def _convolve(total, t_row, pixel, shape, pointers, indices, weights, block, width):
-    """total plus the current of one output pixel; shape: see `pack.Convolution`."""
+    """Return total plus the current of one output pixel. For `shape`, see `pack.Convolution`."""
     height, columns, channels, kernel_height, kernel_width = shape[0], shape[1], shape[2], shape[6], shape[7]
     top, left = pixel // shape[4] * shape[8] - shape[10], pixel % shape[4] * shape[9] - shape[11]
     first, last = min(columns, max(0, left)), max(0, min(columns, left + kernel_width))
@@ -145,11 +145,23 @@ def fire(
     counts,
     spikes,
 ):
-    """Integrate, fire and reset one layer for some steps; True if int32 potentials left their range.
+    """Integrate, fire and reset one layer for some steps. Return True if int32 potentials left their range.
 
-    setting: int64 [R]; bias, threshold, table, factor: [K, C_out]; reset: codes [K]; kind: what is added besides the
-    convolution, from bytes_ or currents [T, rows, pixels, C_out], of which row r reads addend_row[r] and addend_step is
-    the distance of steps (0: always the same); potentials, counts: [R, pixels, C_out]; spikes: [T, R, pixels, C_out].
+    Args:
+        width: the number of lanes; see `lanes.width_of`.
+        pointers, indices: the events that the convolution reads; see `list_events`.
+        weights, shape: see `pack.Convolution`. If the kernel height is 0, there is no convolution.
+        setting: the setting of each row, int64 [R].
+        bias, threshold: [K, C_out].
+        reset: codes [K].
+        kind: NOTHING, FLAG, CURRENT or SCALED: what is added besides the convolution.
+        bytes_, currents: where it is taken from, [T, rows, pixels, C_out].
+        addend_row: the row of these that each row reads.
+        addend_step: the distance between their steps; 0 if they are the same at every step.
+        table: the values for FLAG, [K, C_out].
+        factor: the factors for SCALED, [K, C_out].
+        potentials, counts: [R, pixels, C_out], updated.
+        spikes: [T, R, pixels, C_out], written.
     """
     lanes, out_channels, pixels = UNIT * len(width), shape[5], shape[3] * shape[4]
     num_rows, taps, size = len(setting), shape[6] * shape[7] * shape[2], shape[3] * shape[4] * shape[5]
@@ -188,7 +200,7 @@ def fire(
 
 @compiled
 def current(width, pointers, indices, weights, shape, setting, bias, steps, out):
-    """A convolution's currents with bias, [T, R, pixels, C_out]; the arguments are those of `fire`."""
+    """Compute a convolution's currents with bias, [T, R, pixels, C_out]. The arguments are those of `fire`."""
     lanes, out_channels, pixels = UNIT * len(width), shape[5], shape[3] * shape[4]
     num_rows, taps = len(setting), shape[6] * shape[7] * shape[2]
     for block in range(out_channels // lanes):
@@ -204,7 +216,7 @@ def current(width, pointers, indices, weights, shape, setting, bias, steps, out)
 
 @compiled
 def dense(width, values, weights, shape, out):
-    """A convolution of analog values [R, H, W, C] (images, or spikes summed over steps) in int64 or float64."""
+    """Compute a convolution of analog values [R, H, W, C] (images, or spikes summed over steps) in int64 or float64."""
     lanes, height, columns, channels = UNIT * len(width), shape[0], shape[1], shape[2]
     out_height, out_width, out_channels, kernel_height, kernel_width = shape[3], shape[4], shape[5], shape[6], shape[7]
     taps = kernel_height * kernel_width * channels
@@ -226,9 +238,11 @@ def dense(width, values, weights, shape, out):
 
 @compiled
 def list_events(values: Any, width: int, channels: int, largest: int, pointers: Any, indices: Any) -> None:
-    """Bytes [..., width, channels] -> events: x * channels + c in the order of memory, and where each pixel's begin.
+    """Turn bytes [..., width, channels] into events.
 
-    A byte of n is n equal events, one in each of n passes over its pixel.
+    `indices` receives x * channels + c for each event, in the order of memory, and `pointers` where the events of each
+    pixel begin. A byte of value n gives n equal events, one in each of n passes over its pixel. No byte exceeds
+    `largest`.
     """
     end = 0
     for pixel in range(len(values) // channels):
@@ -244,14 +258,17 @@ def list_events(values: Any, width: int, channels: int, largest: int, pointers: 
 
 @njit(inline="always")
 def _inside(y, x, window, height, width):
-    """First and last row, first and last column, of a window's part inside the image."""
+    """Return the rows, then the columns, of a window's part inside the image: the first, and one past the last."""
     top, left = y * window[2] - window[4], x * window[3] - window[5]
     return max(0, top), min(height, top + window[0]), max(0, left), min(width, left + window[1])
 
 
 @compiled
 def sum_pool(values: Any, window: Any, multiplier: Any, out: Any) -> None:
-    """Window sums times multiplier [Ho, Wo]. values, out: [B, H, W, C]; window: kernel, stride, padding, y then x."""
+    """Compute the sum of each window times its multiplier.
+
+    values, out: [B, H, W, C]; window: kernel, stride and padding, each y then x; multiplier: [Ho, Wo].
+    """
     for b in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
@@ -267,7 +284,7 @@ def sum_pool(values: Any, window: Any, multiplier: Any, out: Any) -> None:
 
 @compiled
 def max_pool(values: Any, window: Any, out: Any) -> None:
-    """The largest of each window. values, out: [B, H, W, C]."""
+    """Compute the largest value of each window. values, out: [B, H, W, C]."""
     for b in range(out.shape[0]):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
@@ -281,7 +298,10 @@ def max_pool(values: Any, window: Any, out: Any) -> None:
 
 @compiled
 def count_pool(values: Any, window: Any, totals: Any, largest: Any, out: Any) -> None:
-    """By how much `max_pool` of the values summed over steps grew. values, out: [T, R, H, W, C]; the rest [R, …]."""
+    """Compute by how much the `max_pool` of the values summed over steps grows at each step.
+
+    values, out: [T, R, H, W, C]; totals, largest: the sums and their maxima so far, [R, H, W, C], updated.
+    """
     for t in range(out.shape[0]):
         for r in range(out.shape[1]):
             for y in range(values.shape[2]):
@@ -303,7 +323,10 @@ def count_pool(values: Any, window: Any, totals: Any, largest: Any, out: Any) ->
 
 @compiled
 def tally(counts: Any, fan_out: Any, limit: int, out: Any) -> None:
-    """The figures of each row. counts: [R, M]; fan_out: [M]; limit: see `Kernels.tally`; out: [R, F], as in FIGURES."""
+    """Count the figures of each row.
+
+    counts: [R, M]; fan_out: [M]; limit: see `Kernels.tally`; out: [R, F], in the order of FIGURES.
+    """
     for r in range(len(counts)):
         spikes = synops = saturated = np.int64(0)
         for i in range(counts.shape[1]):

@@ -1,8 +1,8 @@
 """Vectors of numbers inside Numba functions: a `Lanes` value holds n neighbouring array elements.
 
-Written to LLVM's vector types, so the same kernel becomes AVX-512, AVX2 or NEON code, and each lane is computed by
-itself: integers wrap, floating point rounds once per operation and is never contracted, whatever the machine's vector
-width.
+They are built on LLVM's vector types, so the same kernel becomes AVX-512, AVX2 or NEON code. Each lane is computed by
+itself: integers wrap, and floating point rounds once per operation and is never contracted, whatever the machine's
+vector width.
 """
 
 import operator
@@ -14,7 +14,7 @@ from numba.extending import intrinsic, models, overload, register_model
 
 
 class Lanes(types.Type):
-    """n elements of one dtype; a boolean element is the result of a comparison."""
+    """The type of n elements of one dtype. Boolean elements are the result of a comparison."""
 
     def __init__(self, element: types.Type, n: int) -> None:
         self.element, self.n = element, n
@@ -39,24 +39,24 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 
 
 def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
-    """The scalar in every lane."""
+    """Put the scalar into every lane."""
     undefined, zero = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
     first = builder.insert_element(undefined, scalar, zero)
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
 
 
 UNIT = 16
-"""Lanes come in multiples of this."""
+"""The number of lanes is always a multiple of this."""
 
 
 def width_of(lanes: int) -> tuple[int, ...]:
-    """A number of lanes as Numba can compile for it: a tuple with one element for each UNIT of them."""
+    """Return a number of lanes in a form that Numba compiles for: a tuple with one element for each UNIT lanes."""
     return (0,) * (lanes // UNIT)
 
 
 @intrinsic
 def load(typing, array, index, width):
-    """Elements of a flat array from `index`, as many as `width` says."""
+    """Read elements of a flat array from `index` on. `width` gives their number; see `width_of`."""
     result = Lanes(array.dtype, UNIT * len(width))
 
     def generate(context, builder, signature, args):
@@ -68,7 +68,7 @@ def load(typing, array, index, width):
 
 @intrinsic
 def store(typing, array, index, values):
-    """Put the lanes into a flat array from `index`; a comparison is stored as 0 or 1."""
+    """Write the lanes to a flat array from `index` on. A comparison is stored as 0 or 1."""
 
     def generate(context, builder, signature, args):
         vector, value = _vector(array.dtype, values.n), args[2]
@@ -83,7 +83,7 @@ def store(typing, array, index, values):
 
 @intrinsic
 def spread(typing, scalar, like):
-    """The scalar in every lane, in the dtype and number of lanes of `like`."""
+    """Put the scalar into every lane, with the dtype and the number of lanes of `like`."""
 
     def generate(context, builder, signature, args):
         value = context.cast(builder, args[0], scalar, like.element)
@@ -108,7 +108,10 @@ def _converted(context, builder, value, source, result):
 
 @intrinsic
 def convert(typing, values, dtype):
-    """The lanes in another dtype: integers are sign-extended, zero-extended (unsigned, comparisons) or truncated."""
+    """Convert the lanes to another dtype.
+
+    Integers are sign-extended, zero-extended (unsigned ones and comparisons) or truncated.
+    """
     result = Lanes(dtype.dtype, values.n)
 
     def generate(context, builder, signature, args):
@@ -119,7 +122,7 @@ def convert(typing, values, dtype):
 
 @intrinsic
 def convert_like(typing, values, like):
-    """`convert` to the dtype of other lanes."""
+    """Convert the lanes to the dtype of other lanes; see `convert`."""
     result = Lanes(like.element, values.n)
 
     def generate(context, builder, signature, args):
@@ -130,7 +133,7 @@ def convert_like(typing, values, like):
 
 @intrinsic
 def nonzero(typing, values):
-    """Which integers are not zero."""
+    """Compare integers with zero; true where they are not zero."""
 
     def generate(context, builder, signature, args):
         return builder.icmp_signed("!=", args[0], ir.Constant(context.get_value_type(values), None))
@@ -140,7 +143,7 @@ def nonzero(typing, values):
 
 @intrinsic
 def where(typing, condition, values):
-    """The lanes where the comparison holds, elsewhere zero."""
+    """Keep the lanes where the comparison holds, and make the others zero."""
 
     def generate(context, builder, signature, args):
         return builder.select(args[0], args[1], ir.Constant(context.get_value_type(values), None))
@@ -150,7 +153,7 @@ def where(typing, condition, values):
 
 @intrinsic
 def shift_right(typing, values, bits):
-    """Arithmetic shift of integers."""
+    """Shift integers to the right, arithmetically."""
 
     def generate(context, builder, signature, args):
         amount = context.cast(builder, args[1], bits, values.element)
@@ -172,9 +175,10 @@ def any_of(typing, condition):
 
 @intrinsic
 def append_above(typing, out, end, first, values, start, level):
-    """Write first + lane for each of UNIT bytes from `start` that is above `level` to out[end:]; returns how many.
+    """Append to `out`, from `end` on, first + lane for each of UNIT bytes, read from `start` on, that exceeds `level`.
 
-    Writes UNIT elements: those after the returned number are without meaning.
+    Return how many elements were appended. UNIT elements are always written; those beyond the returned number mean
+    nothing.
     """
     lanes = UNIT
 

@@ -1,4 +1,4 @@
-"""Weights in the order the CPU kernels read them."""
+"""Puts weights in the order in which the CPU kernels read them."""
 
 from dataclasses import dataclass
 
@@ -8,25 +8,32 @@ from rmpsweep.engine.cpu.lanes import width_of
 from rmpsweep.engine.kernels import padded
 
 LANES = {"int8": 128, "int16": 64, "float32": 64, "float64": 32}
-"""Outputs computed together, by dtype of the weights: what measured best on AVX-512."""
+"""How many outputs are computed together, by dtype of the weights. These numbers measured best on AVX-512."""
 
 
 @dataclass(frozen=True)
 class Convolution:
     """A convolution as `cpu.kernels` takes it.
 
-    weights: flat [blocks, kh, kw, C_in, lanes]; width: of the lanes; shape: int64 [H, W, C_in, Ho, Wo, C_out, kh, kw,
-    stride y, stride x, padding y, padding x]. `tile` neighbouring outputs of a row are computed together as if they
-    were channels, so that few channels fill the lanes too: W_o, C_out, kw and stride x are those of the tiles.
+    `tile` neighbouring outputs of a row are computed together as if they were channels, so that the lanes are filled
+    even where there are few channels.
     """
 
     weights: np.ndarray
+    """Flat [blocks, kh, kw, C_in, lanes]."""
     shape: np.ndarray
+    """Int64 [H, W, C_in, Ho, Wo, C_out, kh, kw, stride y, stride x, padding y, padding x], where Wo, C_out, kw and
+    stride x are those of the tiles."""
     width: tuple[int, ...]
+    """The number of lanes; see `lanes.width_of`."""
     tile: int
+    """The number of outputs in a tile."""
 
     def table(self, values: np.ndarray, silent: int = 0) -> np.ndarray:
-        """Constants by channel, [K, 1 or C] -> flat [K, C_out], one for each lane; `silent` for those without."""
+        """Spread constants by channel, [K, 1 or C], over all lanes: flat [K, C_out].
+
+        Channels without a constant get `silent`.
+        """
         every = np.full((len(values), self.shape[5] // self.tile), silent, values.dtype)
         channels = values if values.shape[1] > 1 else np.broadcast_to(values, every.shape)
         every[:, : channels.shape[1]] = channels
@@ -40,7 +47,10 @@ def pack(
     options: dict[str, tuple[int, int]],
     signed: bool = False,
 ) -> Convolution:
-    """weight [C_out, C_in, kh, kw]; shapes (C, H, W); signed: the input's negative spikes are channels of their own."""
+    """Pack a weight [C_out, C_in, kh, kw] for images of the given shapes (C, H, W).
+
+    signed: whether the input's negative spikes have channels of their own, whose weights are negated.
+    """
     if signed:
         weight = np.concatenate([weight, -weight], 1)
     (_, height, width), (_, out_height, out_width) = input_shape, output_shape

@@ -1,1 +1,1 @@
-"""GPUs: `device` runs the stages of a program by the `kernels`, which are written in Triton."""
+"""The kernels for GPUs: `device` runs the stages of a program with `kernels`, which are written in Triton."""

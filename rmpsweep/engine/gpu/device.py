@@ -1,7 +1,7 @@
-"""The stages of a program on a GPU, by the kernels beside this file. Tensors are channels-last, [T, R, H, W, C].
+"""Runs the stages of a program on a GPU, with the kernels beside this file. Tensors are channels-last, [T, R, H, W, C].
 
-In fixed numerics every bit is that of the reference. In floating point the order of addition is not the CPU's, but it
-depends on the layer alone, not on batch or chunk. The device is waited for once per chunk, to learn whether int32
+In fixed numerics every bit equals the reference. In floating point the order of addition is not the CPU's, but it
+depends on the layer alone, not on batch or chunk. The host waits for the device once per chunk, to learn whether int32
 potentials left their range.
 """
 
@@ -24,7 +24,7 @@ from rmpsweep.terms import FIGURES, INPUT
 
 
 class GpuKernels(ProgramKernels):
-    """Dense kernels on the network's device; on the CPU by Triton's interpreter. One thread at a time."""
+    """Dense kernels on the network's device; on the CPU, Triton's interpreter runs them. For one thread at a time."""
 
     def __init__(self, constants: Constants, program: Program) -> None:
         self.device = constants.net.device
@@ -57,14 +57,15 @@ class GpuKernels(ProgramKernels):
 
     @override
     def release(self, *made: Any) -> None:
-        pass  # torch uses memory of GPUs again once no one refers to it
+        pass  # torch reuses GPU memory once nothing refers to it
 
     @override
     def dense(self, node: Node, values: Tensor) -> Tensor:
-        """As `Kernels.dense`.
+        """Do what `Kernels.dense` describes.
 
-        Integers are summed in float64, the two bytes of their weights apart, so that every sum stays below 2^53:
-        of constant input by `numerics`, of counts because their own sum, times 2^7, does.
+        Integers are summed in float64, separately for the two bytes of their weights, so that every sum stays below
+        2^53. For constant input `numerics` ensures this. For counts it holds because their own sum, times 2^7, is below
+        2^53.
         """
         image = image_shape(self.image_node(node))
         source = torch.zeros(len(values), *image[1:], padded(image[0]), dtype=torch.float64, device=self.device)
@@ -109,7 +110,10 @@ class GpuKernels(ProgramKernels):
         )
 
     def _table(self, node: Node, name: str, dtype: torch.dtype, make: Callable[[], Tensor], silent: int = 0) -> Tensor:
-        """Constants [K, 1 or C] of a node by channel in memory, [K, C], made once; `silent` for channels without."""
+        """Spread a node's constants [K, 1 or C] over its channels in memory, [K, C], once.
+
+        Channels without one get `silent`.
+        """
         key = (node.name, name, dtype)
         if key not in self.tables:
             table = torch.full((len(self.reset), self.shape(node)[2]), silent, dtype=dtype, device=self.device)
@@ -185,7 +189,7 @@ class GpuKernels(ProgramKernels):
 
     @override
     def left_range(self) -> list[str]:
-        """As `Kernels.left_range`; waits for the device."""
+        """Do what `Kernels.left_range` describes; this waits for the device."""
         names = [name for name, flag in zip(self.net.layers, self.out_of_range.tolist(), strict=True) if flag]
         self.out_of_range.zero_()
         return names
@@ -197,7 +201,8 @@ class GpuKernels(ProgramKernels):
 
 
 def _pooled(values: Tensor, node: Node, largest: bool) -> Tensor:
-    """The largest or the sum of each window of a pooling node, in the dtype of its values >= 0, [..., H, W, C]."""
+    """Return the largest or the sum of each window of a pooling node. values: >= 0, [..., H, W, C]; their dtype is
+    kept."""
     options = node.options
     sizes = options["kernel_size"], options["stride"] or options["kernel_size"], options["padding"]
     kernel, stride, padding = ((size, size) if isinstance(size, int) else size for size in sizes)

@@ -1,9 +1,9 @@
-"""GPU kernels in Triton: a convolution of bytes as a matrix product, and the neuron update in the same kernel.
+"""GPU kernels in Triton: a convolution of bytes as a matrix product, with the neuron update in the same kernel.
 
-Tensors are channels-last, channels padded with silent ones to a multiple of 16. A program computes a tile of pixels by
-channels for all steps of a chunk, potentials and spike counts in registers. Integers are exact in any order; in
-floating point the order of addition (tap, block of channels) does not depend on batch or chunk.
-Without a GPU, TRITON_INTERPRET=1 set before this module is imported runs the kernels on CPU tensors, slowly.
+Tensors are channels-last, with channels padded to a multiple of 16 by silent ones. A Triton program computes a tile of
+pixels by channels for all steps of a chunk, with potentials and spike counts in registers. Integers are exact in any
+order of addition; in floating point the order (tap, block of channels) does not depend on batch or chunk.
+Without a GPU, set TRITON_INTERPRET=1 before this module is imported: the kernels then run on CPU tensors, slowly.
 Legend: T steps of a chunk, R rows, N images, K settings.
 """
 
@@ -21,53 +21,56 @@ from rmpsweep.terms import Reset
 
 SOFT = tl.constexpr(RESET_CODES["soft"])
 LARGEST_INT8, MOST_INT8_INPUTS = 127, 2**17
-"""Fewer inputs of one output than that: their products with int8 weights add up within int32."""
+"""If bytes are at most LARGEST_INT8, and an output has fewer than MOST_INT8_INPUTS inputs, then their products with
+int8 weights add up within int32."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """weights: [planes, taps, C_out, C_in], int8 or floating point; two planes hold w = lo + 256 hi, lo first.
-
-    geometry: H, W, C_in, Ho, Wo, C_out, taps, kernel width, stride y, stride x, padding y, padding x, dilation y,
-    dilation x.
-    """
+    """A convolution as the kernels take it."""
 
     weights: Tensor
+    """[planes, taps, C_out, C_in], int8 or floating point. Two planes hold w = lo + 256 hi, lo first."""
     geometry: tuple[int, ...]
+    """The numbers H, W, C_in, Ho, Wo, C_out, taps, kernel width, and then stride, padding and dilation, each y before
+    x."""
 
 
 @dataclass(frozen=True)
 class Addend:
-    """What is added to a layer's current. values: [T, R, H, W, C]; table: [K, C].
-
-    flag: the table's entry where a byte is not zero; scaled: an integer times the entry, (M I + 2^15) >> 16; weighted:
-    a number times the entry.
-    """
+    """What is added to a layer's current besides the convolution."""
 
     kind: Literal["flag", "scaled", "weighted"]
+    """With "flag", the table's entry is added where a value is not zero. With "scaled", an integer times the entry is
+    added, (M I + 2^15) >> 16. With "weighted", a number times the entry is added."""
     values: Tensor
+    """[T, R, H, W, C]; bytes for "flag"."""
     table: Tensor
+    """[K, C]."""
 
 
 @dataclass(frozen=True)
 class Neurons:
-    """R rows of a layer.
-
-    setting: int64 [R]; reset: codes, bytes [K]; bias, threshold: [K, C]; potentials, counts: updated, [R, H, W, C];
-    out_of_range: int32 [1], set to 1 once int32 potentials leave [-2^30, 2^30), void from then on.
-    """
+    """The neurons of R rows of a layer."""
 
     setting: Tensor
+    """The setting of each row, int64 [R]."""
     reset: Tensor
+    """Codes of resets, bytes [K]."""
     bias: Tensor
+    """[K, C]."""
     threshold: Tensor
+    """[K, C]."""
     potentials: Tensor
+    """[R, H, W, C], updated."""
     counts: Tensor
+    """Spike counts, [R, H, W, C], updated."""
     out_of_range: Tensor
+    """Int32 [1], set to 1 if int32 potentials are outside [-2^30, 2^30) at the end of a chunk."""
 
 
 def code_of(reset: Reset) -> int:
-    """How `_step` is told of a reset; each that it computes has a case here."""
+    """Return the code by which `_step` knows a reset. Each reset that `_step` computes has a case here."""
     match reset:
         case "soft" | "hard":
             return RESET_CODES[reset]
@@ -83,10 +86,14 @@ def pack(
     signed: bool,
     largest: int | None,
 ) -> Convolution:
-    """weight [C_out, C_in, kh, kw]; shapes (C, H, W); signed: the input's negative spikes are channels of their own.
+    """Pack a weight [C_out, C_in, kh, kw] for images of the given shapes (C, H, W).
 
-    largest: of the bytes it reads; None where it reads analog values, which are float64. Integer weights that int8
-    products could not sum up exactly are float64 too, in which all sums of a step are exact (`numerics`).
+    Args:
+        signed: whether the input's negative spikes have channels of their own, whose weights are negated.
+        largest: the largest byte that the convolution reads; None if it reads analog values, which are float64.
+
+    Weights become float64 if they meet analog values, and so do integer weights whose int8 products could not sum up
+    exactly. In float64 all sums of integers in a step are exact (`numerics`).
     """
     weight = torch.cat([weight, -weight], 1) if signed else weight
     outputs, inputs, kernel_height, kernel_width = weight.shape
@@ -119,7 +126,10 @@ def pack(
 
 
 def blocks(convolution: Convolution) -> dict[str, int]:
-    """Pixels, output channels and input channels of one matrix product; interpreted, few large ones are cheaper."""
+    """Return how many pixels, output channels and input channels one matrix product covers.
+
+    In the interpreter, a few large products are cheaper than many small ones.
+    """
     outputs, inputs = (triton.next_power_of_2(convolution.geometry[i]) for i in (5, 2))
     if convolution.weights.device.type == "cpu":
         return {"PIXELS": 256, "CHANNELS": outputs, "INPUTS": inputs}
@@ -130,7 +140,10 @@ def blocks(convolution: Convolution) -> dict[str, int]:
 def fire_from_spikes(
     values: Tensor, convolution: Convolution, neurons: Neurons, addend: Addend | None, spikes: Tensor
 ) -> None:
-    """A layer's convolution of bytes [T, R, H, W, C_in] and its neurons; writes spikes, bytes [T, R, Ho, Wo, C_out]."""
+    """Compute a layer's convolution of bytes [T, R, H, W, C_in] and its neurons.
+
+    Write spikes, bytes [T, R, Ho, Wo, C_out].
+    """
     programs, constants = _tiles(convolution, spikes[0])
     tensors, kinds = _arguments(neurons, addend, spikes)
     _launch(
@@ -150,7 +163,10 @@ def fire_from_spikes(
 
 
 def fire_from_currents(currents: Tensor, rows: Tensor, neurons: Neurons, addend: Addend | None, spikes: Tensor) -> None:
-    """Neurons with the current of row rows[r] of currents [T or 1, I, H, W, C]; writes spikes [T, R, H, W, C]."""
+    """Compute neurons whose row r receives row rows[r] of currents [T or 1, I, H, W, C].
+
+    Write spikes [T, R, H, W, C].
+    """
     block = 2**14 if spikes.device.type == "cpu" else 1024
     tensors, kinds = _arguments(neurons, addend, spikes)
     _launch(
@@ -170,7 +186,7 @@ def fire_from_currents(currents: Tensor, rows: Tensor, neurons: Neurons, addend:
 
 
 def convolve(values: Tensor, convolution: Convolution, setting: Tensor, bias: Tensor, out: Tensor) -> None:
-    """values [N, H, W, C_in] -> out [N, Ho, Wo, C_out], with the bias [K, C_out] of setting[n % R]."""
+    """Convolve values [N, H, W, C_in] to out [N, Ho, Wo, C_out], with the bias [K, C_out] of setting[n % R]."""
     programs, constants = _tiles(convolution, out)
     _launch(
         _convolve,
@@ -193,7 +209,7 @@ def _launch(kernel: Any, programs: int, first: Tensor, *arguments: object, **con
 
 
 def _tiles(convolution: Convolution, out: Tensor) -> tuple[int, dict[str, object]]:
-    """How many tiles an output [..., H, W, C] has, and the kernels' constants."""
+    """Return how many tiles an output [..., H, W, C] has, and the constants of the kernels."""
     block = blocks(convolution)
     tiles = -(-out[..., 0].numel() // block["PIXELS"]) * -(-out.shape[-1] // block["CHANNELS"])
     sums = {torch.int8: tl.int32, torch.float32: tl.float32, torch.float64: tl.float64}
@@ -242,7 +258,10 @@ def _products(
     CHANNELS: tl.constexpr,
     INPUTS: tl.constexpr,
 ):
-    """A tile of a convolution. images [PIXELS]: where each pixel's image begins; y, x: of its window."""
+    """Compute a tile of a convolution.
+
+    images [PIXELS]: where each pixel's image begins; y, x: where its window begins.
+    """
     low = tl.full((PIXELS, CHANNELS), 0, SUM)
     high = low
     plane, num_blocks = taps * out_channels * in_channels, (in_channels + INPUTS - 1) // INPUTS
@@ -270,7 +289,10 @@ def _products(
 
 @triton.jit
 def _step(z, v, n, addend, spikes, at, mask, table, threshold, entry, softly, KIND: tl.constexpr):
-    """One step of neurons with the current z. Tables are read again at every step, which leaves registers free."""
+    """Compute one step of neurons with the current z.
+
+    Tables are read anew at every step, which leaves registers free.
+    """
     if KIND == "flag":
         factor = tl.load(table + entry, mask=mask, other=0)
         z += tl.where(tl.load(addend + at, mask=mask, other=0) != 0, factor, 0)
