@@ -18,6 +18,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -76,7 +77,12 @@ def _lock(lock: Path, tell: Callable[[str], None]) -> int | None:
     """
     told = False
     while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError) as error:
+            if _is_in_the_way(error.filename):
+                raise
+            continue  # the last holder removed the folder while pathlib looked whether it is one
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
@@ -106,6 +112,14 @@ def _lock(lock: Path, tell: Callable[[str], None]) -> int | None:
                 os.pwrite(descriptor, _myself().encode(), 0)
             return descriptor
         os.close(descriptor)  # the last holder has removed this file; another one may be in its place
+
+
+def _is_in_the_way(path: str) -> bool:
+    """Whether something that is no folder lies at this path."""
+    try:
+        return not stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -124,6 +124,23 @@ def test_many_take_turns_and_never_two_at_a_time(tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["count"]
 
 
+def test_a_folder_that_its_holder_removes_while_it_is_being_made_is_made_again(tmp_path, monkeypatch):
+    """pathlib finds that the folder exists, and then that it is none: it has just been removed."""
+    root, make, met = tmp_path / "results", os.mkdir, []
+
+    def met_once(path, *options):
+        if not met:
+            met.append(path)
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        make(path, *options)
+
+    monkeypatch.setattr(os, "mkdir", met_once)
+    with hold_lease(root, print):
+        assert (root / LOCK).is_file()
+    assert met == [root]
+    assert not root.exists()
+
+
 def test_a_lock_that_its_holder_removes_while_it_is_being_taken_does_not_count(tmp_path, monkeypatch):
     sound, calls = fcntl.flock, []
 
