@@ -193,7 +193,7 @@ class Contest:
 
 
 def search_file(sweep: Sweep, state: SearchState) -> SearchFile:
-    """Make the contents of search.json: the rule, its rounds, the stopped trials with their defeats, and the savings."""
+    """Make the contents of search.json: the rule, the rounds, the stopped trials with their defeats, the savings."""
     assert sweep.search is not None
     plan = state.plan
     steps = plan.time_steps[-1]
