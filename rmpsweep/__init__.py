@@ -1,7 +1,7 @@
-"""Sweeps of converted spiking networks: accuracy against latency, exactly once, on one laptop or a Ray cluster.
+"""Sweeps of converted spiking networks: accuracy against latency, on one laptop or a Ray cluster.
 
-The names below are the face for Python; each is imported when it is first used, so that importing rmpsweep loads
-neither torch nor ray nor mlflow.
+The names in `__all__` are the public interface for Python. Each is imported when it is first used, so that importing
+rmpsweep loads neither torch nor ray nor mlflow.
 
     sweep = rmpsweep.load_sweep("quickstart", changes=["time_steps=[4, 8, 16]"])
     results = rmpsweep.launch(sweep, inline=True)
@@ -9,12 +9,16 @@ neither torch nor ray nor mlflow.
 
 Reading order:
 
-1. ``engine``    what a converted network computes; ``engine/neuron.py`` is the specification
-2. ``sweep``     the sweep file, checked; its trials; trials x images -> units of work, and which of them are missing
-3. ``workers``   the loop that hands units to workers, what a worker does, and where workers run
-4. ``results``   what lies on disk, and the tables made from it
-5. ``stats``, ``tracking``, ``report``, ``claims``   what people read
-6. ``pipeline``  a launch, step by step;  ``checks`` what looks before and after;  ``cli`` the commands
+1. ``engine``     what a converted network computes; ``engine/neuron.py`` is the specification
+2. ``data``       labelled images;  ``models``: networks and their weights
+3. ``sweep``      the sweep file, its trials, and the plan: trials times images, cut into units of work
+4. ``results``    what lies in a results directory, and the tables made from its units
+5. ``workers``    the driver that hands units to workers, what a worker does, and where workers run
+6. ``stats``, ``report``, ``tracking``, ``claims``   statistics, the page, MLflow runs, and the paper's claims
+7. ``pipeline``   a launch, step by step;  ``checks``: networks, machines and results examined;  ``cli``: the commands
+
+All of them may use ``terms`` (the words of the field as types), ``errors``, ``storage`` (paths, and writing files
+whole) and ``environment`` (what a run ran on and with).
 """
 
 from importlib import import_module
@@ -49,7 +53,7 @@ _HOMES = {
     "simulate": "rmpsweep.engine",
     "simulate_many": "rmpsweep.engine",
 }
-"""Name -> the module that it is imported from."""
+"""Public name -> the module that it is imported from."""
 
 
 def __getattr__(name: str) -> Any:

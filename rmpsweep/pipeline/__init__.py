@@ -1,7 +1,13 @@
-"""A launch, step by step. Nothing here prints: what happens is told by events, what came of it is returned.
+"""A launch, step by step. Nothing here prints: events tell what happens, and return values say what came of it.
 
-``launch`` is the whole of it. ``prepare`` finds what a sweep depends on and plans it, with ``weights``; ``look`` reads
-where it stands on disk, with ``search``; ``compute`` calibrates and evaluates what is missing, at a ``place``, followed
-by ``progress``; ``publish`` makes tables, report and MLflow runs, with ``baseline`` and ``pictures``. ``status`` says
-where a sweep stands, ``events`` are what a launch tells.
+In the order of a launch:
+
+``launch``    the main command as a function; it calls all the steps below
+``prepare``   opens the images, finds the weights (``weights``) and makes the plan
+``look``      reads what the results directory holds and what is missing; ``search`` replays an adaptive search
+``compute``   calibrates and evaluates what is missing; ``place`` says where, and ``progress`` writes progress.json
+``publish``   makes tables, report and MLflow runs; ``baseline`` checks the ANN's accuracy, and ``pictures`` fetches
+              thumbnails
+
+``status`` gathers what `plan` and `status` print, and ``events`` holds the events that a launch tells its caller.
 """

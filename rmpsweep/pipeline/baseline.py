@@ -1,4 +1,4 @@
-"""The ANN's accuracy against what is known of it: is it the network, on the data, that the sweep means?"""
+"""Compare the ANN's measured accuracy with its stated one, to find wrong weights, labels or transforms."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +15,28 @@ from rmpsweep.sweep.schema import Network
 from rmpsweep.terms import ANN
 
 TOLERANCE = 0.003
+"""The difference from the stated accuracy, as a fraction, up to which nothing is warned about."""
 
 
 @dataclass(frozen=True)
 class Stated:
-    """An accuracy, a fraction in [0, 1], and who states it."""
+    """An accuracy that somebody states for the ANN."""
 
     accuracy: float
+    """A fraction in [0, 1]."""
     by: str
+    """Who states it, for messages."""
 
 
 def stated_accuracy(network: Network, weights: Path, identity: str, fingerprint: str) -> Stated | None:
-    """What the card of the weights says: torchvision's, or the one that `rmpsweep train` writes beside them.
+    """Return the accuracy that torchvision states, or that of the card which `rmpsweep train` writes beside weights.
 
     Args:
-        weights, identity: the file, and its SHA-256 (hex).
-        fingerprint: of the images evaluated; the card of a training counts only where it is of the same.
+        weights: the weights file.
+        identity: the SHA-256 (hex) of this file; a card of other weights does not count.
+        fingerprint: the fingerprint of the evaluated images; a card measured on other images does not count.
+    Returns:
+        None if no accuracy is stated.
     """
     published = published_accuracy(network.label, network.weights)
     if published is not None:
@@ -43,15 +49,17 @@ def stated_accuracy(network: Network, weights: Path, identity: str, fingerprint:
 
 
 def baseline_warnings(predictions: pa.Table, stated: Stated | None) -> list[str]:
-    """Warnings about the ANN's own accuracy.
+    """Return warnings about the ANN's own accuracy.
 
-    It is off what is stated where it differs by more than TOLERANCE and the 95 % Wilson interval of what was measured
-    does not hold the stated value: a few images do not cry wolf. It is no better than chance where the interval
-    reaches down to 1 / classes and its upper end is nearer to that than to 100 %; labels in another order may put it
-    far below. At least as many classes are taken for granted as the largest label or prediction says.
+    There are two checks. First, the accuracy contradicts the stated one if it differs by more than TOLERANCE and the
+    95 % Wilson interval of the measurement excludes the stated value, so a few images raise no false alarm. Second, the
+    accuracy is no better than chance if the interval reaches down to 1 / classes and its upper end is nearer to that
+    than to 100 %. Labels in another order may put the accuracy far below chance. The number of classes is taken to be
+    one more than the largest label or prediction.
 
     Args:
-        predictions: of a sweep; the rows of the trial `ann` count.
+        predictions: the predictions of a sweep, of which the rows of the trial `ann` count.
+        stated: the accuracy to compare with; None skips the first check.
     """
     rows = predictions.filter(pc.equal(predictions["trial_id"], ANN))
     n = rows.num_rows

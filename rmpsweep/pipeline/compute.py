@@ -1,6 +1,6 @@
-"""What is missing of a sweep is computed: calibrate, save, evaluate round by round, record.
+"""Compute what is missing of a sweep: calibrate, save, evaluate round by round, record.
 
-torch and ray are imported by the functions that need them.
+Only the functions that need torch and ray import them.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from rmpsweep.workers.jobs import CalibrationJob
 from rmpsweep.workers.protocol import Pool, WorkerLike
 
 Stop = Callable[[], bool]
-"""Once it returns true, nothing new is begun, and what is being computed is finished."""
+"""Returns whether to stop. Once it returns true, nothing new is begun, and jobs in flight are finished."""
 
 
 def compute(
@@ -46,15 +46,17 @@ def compute(
     on_event: OnEvent,
     stopping: Callable[[], AbstractContextManager[Stop]],
 ) -> Execution:
-    """Compute what is missing: the weights have to be there.
+    """Compute what is missing of a sweep whose weights exist.
 
     Args:
-        now: of the same sweep.
-        began: when the launch began, UNIX time.
-        stopping: entered once workers can be had, left before their pool is closed.
+        now: the state of the same sweep on disk.
+        began: when the launch began, in UNIX time.
+        stopping: a context manager that is entered once the pool is open and left before the pool is closed; its value
+            is a function that returns whether to stop.
     Raises:
-        InputError: weights, data or calibration are not usable. UnusableError: storage or cluster are not.
-        StoppedError: stopped while it calibrated.
+        InputError: the weights or the data cannot be used, or a calibration failed.
+        UnusableError: the storage or the cluster cannot be used.
+        StoppedError: the launch was stopped while it calibrated.
     """
     if not place.inline:
         try_network(prepared)
@@ -81,7 +83,7 @@ def compute(
             if now.search is None:
                 break
             before, now = len(now.journal.results), look(prepared, now.journal)
-            if len(now.journal.results) == before:  # what was written is damaged
+            if len(now.journal.results) == before:  # the files just written do not verify
                 break
             save(prepared, now)
             on_event(Message(text=str(now.search)))
@@ -90,12 +92,12 @@ def compute(
 
 
 def open_pool(planned: Planned, weights: Path, place: Place, *, logs: bool = True) -> Pool:
-    """Where the workers will run.
+    """Open the pool that runs the workers of a sweep.
 
     Args:
-        logs: whether the workers write their logs into the results.
+        logs: whether the workers write their logs into the results; in an object store they never do.
     Raises:
-        ClusterError: there is no such cluster.
+        ClusterError: there is no such cluster, or it cannot be used.
     """
     from rmpsweep.workers.pools import InlinePool, RayPool
 
@@ -122,7 +124,7 @@ def _make_worker(
 
 
 def limits_of(sweep: Sweep, max_failures: int | None = None, *, fail_fast: bool = False) -> Limits:
-    """When a launch gives up."""
+    """Return when a launch of this sweep gives up: the limits of its `run` section, and these options."""
     run = sweep.run
     return Limits(
         retries=run.retries,
@@ -137,12 +139,14 @@ def limits_of(sweep: Sweep, max_failures: int | None = None, *, fail_fast: bool 
 def calibrate(
     prepared: Prepared, now: Look, driver: Driver, listener: Listener = lambda _: None, stop: Stop = lambda: False
 ) -> tuple[Calibrations, list[str]]:
-    """Find the thresholds that are not known yet; nothing is written.
+    """Find the thresholds that are not known yet, without writing them.
 
     Returns:
-        All thresholds, and warnings about those found now.
+        All thresholds, known and new, and warnings about the new ones.
     Raises:
-        CalibrationError, or another InputError: what a worker found. StoppedError: stopped before the end.
+        CalibrationError: thresholds cannot be found, or a calibration failed too often.
+        InputError: the worker cannot use the sweep's data or network.
+        StoppedError: the calibration was stopped before its end.
     """
     known = now.calibrations
     missing = {t.calibration_id: t.setting for t in now.plan.trials if t.calibration_id not in known}
@@ -170,12 +174,15 @@ def calibrate(
 
 
 def rule_name(setting: Setting) -> str:
-    """A threshold rule as people read it."""
+    """Return the threshold rule and granularity of a setting in words."""
     return f"{setting.threshold} by {setting.granularity}"
 
 
 def save(prepared: Prepared, now: Look, warnings: Sequence[str] = ()) -> None:
-    """Write what was launched, where it changed: resolved sweep, plan, thresholds. The first write of a launch."""
+    """Write what was launched: resolved sweep, plan, search, skipped images, warnings and thresholds.
+
+    Files that would not change are left alone. A launch writes only progress.json, logs and the index before this.
+    """
     layout = prepared.layout
     write_text(layout.sweep, dump_sweep(without_secret(prepared.sweep)))
     make_units(layout)
@@ -199,9 +206,9 @@ def record(layout: Layout, execution: Execution, devices: Sequence[str], workers
     """Add this launch to run.json.
 
     Args:
-        devices: of all workers there ever were.
-        workers: how many worked at a time.
-        began: UNIX time.
+        devices: the device of every worker that was ever ready.
+        workers: how many workers worked at a time.
+        began: when the launch began, in UNIX time.
     """
     run = RunRecord.of(layout)
     units = [outcome.job.unit for outcome in execution.outcomes]
@@ -228,7 +235,7 @@ def record(layout: Layout, execution: Execution, devices: Sequence[str], workers
 
 
 def input_figures(execution: Execution) -> InputFigures:
-    """How the images of a launch came in."""
+    """Add up how fast the images of all finished jobs came in."""
     return sum((outcome.report.input for outcome in execution.outcomes), InputFigures())
 
 

@@ -1,4 +1,4 @@
-"""What a launch tells its caller while it runs."""
+"""The events that a launch sends to its caller while it runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,34 +14,34 @@ class Message:
     text: str
 
     def plain(self) -> dict[str, Any]:
-        """The JSON line of `--json`."""
+        """The event as plain values, as `rmpsweep launch --json` prints it."""
         return {"event": "message", "text": self.text}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexGrew:
-    """An index of the images is being made."""
+    """The making of an index of the images has come further."""
 
     split: str
     done: int
-    """Images so far."""
+    """The number of images indexed so far."""
     total: int | None
-    """None while nobody knows how many there are."""
+    """The number of images to index; None while it is not known."""
 
     def plain(self) -> dict[str, Any]:
-        """The JSON line of `--json`."""
+        """The event as plain values, as `rmpsweep launch --json` prints it."""
         return {"event": "index", "split": self.split, "done": self.done, "total": self.total}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochEnded:
-    """An epoch of the training of missing weights has ended."""
+    """An epoch has ended in the training of weights that were missing."""
 
     report: Any
-    """What `rmpsweep.models.training` says of it."""
+    """The report on the epoch, as `rmpsweep.models.training` makes it."""
 
     def plain(self) -> dict[str, Any]:
-        """The JSON line of `--json`."""
+        """The event as plain values, as `rmpsweep launch --json` prints it."""
         report = self.report
         return {"event": "epoch", "epoch": report.epoch, "epochs": report.epochs, "loss": report.loss}
 

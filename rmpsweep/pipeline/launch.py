@@ -1,4 +1,4 @@
-"""The main command as a function: what is missing is computed, then merged, reported and logged."""
+"""The main command as a function: compute what is missing of a sweep, then merge, report and log it."""
 
 import contextlib
 import time
@@ -23,7 +23,7 @@ from rmpsweep.workers.driver import Driver
 from rmpsweep.workers.events import Execution
 
 CANCEL_EVERY_S = 2.0
-"""How often a launch looks whether `rmpsweep cancel` asks it to stop."""
+"""Seconds between two checks whether `rmpsweep cancel` asks the launch to stop."""
 
 Stopping = Callable[[], AbstractContextManager[Stop]]
 
@@ -39,30 +39,31 @@ def launch(
     mlflow: str | None = None,
     on_event: OnEvent | None = None,
 ) -> Results:
-    """Run what is missing of a sweep, then merge, report and log, as the command `rmpsweep launch` does.
+    """Compute what is missing of a sweep, then merge, report and log it, as the command `rmpsweep launch` does.
 
-    The same call continues an interrupted sweep; a changed grid, one more T or a larger limit computes only what is
-    new. A Ray that this process uses already is used and left running; a Ray that is started here is shut down.
-    Signal handlers are left as they are, so that Ctrl-C raises KeyboardInterrupt: units in flight are dropped,
-    committed units are kept. An exception that `on_event` raises ends the launch in the same way.
+    The same call continues an interrupted sweep. With a changed grid, one more T or a larger limit, it computes only
+    what is new. If this process is connected to Ray already, the launch uses that connection and leaves it open; if it
+    starts Ray itself, it shuts Ray down at the end. The launch leaves signal handlers as they are, so Ctrl-C raises
+    KeyboardInterrupt: units in flight are dropped, and committed units are kept. An exception that `on_event` raises
+    ends the launch in the same way.
 
     Args:
         sweep: a sweep (see `load_sweep`), the path of a sweep file, or the name of a sweep that comes with rmpsweep.
-        results: a folder, s3:// or gs:// where the results lie or shall lie; default results/NAME.
-        limit: evaluate at most this many images.
-        actors: how many Ray actors compute; default as the sweep says, or as many as there is room for.
+        results: the results directory, a folder or s3:// or gs://, which need not exist; default results/NAME.
+        limit: evaluate at most this many images; default all.
+        actors: the number of Ray actors; default as in the sweep file, or as many as the cluster has room for.
         inline: compute in this process, without Ray.
-        address: a Ray cluster, "auto" or host:port.
-        mlflow: a tracking URI, or "none"; default as the sweep says, or a database in the results.
-        on_event: called in this thread with every event (`rmpsweep.pipeline.events`); `event.plain()` gives plain
-            values.
+        address: a Ray cluster, "auto" or host:port; default the Ray of this process, or one started on this machine.
+        mlflow: a tracking URI, or "none"; default as in the sweep file, or a database in the results directory.
+        on_event: called in this thread with every event (`rmpsweep.pipeline.events`); `event.plain()` returns the
+            event as plain values.
     Returns:
-        The results, complete.
+        The complete results.
     Raises:
         IncompleteError: units are quarantined or a limit on failures was reached; everything else is merged.
         StoppedError: `rmpsweep cancel` has stopped the launch; nothing has been merged.
-        InputError: the sweep, its data or its weights are not usable. UnusableError: storage, cluster or tracking
-            server are not.
+        InputError: the sweep, its data or its weights cannot be used.
+        UnusableError: the storage, the cluster or the tracking server cannot be used.
     """
     done = run_launch(
         as_sweep(sweep),
@@ -83,19 +84,21 @@ def plan(
     limit: int | None = None,
     on_event: OnEvent | None = None,
 ) -> Look:
-    """What `launch` would do with the same arguments; nothing is computed, and nothing is written to the results.
+    """Find out what `launch` would do with the same arguments, without computing or writing to the results.
 
     Returns:
-        `plan` has the trials; `cells_left`, `image_steps_left` and `todo` say what is missing, in a search at most.
+        The state of the sweep: `plan` has the trials; `cells_left`, `image_steps_left` and `todo` say what is missing.
+        In an adaptive search they are upper bounds.
     Raises:
-        InputError: the sweep, its data or its weights are not usable. StorageError: the results cannot be read.
+        InputError: the sweep, its data or its weights cannot be used.
+        StorageError: the results cannot be read.
     """
     place, tell = None if results is None else fspath(results), on_event or _ignore
     return look(prepare(as_sweep(sweep), place, limit, on_index=_indexing(tell), note=_noting(tell)))
 
 
 def as_sweep(sweep: Sweep | str | PathLike[str]) -> Sweep:
-    """A sweep, or the one of this name or path. Raises SweepError."""
+    """Return a sweep as it is, or load the sweep of this name or path. Raises SweepError."""
     return sweep if isinstance(sweep, Sweep) else load_sweep(sweep)
 
 
@@ -104,27 +107,28 @@ class Launched:
     """How a launch ended."""
 
     look: Look
-    """What is there now."""
+    """The state of the sweep after the launch."""
     execution: Execution | None
-    """What was computed; None where nothing was missing."""
+    """What was computed; None if nothing was missing."""
     has_published: bool
-    """Whether tables, report and MLflow had to be made; they are not for a launch that was stopped."""
+    """Whether tables, report and MLflow runs were made; false if they were up to date or the launch was stopped."""
     mlflow: str | None
-    """Where the results are logged."""
+    """The tracking URI that the results are logged to; None for no logging."""
     run: RunRecord
+    """The contents of run.json."""
 
     @property
     def results(self) -> Results:
-        """The results directory."""
+        """The results directory, to read."""
         return Results(self.look.layout)
 
     @property
     def was_stopped(self) -> bool:
-        """Whether somebody asked for the end."""
+        """Whether jobs were left undone on request rather than because a limit on failures was reached."""
         return _was_stopped(self.execution)
 
     def check(self) -> None:
-        """Raises StoppedError for a launch that was stopped, IncompleteError for one that leaves units missing."""
+        """Raise StoppedError if the launch was stopped, and IncompleteError if units are missing."""
         left = len(self.look.todo)
         if self.was_stopped:
             raise StoppedError(f"interrupted: {left} units left; the same command continues")
@@ -152,14 +156,16 @@ def run_launch(
     on_event: OnEvent,
     stopping: Stopping = lambda: contextlib.nullcontext(lambda: False),
 ) -> Launched:
-    """Launch a sweep and say how that ended; arguments that are not described here are those of `launch`.
+    """Launch a sweep and return how the launch ended. Arguments that are not described here are those of `launch`.
 
     Args:
-        max_failures: stop after more failed attempts than this.
+        max_failures: stop after more failed attempts than this; None sets no limit.
         fail_fast: stop at the first unit that is given up.
-        stopping: entered while workers compute; gives a function which says whether to stop.
+        stopping: a context manager that is entered while workers compute; its value is a function that returns whether
+            to stop.
     Raises:
-        As `launch`, but neither IncompleteError nor StoppedError, which `Launched.check` raises.
+        StoppedError: the launch was stopped while it calibrated.
+        InputError, UnusableError: as from `launch`. Missing units raise nothing here; `Launched.check` does.
     """
     began, note = time.time(), _noting(on_event)
     with working_on(results or results_of(sweep), note, sweep):
@@ -193,12 +199,13 @@ def run_launch(
 
 
 def find_thresholds(sweep: Sweep, results: str | Location | None, on_event: OnEvent) -> tuple[Look, list[str]]:
-    """Find the thresholds of a sweep's trials in this process, and keep them in its results.
+    """Find the thresholds of a sweep's trials in this process, and write them to its results.
 
     Returns:
-        What is there now, and warnings about the thresholds found.
+        The state of the sweep after the calibration, and warnings about the thresholds found.
     Raises:
-        InputError: data, weights or calibration are not usable. StorageError: the results are not.
+        InputError: the data or the weights cannot be used, or a calibration failed.
+        StorageError: the results cannot be read or written.
     """
     note = _noting(on_event)
     with working_on(results or results_of(sweep), note, sweep):
@@ -213,7 +220,7 @@ def find_thresholds(sweep: Sweep, results: str | Location | None, on_event: OnEv
 
 
 def trained(prepared: Prepared, now: Look, on_event: OnEvent) -> tuple[Prepared, Look]:
-    """The same with weights, which are trained where they are missing."""
+    """Train the weights if they are missing, and look again. Otherwise return the arguments unchanged."""
     recipe = prepared.weights.recipe
     if recipe is None:
         return prepared, now
@@ -224,14 +231,14 @@ def trained(prepared: Prepared, now: Look, on_event: OnEvent) -> tuple[Prepared,
 
 @contextlib.contextmanager
 def _cancellable(prepared: Prepared, stopping: Stopping, on_event: OnEvent) -> Iterator[Stop]:
-    """What the caller says, or `rmpsweep cancel`, which leaves a file in the results."""
+    """Give a function that returns whether to stop: the caller asks for it, or `rmpsweep cancel` has left its file."""
     cancel, cancelled, looked_at = prepared.layout.cancel, False, 0.0
 
     def stop() -> bool:
         nonlocal cancelled, looked_at
         if not cancelled and time.monotonic() > looked_at + CANCEL_EVERY_S:
             looked_at = time.monotonic()
-            with contextlib.suppress(OSError, StorageError):  # storage that is away is waited for by the units
+            with contextlib.suppress(OSError, StorageError):  # units wait for storage that is away
                 cancelled = cancel.is_file()
             if cancelled:
                 on_event(Message(text="cancelled: units in flight are finished first"))
@@ -248,7 +255,7 @@ def _cancellable(prepared: Prepared, stopping: Stopping, on_event: OnEvent) -> I
 
 
 def _ignore(_: object) -> None:
-    """Follow nothing."""
+    """Drop an event."""
 
 
 def _noting(on_event: OnEvent) -> Callable[[str], None]:

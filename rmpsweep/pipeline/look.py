@@ -1,4 +1,4 @@
-"""Where a sweep stands on disk: what is known, what is left, and what an adaptive search concludes from it."""
+"""The state of a sweep on disk: what has been found, what is missing, and what an adaptive search concludes."""
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,20 +13,21 @@ from rmpsweep.terms import ANN
 from rmpsweep.workers.jobs import EvaluationJob
 
 Calibrations = Mapping[str, Mapping[str, Sequence[float]]]
-"""calibration_id -> layer -> threshold of the layer, or of each of its channels."""
+"""calibration_id -> layer -> one threshold for the layer, or one for each of its channels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Look(Planned):
-    """A planned sweep and its state on disk. In an adaptive search `plan` is what the search has made of the grid."""
+    """A planned sweep and its state on disk. In an adaptive search, `plan` has the trials added and stopped so far."""
 
     calibrations: Calibrations
-    """The thresholds found so far."""
+    """The thresholds found so far, of the planned trials."""
     journal: Journal
+    """The unit files: those that count, and those that do not."""
     todo: tuple[Unit, ...]
-    """The missing cells as units; an adaptive search may need fewer of them."""
+    """The units that hold the missing cells; an adaptive search may need fewer of them."""
     search: SearchState | None
-    """None for a sweep that evaluates its whole grid."""
+    """The state of the adaptive search; None for a sweep that evaluates its whole grid."""
 
     def __repr__(self) -> str:
         plan = self.plan
@@ -37,24 +38,24 @@ class Look(Planned):
 
     @property
     def cells_left(self) -> int:
-        """(trial, image, time step) combinations that are missing."""
+        """The number of cells, (trial, image, time step) combinations, that are missing."""
         return sum(unit.num_cells for unit in self.todo)
 
     @property
     def image_steps_left(self) -> int:
-        """Images x time steps that are still to be simulated."""
+        """The number of image-steps, images times time steps, that are still to be simulated."""
         return sum(unit.image_steps for unit in self.todo)
 
     def cut(self, workers: int, within: tuple[int, int] | None = None) -> tuple[Unit, ...]:
-        """What is missing, cut into units that this many workers can share.
+        """Cut the missing cells into units that this many workers can share.
 
         Args:
-            within: only the cells at positions [start, stop); None for all.
+            within: restricts the units to the cells at positions [start, stop); None takes all cells.
         """
         return tuple(pending(self.plan, self.journal.done, workers, within))
 
     def jobs(self, units: Iterable[Unit]) -> list[EvaluationJob]:
-        """Units as jobs for workers; the thresholds of all their trials have to be known."""
+        """Make jobs for workers from units. The thresholds of all their trials must be known."""
         trials = {
             trial.trial_id: (trial.setting, self.calibrations[trial.calibration_id])
             for trial in self.plan.trials
@@ -68,13 +69,15 @@ class Look(Planned):
 
 
 def look(planned: Planned, last: Journal | None = None) -> Look:
-    """Read thresholds and unit files; nothing is written. Files that cannot be read count as missing.
+    """Read thresholds and unit files without writing anything. Files that cannot be read count as missing.
 
-    An adaptive search is replayed from the results. Trials that it adds have results that nobody has checked before, so
-    the unit files are checked again with these trials in the plan.
+    An adaptive search is replayed from the results. The results of trials that it adds have not been checked against
+    their thresholds yet, so all unit files are checked again with these trials in the plan.
 
     Args:
-        last: the journal of an earlier look by the same launch; unit files that counted then are not read again.
+        last: the journal of an earlier look by the same launch; unit files that it verified are not read again.
+    Raises:
+        StorageError: an object store cannot be reached.
     """
     plan, search = planned.plan, None
     while True:
@@ -99,7 +102,7 @@ def look(planned: Planned, last: Journal | None = None) -> Look:
 
 
 def read_calibrations(layout: Layout, plan: Plan) -> Calibrations:
-    """The thresholds found so far; a table that cannot be read counts as missing."""
+    """Read the thresholds found so far. A table that cannot be read counts as missing."""
     found = {}
     for calibration_id in dict.fromkeys(trial.calibration_id for trial in plan.trials):
         with contextlib.suppress(StorageError):

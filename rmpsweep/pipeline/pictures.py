@@ -1,4 +1,4 @@
-"""The pictures of a report, from a sweep's images where these can still be had."""
+"""The pictures of a report, made from the sweep's images if these can still be read."""
 
 import time
 from collections.abc import Sequence
@@ -9,17 +9,18 @@ from rmpsweep.storage import Location
 from rmpsweep.sweep.schema import Data
 
 INDEX_S = 10.0
-"""An index of the images that is not there and takes longer is not worth a few thumbnails."""
+"""If the images have no index yet, making one may take this many seconds; a few thumbnails are not worth more."""
 
 
 def fetch_pictures(data: Data, index: Location, fingerprint: str, image_ids: Sequence[int]) -> Pictures:
-    """Thumbnails of evaluated images, and the names of the classes.
+    """Make thumbnails of evaluated images, and find the names of the classes.
 
-    Where they cannot be had, says why instead of raising: a report is worth as much without them.
+    If they cannot be made, the result says why instead of an error being raised, because the report is useful without
+    pictures.
 
     Args:
-        index: as of `rmpsweep.data.open_split`.
-        fingerprint: of the images that were evaluated; others are not shown.
+        index: the folder of the index of the images, as `rmpsweep.data.open_split` takes it.
+        fingerprint: the fingerprint of the evaluated images; other images are not shown.
     """
     began = time.monotonic()
 

@@ -8,14 +8,14 @@ from rmpsweep.sweep.schema import Run
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """In this process, or on Ray. Raises SweepError for values that contradict each other."""
+    """Where workers run: in this process or on Ray. Values that contradict each other raise SweepError."""
 
     inline: bool = False
-    """In this process, without Ray."""
+    """Whether to compute in this process, without Ray."""
     actors: int | None = None
-    """Ray actors, one network each; None leaves the number to the sweep or the cluster."""
+    """The number of Ray actors, each of which holds one network; None leaves it to the sweep or the cluster."""
     address: str | None = None
-    """A Ray cluster, "auto" or host:port. None takes the Ray that this process uses already, or starts one here."""
+    """The Ray cluster, "auto" or host:port. None uses the Ray of this process, or starts one on this machine."""
 
     def __post_init__(self) -> None:
         if self.inline and (self.actors is not None or self.address is not None):
@@ -27,5 +27,5 @@ class Place:
         return "this process" if self.inline else f"Ray, {self.address or 'started here'}"
 
     def workers(self, run: Run) -> int | None:
-        """How many workers there will be; None where the cluster decides."""
+        """The number of workers that will run; None where the cluster decides."""
         return 1 if self.inline else self.actors or run.actors

@@ -1,4 +1,4 @@
-"""A sweep with everything found that it depends on, and its plan."""
+"""Find everything that a sweep depends on, and make its plan."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -17,18 +17,18 @@ from rmpsweep.sweep.schema import Sweep
 from rmpsweep.sweep.thresholds import GivenThresholds, OwnRule, find_given
 
 ORPHAN_S = 600.0
-"""A temporary file that old belongs to a writer that died."""
+"""The age in seconds from which a temporary file is taken to belong to a writer that died."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Planned:
-    """A sweep, its plan, and where its results lie or shall lie."""
+    """A sweep, its plan, and the layout of its results directory, which need not exist yet."""
 
     sweep: Sweep
     layout: Layout
     plan: Plan
     dataset: str
-    """What tables call the evaluated split."""
+    """The name of the evaluated split in the tables."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +37,9 @@ class Prepared(Planned):
 
     weights: Weights
     given: Mapping[str, GivenThresholds | OwnRule]
-    """Threshold file -> what it says."""
+    """Threshold file, or name of a rule from outside the package -> the thresholds or the rule."""
     skipped: tuple[Skipped, ...]
-    """Images that are left out because they cannot be decoded."""
+    """The images that are left out because they cannot be decoded."""
 
 
 @contextlib.contextmanager
@@ -47,9 +47,11 @@ def working_on(results: str | Location, tell: Callable[[str], None], sweep: Swee
     """Hold the lease of a results directory: the second of two launches waits, and `tell` gets the reason.
 
     Args:
-        sweep: a directory that is not this sweep's is refused before anything is made in it.
+        sweep: the sweep to be launched; a directory of another sweep is refused before anything is made in it.
+            None skips this check.
     Raises:
-        ResultsError, StorageError: the directory is another sweep's, or cannot be used.
+        ResultsError: the directory holds another sweep or something else.
+        StorageError: the directory cannot be used.
     """
     layout = Layout(locate(results))
     if sweep is not None:
@@ -57,7 +59,7 @@ def working_on(results: str | Location, tell: Callable[[str], None], sweep: Swee
     with hold_lease(layout.root, tell):
         remove_orphans(layout, ORPHAN_S)
         if layout.root.is_dir():
-            layout.progress.unlink(missing_ok=True)  # of a launch that was killed
+            layout.progress.unlink(missing_ok=True)  # left over from a launch that was killed
         try:
             yield
         finally:
@@ -65,7 +67,7 @@ def working_on(results: str | Location, tell: Callable[[str], None], sweep: Swee
 
 
 def results_of(sweep: Sweep) -> Path:
-    """Where the results of a sweep lie unless another place is named."""
+    """Return the folder of a sweep's results when no other place is named."""
     return Path("results") / sweep.name
 
 
@@ -82,14 +84,15 @@ def prepare(
 
     Args:
         results: where the results lie or shall lie, as `storage.locate` takes it; default `results_of`.
-        download: fetch data that is missing and can be fetched, and put the data's index into the results, where
-            workers find it. Without it nothing is written but that index in the cache.
+        download: fetch data and published weights that are missing, and put the index of the images into the
+            results, where workers find it. If it is false, only the cache is written, and only that index.
         on_index: called while an index is made.
-        note: gets what a person should know of the data, a sentence each.
-
+        note: called with each sentence that a person should know about the data.
     Raises:
-        DataError, NetworkError: data or weights are missing or unusable. ResultsError, StorageError: the
-            directory is another sweep's, or cannot be written.
+        DataError, NetworkError: data or weights are missing or unusable.
+        CalibrationError: a threshold file cannot be read, or a rule from outside the package cannot be imported.
+        ResultsError: the directory holds another sweep or something else.
+        StorageError: the directory cannot be written, or remote data cannot be reached.
     """
     layout = Layout(locate(results or results_of(sweep)))
     sweep = with_transform(sweep)
@@ -128,7 +131,7 @@ def prepare(
 
 
 def reopen(results: Location) -> Planned:
-    """What was launched in a results directory, from the directory alone. Raises ResultsError, StorageError."""
+    """Read what was launched in a results directory from that directory alone. Raises ResultsError, StorageError."""
     layout = Layout(results)
     saved = PlanFile.read(layout)
     sweep = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))
@@ -136,7 +139,13 @@ def reopen(results: Location) -> Planned:
 
 
 def train(prepared: Prepared, on_epoch: Callable[[Any], None]) -> Prepared:
-    """Make the weights if they are missing, and plan again with their identity. Raises NetworkError, StorageError."""
+    """Train the weights if they are missing, and plan again with the identity of the trained file.
+
+    Raises:
+        NetworkError: the network cannot be trained.
+        DataError: the data of the recipe cannot be used.
+        StorageError: the weights cannot be written.
+    """
     if prepared.weights.recipe is None:
         return prepared
     train_recipe(prepared.weights.recipe, prepared.weights.path, on_epoch)
@@ -146,10 +155,10 @@ def train(prepared: Prepared, on_epoch: Callable[[Any], None]) -> Prepared:
 
 
 def try_network(prepared: Prepared) -> None:
-    """Build, load and convert the network once, before any cluster time is spent, and fit given thresholds to it.
+    """Build, load and convert the network once before cluster time is spent, and check that given thresholds fit it.
 
     Raises:
-        NetworkError, DataError, CalibrationError: what a worker would find.
+        NetworkError, DataError, CalibrationError: the errors that a worker would run into.
     """
     from rmpsweep.workers.loading import check_given, load_network, open_evaluated
 

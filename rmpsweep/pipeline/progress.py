@@ -1,6 +1,6 @@
-"""What a launch says while it runs: `progress.json` for others to read, and its events.
+"""How a launch reports on itself while it runs: progress.json for other processes, and events for its caller.
 
-`progress.json` is written every few seconds; its readers decide by its time whether the launch still runs.
+The launch writes progress.json every few seconds. Readers tell from the time in the file whether it still runs.
 """
 
 import contextlib
@@ -26,20 +26,21 @@ from rmpsweep.workers.events import (
 from rmpsweep.workers.state import Snapshot
 
 LAST_ERRORS = 10
+"""How many of the latest errors are listed."""
 IN_FLIGHT = 100
 """How many jobs in flight are listed, the longest in flight first."""
 
 
 class Watch:
-    """Follows the runs of a driver, one after the other, as their listener; the first event has to be a stage."""
+    """The listener of a driver's successive runs. The first event of each run must be a StageBegan."""
 
     def __init__(self, layout: Layout, on_event: Callable[[Event], None]) -> None:
-        """on_event: gets every event as it is."""
+        """Follow a launch; `on_event` is called with every event, unchanged."""
         self.layout, self.on_event = layout, on_event
         self.errors: list[ErrorRecord] = []
 
     def __call__(self, event: Event | Snapshot) -> None:
-        """What `Driver.execute` tells."""
+        """Take an event or a snapshot from `Driver.execute`."""
         match event:
             case Snapshot():
                 self._write(event)
@@ -63,7 +64,7 @@ class Watch:
         self.on_event(event)
 
     def _write(self, snapshot: Snapshot) -> None:
-        with contextlib.suppress(StorageError):  # units wait for the storage to come back; this can be said later
+        with contextlib.suppress(StorageError):  # the next snapshot will do
             self._content(snapshot).write(self.layout)
 
     def _content(self, snapshot: Snapshot) -> ProgressFile:
@@ -105,12 +106,12 @@ class Watch:
         )
 
     def close(self) -> None:
-        """The run is over."""
+        """Remove progress.json, because the launch is over."""
         with contextlib.suppress(StorageError, OSError):
             self.layout.progress.unlink(missing_ok=True)
 
 
 def _cells(job: Any) -> dict[str, int]:
-    """What a unit holds of each trial; calibrations hold none."""
+    """Return the number of cells of each trial in a job; a calibration has none."""
     unit = getattr(job, "unit", None)
     return {} if unit is None else dict(unit.cells)

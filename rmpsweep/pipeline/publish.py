@@ -1,4 +1,4 @@
-"""From unit files to what people read: tables, report and MLflow."""
+"""Make what people read from the unit files: tables, report and MLflow runs."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -27,18 +27,20 @@ from rmpsweep.terms import ANN
 
 
 def publish(now: Look, weights: Path, uri: str | None, *, allow_partial: bool = False) -> bool:
-    """Merge, report and log.
+    """Merge, report and log the results.
 
-    run.json says of which results all that has been done: not before everything is written, and no more from the moment
-    on when the first table is about to change.
+    run.json holds a digest of the results that were published. The digest is removed before the first table changes and
+    written after everything else, so an interrupted call never leaves a digest of other results.
 
     Args:
         weights: the weights file, whose card may state an accuracy.
-        uri: where to log; None for nowhere.
+        uri: the tracking URI to log to; None logs nowhere.
+        allow_partial: publish even though results are missing.
     Returns:
-        False when all that had been done already for exactly these results.
+        Whether anything had to be done; False if exactly these results were published already.
     Raises:
         ResultsError: results are missing and allow_partial is not set, or attempts at a unit differ.
+        StorageError: the results directory cannot be read or written.
         TrackingError: MLflow cannot be used.
     """
     layout, facts = now.layout, now.plan.facts
@@ -62,7 +64,7 @@ def publish(now: Look, weights: Path, uri: str | None, *, allow_partial: bool = 
 
 
 def merge_tables(now: Look, *, allow_partial: bool = False) -> Tables:
-    """Make and write the three tables.
+    """Make and write the three tables, and mark report and MLflow runs as out of date.
 
     Raises:
         ResultsError: results are missing and allow_partial is not set, or attempts at a unit differ.
@@ -97,7 +99,13 @@ def _write_tables(layout: Layout, tables: Tables) -> None:
 
 
 def read_tables(layout: Layout, wanted: Callable[[pa.Table], pc.Expression] | None = None) -> Tables:
-    """The tables as they were merged last; wanted: summary -> the predictions that are needed. Raises StorageError."""
+    """Read the tables as they were merged last.
+
+    Args:
+        wanted: returns, for the summary, the filter of the predictions that are needed; None reads them all.
+    Raises:
+        StorageError: a table is missing, cannot be read or has another schema version.
+    """
     summary = files.read_table(layout.summary, files.SUMMARY_SCHEMA)
     rows = wanted(summary) if wanted else None
     return Tables(
@@ -108,14 +116,16 @@ def read_tables(layout: Layout, wanted: Callable[[pa.Table], pc.Expression] | No
 
 
 def write_calibration(planned: Planned, calibrations: Calibrations) -> None:
-    """Write calibration.csv."""
+    """Write the thresholds of the planned trials to calibration.csv."""
     files.write_csv(planned.layout.calibration_csv, calibration_rows(planned.plan, calibrations))
 
 
 def calibration_rows(plan: Plan, calibrations: Calibrations) -> list[dict[str, Any]]:
-    """Every threshold of the planned trials: rule, layer, channel (empty for the whole layer), threshold θ.
+    """Return a row for every threshold of the planned trials.
 
-    The rule says what tells calibrations apart; "input" has its Λ_0 in place of a threshold.
+    The columns are rule, layer, channel (empty if the threshold is that of the whole layer) and threshold θ. The rule
+    also names encoding, input_scale and max_pool where the calibrations differ in them. The rows of the layer "input"
+    hold Λ_0 in place of a threshold.
     """
     settings = {t.calibration_id: t.setting for t in plan.trials if t.calibration_id in calibrations}
     also = [
@@ -137,7 +147,7 @@ def calibration_rows(plan: Plan, calibrations: Calibrations) -> list[dict[str, A
 
 
 def write_report(planned: Planned, tables: Tables, run: RunRecord) -> None:
-    """Write report.html."""
+    """Render the report and write it to report.html."""
     from rmpsweep.report import ReportInfo, render
 
     sweep, plan, layout = planned.sweep, planned.plan, planned.layout
@@ -165,7 +175,7 @@ def write_report(planned: Planned, tables: Tables, run: RunRecord) -> None:
 
 
 def log(planned: Planned, tables: Tables, run: RunRecord, uri: str) -> Any:
-    """Log to MLflow; logging the same again changes nothing. Raises TrackingError."""
+    """Log the results to MLflow. Logging the same results again changes nothing. Raises TrackingError."""
     from rmpsweep.tracking import SweepRecord, log_sweep
 
     sweep, plan, layout = planned.sweep, planned.plan, planned.layout
@@ -199,15 +209,21 @@ def log(planned: Planned, tables: Tables, run: RunRecord, uri: str) -> Any:
 
 
 def _artifact_store(root: Location) -> str | None:
-    """Beside the results, since MLflow is given copies of them, as a URI that its own client of the store takes."""
+    """Return where MLflow shall keep artifacts if the results lie in an object store: a folder beside them.
+
+    MLflow gets copies of the files, and uses its own client of the store. The URI is therefore without our options. For
+    results in a folder, return None.
+    """
     return None if isinstance(root, Path) else str(root / "mlartifacts").partition("?")[0]
 
 
 def tracking_uri(planned: Planned, option: str | None) -> str | None:
-    """Where to log: the option, else the sweep file's, else a database in the results; None for "none".
+    """Return the tracking URI: that of the option, else of the sweep file, else of a database in the results.
 
+    Returns:
+        None if the URI is "none".
     Raises:
-        ResultsError: neither says, and the results lie in an object store, where no database can be.
+        ResultsError: neither names a URI, and the results lie in an object store, which cannot hold a database.
     """
     uri = option or planned.sweep.mlflow.tracking_uri
     if uri is None:
@@ -221,7 +237,7 @@ def tracking_uri(planned: Planned, option: str | None) -> str | None:
 
 
 def _state(now: Look, uri: str | None) -> str:
-    """A digest of the results, and of everything that is made from them."""
+    """Return a digest of everything that tables, report and MLflow runs are made from (16 hex digits)."""
     units = sorted(result.unit.unit_id(result.context) for result in now.journal.results)
     plan = PlanFile(plan=now.plan, dataset=now.dataset).document()
     text = repr((files.SCHEMA_VERSION, plan, dump_sweep(now.sweep), units, uri))

@@ -1,13 +1,15 @@
-"""Adaptive search: a trial that is shown to be worse than the best is not evaluated on the images that are left.
+"""Adaptive search: a trial that is shown to be worse than the best one is not evaluated on the images that are left.
 
-Images are evaluated in rounds. After a round every trial that still runs is tested, at each T of interest, against the
-most accurate trial before that round (`stats.sequential`); one that is beaten at every T of interest stops, the rest
-go on to all images. The best trial at a T of interest (of equals the first in the grid) is stopped with probability at
-most `error` over them all: to stop it, it would have to be beaten at that T too, whoever its rivals are. Trials that
-refinement adds are tested alike, without that promise: which they are follows from the images they are tested on.
+Images are evaluated in rounds. After a round, every trial that still runs is tested at each T of interest against the
+trial that was most accurate before that round (`stats.sequential`). A trial that has been beaten at every T of interest
+is stopped; the others go on, in the end to all images. Call a trial best at a T of interest if it would classify most
+of the planned images correctly; among equals, it is the first in the grid. The probability that, for any T of interest,
+the best trial of the grid is stopped is at most `error`: to be stopped, it would have to be beaten at that T too,
+whichever rivals it meets. Trials added by refinement are tested the same way but carry no guarantee, because they were
+chosen using the very images they are tested on.
 
-Nothing of this is kept: the state is replayed from the cells on disk, so a search resumes like any sweep, and the same
-cells give the same decisions.
+No state of the search is stored. It is replayed from the cells on disk, so a search resumes like any other sweep, and
+the same cells give the same decisions.
 """
 
 import itertools
@@ -27,28 +29,29 @@ from rmpsweep.sweep.schema import Search, Sweep
 from rmpsweep.terms import Setting
 
 GROWTH = 1.25
-"""Each round ends at so many times the images of the one before."""
+"""The factor by which the number of images grows from the end of one round to the end of the next."""
 
 Correct = Mapping[str, NDArray[np.int8]]
-"""trial_id -> [T of interest, N]: 1 correct, 0 not, -1 not evaluated yet."""
+"""trial_id -> [T of interest, N] by position: 1 for correct, 0 for wrong, -1 for not evaluated yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchState:
-    """Where a search stands."""
+    """The state of a search."""
 
     plan: Plan
-    """The plan with the trials that refinement added, and with those that were stopped."""
+    """The plan, with the trials that refinement has added and the extents of those that were stopped."""
     within: tuple[int, int] | None
-    """Positions at which the trials that run are evaluated next; None when the search is over."""
+    """The positions [start, stop) at which running trials are evaluated next; None if the search is over."""
     rounds: tuple[Round, ...]
+    """The rounds that are over."""
     defeats: Mapping[str, tuple[Defeat, ...]]
-    """trial_id -> its defeats, for the trials that were stopped."""
+    """trial_id -> its defeats, one for each T of interest, for the trials that were stopped."""
     added: tuple[str, ...]
-    """Trials that refinement made."""
+    """The ids of the trials that refinement has added."""
 
     def __str__(self) -> str:
-        """What the last round came to, in a sentence."""
+        """Describe the outcome of the last round in a sentence."""
         stopped, running = len(self.defeats), len(self.plan.trials) - len(self.defeats)
         last = self.rounds[-1].images if self.rounds else 0
         goes_on = "all images seen" if self.within is None else f"next up to image {self.within[1]:,}"
@@ -56,10 +59,10 @@ class SearchState:
 
 
 def replay(sweep: Sweep, plan: Plan, results: Sequence[UnitResult]) -> SearchState:
-    """Conclude from the units on disk where the search of a sweep stands.
+    """Derive the state of a sweep's search from the units on disk.
 
     Args:
-        plan: the plan of the sweep; trials beyond those of its grid, and which trials stop, are found anew.
+        plan: the plan of the sweep. Only the trials of its grid are used: added and stopped trials are derived anew.
     """
     assert sweep.search is not None
     trials = newcomers = plan.trials[: len(sweep.settings())]
@@ -93,7 +96,7 @@ def _correct(plan: Plan, interest: Sequence[int], results: Sequence[UnitResult])
 
 
 def _between(sweep: Sweep, plan: Plan) -> tuple[Trial, ...]:
-    """Trials halfway between neighbours in α, otherwise alike, neither of which was stopped."""
+    """Make a trial halfway between each two running neighbours in α that are equal in everything else."""
     alike: dict[Setting, list[Trial]] = {}
     for trial in plan.trials:
         alike.setdefault(replace(trial.setting, alpha=1.0), []).append(trial)
@@ -109,10 +112,10 @@ def _between(sweep: Sweep, plan: Plan) -> tuple[Trial, ...]:
 
 
 class Contest:
-    """Trials against one another, generation after generation, over the first `num_images` positions.
+    """Let trials compete over the first `num_images` positions, one generation of refinement after the other.
 
-    Each call of `run` adds to `rounds` and to the `defeats` of stopped trials. `survivors` are the trials that have
-    been evaluated on all images.
+    Each call of `run` adds its rounds to `rounds` and the defeats of the trials it stops to `defeats`. `survivors` are
+    the trials that have been evaluated on all images.
     """
 
     def __init__(self, interest: Sequence[int], search: Search, num_images: int, correct: Correct) -> None:
@@ -126,7 +129,7 @@ class Contest:
         """Let newcomers compete with one another and with the survivors of earlier generations.
 
         Returns:
-            The positions [start, stop) that are missing for the next round; None when all rounds are over.
+            The positions [start, stop) that must be evaluated before the next round; None if all rounds are over.
         """
         running = list(newcomers)
         wealth = {trial: np.zeros(len(self.interest)) for trial in running}
@@ -167,7 +170,10 @@ class Contest:
         wealth: Mapping[str, NDArray[np.float64]],
         beaten: Mapping[str, dict[int, Defeat]],
     ) -> None:
-        """Bet on the most accurate trial so far at one T against those that it has not beaten there."""
+        """Bet at one T that the trial that was most accurate up to `start` is better than each other running trial.
+
+        Trials that have been beaten at this T already are left out.
+        """
         rival = max([*self.survivors, *running], key=lambda trial: int(self.correct[trial][row, :start].sum()))
         others = [trial for trial in running if trial != rival and row not in beaten[trial]]
         if not others:
@@ -187,7 +193,7 @@ class Contest:
 
 
 def search_file(sweep: Sweep, state: SearchState) -> SearchFile:
-    """What search.json says: the rule, its rounds, which trials were stopped when and why, and what that saved."""
+    """Make the contents of search.json: the rule, the rounds, the stopped trials with their defeats, the savings."""
     assert sweep.search is not None
     plan = state.plan
     steps = plan.time_steps[-1]

@@ -1,4 +1,4 @@
-"""What `plan` and `status` say of a sweep, as plain values."""
+"""What the commands `plan` and `status` print about a sweep, as plain values."""
 
 import contextlib
 from collections import Counter
@@ -21,10 +21,11 @@ from rmpsweep.sweep.schema import Search
 
 
 def plan_figures(now: Look, weights: Weights, workers: int | None) -> dict[str, Any]:
-    """What a launch would do.
+    """Return what a launch would do.
 
     Args:
-        workers: None where the cluster decides; only the estimate and the number of units depend on it.
+        workers: the number of workers; None where the cluster decides. Only the time estimate and the number of units
+            depend on it.
     """
     units = now.cut(workers or 1)
     left = sum(unit.image_steps for unit in units)
@@ -48,7 +49,7 @@ def _search(plan: Plan, search: Search | None) -> str | None:
     if search is None:
         return None
     steps = ", ".join(map(str, search.time_steps or plan.time_steps))
-    return f"stops trials that are worse at T = {steps}: what is missing is at most so much"
+    return f"stops trials that are worse at T = {steps}: what is missing is an upper bound"
 
 
 def _weights(weights: Weights) -> str:
@@ -58,12 +59,12 @@ def _weights(weights: Weights) -> str:
 
 
 def trial_rows(plan: Plan) -> list[dict[str, Any]]:
-    """Every trial with its settings."""
+    """Return every trial with its settings."""
     return [{"trial_id": t.trial_id, **asdict(t.setting)} for t in plan.trials]
 
 
 def skipped_note(plan: Plan) -> list[str]:
-    """A sentence where images are left out; empty where none are."""
+    """Return a sentence about images that are left out, or an empty list if there are none."""
     skipped, whole = plan.facts.num_skipped, plan.facts.num_images + plan.facts.num_skipped
     return (
         [f"{skipped} of {whole} images cannot be decoded and are left out: skipped.csv lists them"] if skipped else []
@@ -71,12 +72,13 @@ def skipped_note(plan: Plan) -> list[str]:
 
 
 def status_document(now: Look) -> dict[str, Any]:
-    """Where a sweep stands, as plain values.
+    """Return the state of a sweep as plain values.
 
-    There are, for the ANN and every trial: cells done, in flight, failed and planned, and the accuracy at the largest T
-    over the images done. Besides: what the launch that runs says of itself (None where none runs); how images came in,
-    in that launch or else the last one that computed something; unit files that do not count; quarantined units;
-    trials that an adaptive search has stopped, and after how many images.
+    `trials` has an entry for the ANN and each trial: its cells that are done, in flight, failed and planned, and its
+    accuracy at its largest T over the images done. `running` is the progress of the running launch, None if none runs.
+    `input` says how images came in, in the running launch or else in the last one that computed something. `rejected`
+    maps unit files that do not count to the reason, `quarantined` lists the units that were given up, and `stopped`
+    maps trials that an adaptive search has stopped to their number of images.
     """
     running, run = ProgressFile.read(now.layout), RunRecord.read(now.layout)
     missing = dict.fromkeys((trial for trial, _ in now.plan.work), 0)
@@ -121,7 +123,7 @@ def status_document(now: Look) -> dict[str, Any]:
 
 
 def _accuracies(now: Look) -> dict[str, dict[str, Any]]:
-    """trial_id -> at its largest T: images done, accuracy, 95 % interval; None before there are any."""
+    """trial_id -> images done at its largest T, accuracy and 95 % interval, which are None before any image is done."""
     plan = now.plan
     position = positions(plan.facts.num_images)
     largest = {trial: steps[-1] for trial, steps in plan.work}
@@ -140,7 +142,7 @@ def _accuracies(now: Look) -> dict[str, dict[str, Any]]:
 
 
 def _flagged(layout: Layout) -> list[str]:
-    """Saturated and silent layers of what was merged last; none before that."""
+    """Return the saturated and silent layers in the tables merged last; none before the first merge."""
     with contextlib.suppress(StorageError):
         summary = files.read_table(layout.summary, files.SUMMARY_SCHEMA)
         return shortened(flag_layers(summary, files.read_table(layout.activity, files.ACTIVITY_SCHEMA)))
@@ -148,7 +150,7 @@ def _flagged(layout: Layout) -> list[str]:
 
 
 def search_answer(now: Look, summary: pa.Table) -> list[str]:
-    """The best trial at each T of interest of those that an adaptive search has not stopped, a sentence each."""
+    """Return a sentence for each T of interest: the best trial among those that an adaptive search has not stopped."""
     if now.search is None or now.sweep.search is None:
         return []
     running = [row for row in summary.to_pylist() if row["trial_id"] not in now.search.defeats]
@@ -162,8 +164,11 @@ def search_answer(now: Look, summary: pa.Table) -> list[str]:
 
 
 def _eta_s(run: RunRecord | None, image_steps: int, workers: int | None) -> int | None:
-    """Estimated seconds at the last launch's pace, with its number of workers unless another is given; None before the
-    first launch."""
+    """Estimate the seconds left at the last launch's pace, with its number of workers unless another is given.
+
+    Returns:
+        None before the first launch that simulated something.
+    """
     pace = run.pace() if run else None
     if pace is None:
         return None

@@ -1,4 +1,4 @@
-"""The weights of a sweep: a file, a library's own, or what a recipe makes, trained where it is missing."""
+"""The weights of a sweep: a file, weights that a library publishes, or weights that a recipe trains if missing."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,18 +18,25 @@ from rmpsweep.tracking import TrainingRecord, log_training
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights are or will be; recipe: how to make them, None where they exist."""
+    """Weights that exist, or a recipe that will make them."""
 
     path: Path
+    """Where the weights are or will be."""
     identity: str
+    """SHA-256 (hex) of the file, or the digest of the recipe while they are untrained. For published weights that have
+    not been fetched and have no known SHA-256, their name and the network's."""
     recipe: Recipe | None
+    """How to make the weights; None if they need no training."""
 
 
 def find_weights(sweep: Sweep, download: bool = False) -> Weights:
-    """The weights file, or the recipe and where it will put its weights; download: fetch those a library publishes.
+    """Find the weights file of a sweep, or the recipe and the path where it will put its weights.
 
+    Args:
+        download: fetch what is missing: weights that a library publishes, and the data of the recipe.
     Raises:
-        NetworkError, DataError: weights, or the data of the recipe, are missing or unusable.
+        NetworkError: the weights are missing or cannot be used.
+        DataError: the data of the recipe are missing or cannot be used.
     """
     network = sweep.network
     if network.published is not None:
@@ -48,10 +55,10 @@ def find_weights(sweep: Sweep, download: bool = False) -> Weights:
 
 
 def with_transform(sweep: Sweep) -> Sweep:
-    """With `data.transform: weights` replaced by what the published weights say.
+    """Return the sweep with `data.transform: weights` replaced by the transform that the published weights state.
 
     Raises:
-        NetworkError, DataError: they are unknown, or say nothing of it.
+        NetworkError, DataError: the weights are unknown, or state no transform that can be used.
     """
     if sweep.data.transform != WEIGHTS:
         return sweep
@@ -61,7 +68,12 @@ def with_transform(sweep: Sweep) -> Sweep:
 
 
 def trained_weights(recipe: Recipe, path: Path | None = None, download: bool = False) -> Weights:
-    """What a recipe has made, if it has; kept in the cache unless a path is given. Raises DataError."""
+    """Find the weights of a recipe, which may have been trained already. Raises DataError.
+
+    Args:
+        path: where the weights are kept; default a file in the cache.
+        download: fetch the data of the recipe where it is missing.
+    """
     split = open_split(recipe.source, recipe.path, recipe.split, recipe.transform, download)
     recipe_digest = digest(recipe, split.fingerprint)
     path = path or cache_dir() / "weights" / f"{recipe.name}-{recipe_digest[:16]}.safetensors"
@@ -74,7 +86,19 @@ def trained_weights(recipe: Recipe, path: Path | None = None, download: bool = F
 
 
 def train_recipe(recipe: Recipe, path: Path, on_epoch: Callable[[Any], None], mlflow_uri: str | None = None) -> Any:
-    """Train and save, logging each epoch where there is a URI; returns the card. Raises TrackingError."""
+    """Train the network of a recipe and save its weights and card.
+
+    Args:
+        path: the weights file to write.
+        on_epoch: called with the report on each epoch.
+        mlflow_uri: where to log each epoch; None logs nothing.
+    Returns:
+        The card of the training.
+    Raises:
+        NetworkError, DataError: the network or the data cannot be used, or the training diverges.
+        StorageError: the folder cannot be written.
+        TrackingError: MLflow cannot be used.
+    """
     from rmpsweep.models.training import train
 
     splits = [open_split(recipe.source, recipe.path, s, recipe.transform) for s in (recipe.split, recipe.test_split)]

@@ -1,8 +1,12 @@
-"""What lies in a results directory. The only package that knows file names.
+"""Everything that lies in a results directory. This is the only package that knows the names of its files.
 
-``layout`` names everything; ``journal`` commits units and reads them back, trusting no file that it cannot verify;
-``merge`` makes tables from units, and ``tables`` reads and writes them; ``records`` are the JSON files as values;
-``directory`` says whether a directory is fit for a sweep; ``reader`` opens one for people who go on in Python.
+``layout``      the paths of all files
+``journal``     commits units and reads them back; no file is trusted that cannot be verified
+``tables``      reads and writes tables, thresholds, text and JSON
+``merge``       makes the tables from the units
+``records``     the JSON files as values
+``directory``   checks that a directory belongs to a sweep and can hold its results, and keeps it tidy
+``reader``      opens a results directory for use in Python
 """
 
 from rmpsweep.results.directory import check_directory, check_space, discard_index, make_units, remove_orphans

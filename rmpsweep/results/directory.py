@@ -1,4 +1,4 @@
-"""Whether a results directory is fit for a sweep: whose it is, whether it can be written, and has the space."""
+"""Check that a results directory belongs to a sweep, can be written and has space, and keep it tidy."""
 
 import contextlib
 import operator
@@ -16,16 +16,17 @@ from rmpsweep.sweep.plan import Plan, Unit
 from rmpsweep.sweep.schema import Sweep
 
 CELL_BYTES, STEP_BYTES, TRIAL_BYTES, FIXED_BYTES = 8, 4 << 10, 64 << 10, 16 << 20
-"""What results take, rounded up from real sweeps (docs/decisions/0012): a cell in a unit file, in predictions.parquet
-or in MLflow's copy of it; the activity of a trial at one T in a unit file; a trial in the other tables, the report and
-MLflow's database; everything else."""
+"""Bytes that results take, rounded up from real sweeps (docs/decisions/0012). CELL_BYTES: a cell in a unit file, in
+predictions.parquet or in MLflow's copy of it. STEP_BYTES: the activity of a trial at one T in a unit file.
+TRIAL_BYTES: a trial in the other tables, the report and MLflow's database. FIXED_BYTES: everything else."""
 
 
 def check_directory(layout: Layout, sweep: Sweep) -> None:
-    """Refuse a directory that holds another sweep or something else, or cannot be written.
+    """Check that a directory is empty or holds this sweep, and can be written.
 
     Raises:
-        ResultsError: it is another sweep's, or holds something else. StorageError: it cannot be reached or written.
+        ResultsError: the directory holds another sweep or something else.
+        StorageError: the directory cannot be reached or written.
     """
     root = layout.root
     if isinstance(root, ObjectPath):
@@ -33,7 +34,7 @@ def check_directory(layout: Layout, sweep: Sweep) -> None:
     else:
         existing = _existing(root)
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise StorageError(f"{root}: {existing} is no directory that can be written; name another with --results")
+            raise StorageError(f"{root}: {existing} is not a writable directory; name another with --results")
     early = {
         path.name for path in (layout.logs, layout.index, layout.progress, layout.cancel)
     }  # made before sweep.yaml is
@@ -44,7 +45,7 @@ def check_directory(layout: Layout, sweep: Sweep) -> None:
     other = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))
     for key in ("name", "network.label", "data.source", "data.split", "data.transform"):
         ours, theirs = map(operator.attrgetter(key), (sweep, other))
-        if ours != theirs and ours != WEIGHTS:  # which transform that is, only the resolved sweep says
+        if ours != theirs and ours != WEIGHTS:  # "weights" becomes a transform only in the resolved sweep
             raise ResultsError(
                 f"{root}: holds the results of another sweep ({key.removesuffix('.label')} {theirs!r}, here {ours!r}); "
                 "name another with --results"
@@ -52,10 +53,10 @@ def check_directory(layout: Layout, sweep: Sweep) -> None:
 
 
 def check_space(root: Location, plan: Plan, todo: Sequence[Unit]) -> None:
-    """Refuse to start what the disk cannot hold; object stores are taken to have room.
+    """Check that the disk has room for the missing results. Object stores are assumed to have room.
 
     Raises:
-        StorageError: less is free than unit files, tables, report and MLflow's copies will take.
+        StorageError: less space is free than unit files, tables, report and MLflow's copies will take.
     """
     if isinstance(root, ObjectPath):
         return
@@ -65,20 +66,20 @@ def check_space(root: Location, plan: Plan, todo: Sequence[Unit]) -> None:
     if needed > free:
         cells = sum(unit.num_cells for unit in todo)
         raise StorageError(
-            f"{root}: {cells:,} results to come take about {_megabytes(needed)}, and {existing} has "
+            f"{root}: the {cells:,} missing results take about {_megabytes(needed)}, and {existing} has "
             f"{_megabytes(free)} free; free space, lower --limit or the grid, or name another folder with --results"
         )
 
 
 def needed_bytes(plan: Plan, todo: Sequence[Unit]) -> int:
-    """An upper estimate: of the missing unit files, and of everything that is made from all of them."""
+    """Estimate from above the bytes of the missing unit files and of everything that is made from all unit files."""
     cells = sum(unit.num_cells for unit in todo) + 2 * plan.num_cells
     steps = sum(len(steps) for unit in todo for _, steps in unit.work)
     return CELL_BYTES * cells + STEP_BYTES * steps + TRIAL_BYTES * len(plan.trials) + FIXED_BYTES
 
 
 def make_units(layout: Layout) -> None:
-    """Make the folder that units are committed to, which no commit makes. Raises StorageError."""
+    """Make the folder that units are committed to; commits never make it. Raises StorageError."""
     try:
         if isinstance(layout.units, Path):
             layout.units.mkdir(parents=True, exist_ok=True)
@@ -87,13 +88,13 @@ def make_units(layout: Layout) -> None:
 
 
 def remove_orphans(layout: Layout, min_age_s: float = 0.0) -> None:
-    """Remove the temporary files of writers that died, where they are older than that. Unit files are never touched."""
+    """Remove temporary files older than `min_age_s`, whose writers have died. Unit files are never removed."""
     for folder in (layout.root, layout.units, layout.calibration, layout.index):
         remove_temporaries(folder, min_age_s)
 
 
 def discard_index(layout: Layout) -> None:
-    """Remove the index of the images where nothing has been launched; the cache has it, too."""
+    """Remove the index of the images if nothing has been launched in the directory. The cache has the index too."""
     with contextlib.suppress(OSError, StorageError):
         if layout.sweep.is_file():
             return

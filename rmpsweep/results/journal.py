@@ -1,10 +1,11 @@
-"""How a unit is committed to a results directory, and which unit files count.
+"""Commit units to a results directory, and tell which unit files count.
 
-A file under its final name is whole, and says what it computes and from what, under a checksum over every byte of it.
-`scan` trusts nothing else: a truncated, altered, foreign or stale file counts as missing.
+A file under its final name is whole. It states which unit it holds and what it was computed from, and a checksum covers
+every byte. `scan` trusts nothing else: a truncated, altered, foreign or stale file counts as missing.
 
-In a folder the first commit of a unit wins, and a later one has to agree with it. In an object store, where that cannot
-be had, every attempt has a file of its own; `scan` takes the first of them and compares the others with it.
+In a folder, the first commit of a unit wins, and a later commit whose results differ is dropped with a warning. Object
+stores offer no way to refuse the second writer, so there every attempt has its own file; `scan` takes the first one and
+compares the others with it.
 """
 
 import functools
@@ -32,40 +33,43 @@ UNIT_VERSION = "2"
 _NO_CHECKSUM = "sha256:" + "0" * 64
 _CHECKSUM = re.compile(rb"sha256:[0-9a-f]{64}")
 _READERS = 16
-"""Objects read from a store at the same time."""
+"""The number of objects that are read from a store at the same time."""
 
 
 @dataclass(frozen=True)
 class LayerActivity:
-    """What was counted of one layer (or "input"), summed over the images and neurons of a unit.
+    """The counts of one layer under one trial, added over the images of a unit and the neurons of the layer.
 
-    Trial "ann" has multiply-accumulates (`engine.dense_macs`) for synops at time step 0 and nothing else; units of
-    earlier versions have no such rows.
+    For the trial "ann", which has the time step 0 alone, synops are multiply-accumulates (`engine.dense_macs`) and the
+    other counts are 0. Units of earlier versions have no rows of this trial.
     """
 
     trial_id: str
     layer: str
+    """The name of the layer, or "input"."""
     neurons: int
+    """The number of neurons of the layer."""
     time_steps: tuple[int, ...]
     counts: tuple[tuple[int, ...] | None, ...]
-    """[F, T], in the order of FIGURES; None for a figure that was not counted yet when the unit was computed."""
+    """Counts [F, T] in the order of FIGURES; None for a figure that was not counted when the unit was computed."""
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """A computed unit: one prediction row for each cell (UNIT_SCHEMA), and the activity of its trials.
-
-    provenance: trial_id -> digest of the thresholds it was computed with.
-    """
+    """A computed unit."""
 
     unit: Unit
     context: str
+    """The identity of network, data and engine (`Plan.context`)."""
     provenance: Mapping[str, str]
+    """trial_id -> the digest of the thresholds that the trial was computed with."""
     predictions: pa.Table
+    """One row of UNIT_SCHEMA for each cell."""
     activity: tuple[LayerActivity, ...]
+    """The counts of every layer under every trial."""
 
     def outcomes(self) -> Iterator[tuple[str, int, NDArray[np.int64], NDArray[np.bool_]]]:
-        """For every trial at each T: trial_id, T, image ids [N], and whether each was classified correctly [N]."""
+        """Yield for every trial at each T: trial_id, T, image ids [N], and whether each is classified right [N]."""
         image_id, time_steps, rank = (
             self.predictions[name].to_numpy() for name in ("image_id", "time_steps", "label_rank")
         )
@@ -80,33 +84,35 @@ class UnitResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Journal:
-    """The unit files of a results directory."""
+    """The state of the unit files of a results directory."""
 
     results: tuple[UnitResult, ...]
-    """What counts; no two of them share a cell."""
+    """The results that count. No two of them share a cell."""
     rejected: Mapping[str, str]
-    """Name of a file that does not count -> why."""
+    """Name of a file that does not count -> the reason."""
     conflicts: tuple[str, ...]
-    """Sentences about attempts of one unit that were both verified and differ."""
+    """A sentence for each verified file whose results differ from those of another attempt at the same unit."""
     verified: Mapping[str, UnitResult]
-    """File name -> what the file holds, for every file that is whole and fits the plan."""
+    """File name -> the result it holds, for every file that is whole and fits context and thresholds."""
 
     @property
     def done(self) -> list[Unit]:
-        """The finished units."""
+        """The units whose results count."""
         return [result.unit for result in self.results]
 
 
 def commit_unit(layout: Layout, result: UnitResult, patience_s: float = PATIENCE_S) -> Location:
-    """Write a unit file; the same result gives the same bytes, so committing twice is harmless.
+    """Write a unit file. The same result gives the same bytes, so committing it twice is harmless.
 
-    In a folder, a file that is there already stays if it counts; where it holds something else, which a UserWarning
-    then says, this result is dropped. `units/` has to be there.
+    In a folder, a file that exists already stays if it verifies and holds this unit. If its results differ, a
+    UserWarning says so, and the new result is dropped. The folder `units/` must exist.
 
     Args:
-        patience_s: how long to wait for storage that is away.
+        patience_s: how many seconds to wait for storage that is away.
+    Returns:
+        The path of the file.
     Raises:
-        StorageError: it could not be written within that time, or the disk is full or read-only.
+        StorageError: the file could not be written within that time, or the disk is full or read-only.
     """
     content = _encode(result)
     unit_id = result.unit.unit_id(result.context)
@@ -141,10 +147,10 @@ def scan(layout: Layout, context: str, provenance: Mapping[str, str], last: Jour
     """Read and verify every unit file.
 
     Args:
-        context: of the plan; files of other weights, data or engines do not count.
-        provenance: trial_id -> digest of its thresholds; files computed with others do not count.
-        last: an earlier scan by this process. Files it has verified are not read again, since a committed file never
-            changes; whether they count is judged anew.
+        context: that of the plan; files computed from other weights or data or by another engine do not count.
+        provenance: trial_id -> the digest of its thresholds; files computed with other thresholds do not count.
+        last: an earlier scan by this process. Files that it verified are not read again, because a committed file never
+            changes; whether they count is decided anew.
     Raises:
         StorageError: an object store cannot be reached.
     """
@@ -179,14 +185,14 @@ def scan(layout: Layout, context: str, provenance: Mapping[str, str], last: Jour
 
 
 class _Rejected(Exception):
-    """A unit file that does not count, and why."""
+    """A unit file does not count; the message says why."""
 
 
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
 
 
 def _read(path: Location, known: Mapping[str, UnitResult]) -> UnitResult | str:
-    """What a unit file holds, or why that cannot be trusted."""
+    """Return the result in a unit file, or the reason why the file cannot be trusted."""
     if path.name in known:
         return known[path.name]
     try:
@@ -199,7 +205,7 @@ def _read(path: Location, known: Mapping[str, UnitResult]) -> UnitResult | str:
 
 
 def _reason_against(result: UnitResult, context: str, provenance: Mapping[str, str]) -> str:
-    """Why a result does not count; "" if it does."""
+    """Return why a result does not count; "" if it does."""
     if result.context != context:
         return "made from other weights, data or engine version"
     if any(provenance.get(trial, digest) != digest for trial, digest in result.provenance.items()):
@@ -234,12 +240,12 @@ def _encode(result: UnitResult) -> bytes:
 
 
 def _checksum(content: bytes) -> bytes:
-    """Over a file whose own checksum is all zeros."""
+    """Return the checksum of a file in which the place of the checksum holds zeros."""
     return b"sha256:" + hashlib.sha256(content).hexdigest().encode()
 
 
 def _decode(content: bytes) -> UnitResult:
-    """Raises _Rejected; nothing is parsed before every byte has been verified."""
+    """Verify every byte of a unit file, then parse it. Raises _Rejected."""
     said = _CHECKSUM.findall(content)
     if len(said) != 1:
         raise _Rejected("has no checksum: it is cut short or damaged, no unit file, or of an earlier version")

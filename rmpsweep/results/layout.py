@@ -7,99 +7,104 @@ from rmpsweep.storage import Location
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of everything in a results directory."""
+    """The paths of everything in a results directory."""
 
     root: Location
+    """The results directory itself."""
 
     @property
     def sweep(self) -> Location:
-        """The resolved sweep."""
+        """The resolved sweep, with every default written out."""
         return self.root / "sweep.yaml"
 
     @property
     def plan(self) -> Location:
-        """Trials with their settings, and what the results depend on."""
+        """The trials with their settings, and what the results depend on."""
         return self.root / "plan.json"
 
     @property
     def search(self) -> Location:
-        """Of an adaptive search: its rounds, and which trials were stopped, when and why."""
+        """The rounds of an adaptive search, and which trials it stopped, when and why."""
         return self.root / "search.json"
 
     @property
     def units(self) -> Location:
-        """The journal: one Parquet file for each committed unit."""
+        """The journal, a folder with one Parquet file for each committed unit."""
         return self.root / "units"
 
     @property
     def progress(self) -> Location:
-        """How a launch that runs stands."""
+        """The state of the running launch."""
         return self.root / "progress.json"
 
     @property
     def cancel(self) -> Location:
-        """Its being there asks the launch that runs to stop."""
+        """While this file exists, the running launch is asked to stop."""
         return self.root / "cancel"
 
     @property
     def logs(self) -> Location:
-        """One log for each process of a worker."""
+        """A folder with one log for each worker process."""
         return self.root / "logs"
 
     @property
     def index(self) -> Location:
-        """One Parquet table for each split of images in files: where they lie, what they are."""
+        """A folder with one Parquet table for each split of images in files; it lists the files and what they hold."""
         return self.root / "index"
 
     @property
     def calibration(self) -> Location:
-        """One Parquet table of thresholds for each calibration."""
+        """A folder with one Parquet table of thresholds for each calibration."""
         return self.root / "calibration"
 
     @property
     def calibration_csv(self) -> Location:
-        """All calibrations in one table for people."""
+        """The thresholds of all calibrations in one table, for people."""
         return self.root / "calibration.csv"
 
     @property
     def skipped(self) -> Location:
-        """The images left out because they cannot be decoded, and why."""
+        """The images that are left out because they cannot be decoded, with the reasons."""
         return self.root / "skipped.csv"
 
     @property
     def predictions(self) -> Location:
-        """Every (trial, time step, image)."""
+        """The table with a row for each (trial, time step, image)."""
         return self.root / "predictions.parquet"
 
     @property
     def summary(self) -> Location:
-        """Every (trial, time step)."""
+        """The table with a row for each (trial, time step)."""
         return self.root / "summary.parquet"
 
     @property
     def activity(self) -> Location:
-        """Every (trial, layer, time step)."""
+        """The table with a row for each (trial, layer, time step)."""
         return self.root / "activity.parquet"
 
     @property
     def report(self) -> Location:
-        """The page."""
+        """The report, one HTML page."""
         return self.root / "report.html"
 
     @property
     def run(self) -> Location:
-        """Versions, devices, timings."""
+        """The record of the launches: versions, devices, timings, warnings."""
         return self.root / "run.json"
 
     @property
     def database(self) -> Location:
-        """MLflow's, unless a sweep names another tracking URI or the results lie in an object store."""
+        """MLflow's database, unless the sweep names another tracking URI or the results lie in an object store."""
         return self.root / "mlflow.db"
 
     def unit(self, unit_id: str, attempt: str = "") -> Location:
-        """The file of a unit, or of one attempt at it where attempts cannot agree on a file (object stores)."""
+        """Return the path of a unit's file.
+
+        Args:
+            attempt: the name of one attempt, for object stores, where each attempt has its own file.
+        """
         return self.units / f"{unit_id}{'.' if attempt else ''}{attempt}.parquet"
 
     def thresholds(self, calibration_id: str) -> Location:
-        """The table of a calibration."""
+        """Return the path of a calibration's table."""
         return self.calibration / f"{calibration_id}.parquet"

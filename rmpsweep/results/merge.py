@@ -1,4 +1,4 @@
-"""Unit files -> the tables people read. Counts are added; only here is anything divided."""
+"""Merge unit files into the tables that people read. Unit files hold counts; rates and shares are first made here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,11 +18,14 @@ from rmpsweep.terms import ANN, FIGURES, INPUT
 
 @dataclass(frozen=True)
 class Tables:
-    """predictions, summary, activity as in `results`; sorted, independent of the order units were finished in."""
+    """The tables of a sweep. They do not depend on the order in which units were finished."""
 
     predictions: pa.Table
+    """PREDICTIONS_SCHEMA, sorted by trial_id, time_steps and image_id."""
     summary: pa.Table
+    """SUMMARY_SCHEMA, in the order of the trials and their time steps."""
     activity: pa.Table
+    """ACTIVITY_SCHEMA, sorted by trial_id and time_steps."""
 
 
 def merge(
@@ -34,14 +37,16 @@ def merge(
     *,
     allow_partial: bool = False,
 ) -> Tables:
-    """The tables of a plan from the units that hold its cells.
+    """Make the tables of a plan from the units that hold its cells.
 
     Args:
-        results: units that share no cell, as `results.scan` gives them; cells that are not planned are left out.
-        network, dataset: names for the summary; input_scales: trial_id -> Λ_0.
-        allow_partial: take what is there; coverage is in every row of the summary.
+        results: units that share no cell, as `results.scan` returns them; cells that are not planned are left out.
+        network: the name of the network in the summary.
+        dataset: the name of the dataset in the summary.
+        input_scales: trial_id -> Λ_0.
+        allow_partial: merge the cells that exist; each row of the summary has the number of its images.
     Raises:
-        ResultsError: cells are missing and allow_partial is not set, or an image is there twice.
+        ResultsError: cells are missing and allow_partial is not set, or a cell occurs twice.
     """
     cells = _collect(plan, results)
     missing = plan.num_cells - int(np.count_nonzero(cells.seen))
@@ -61,22 +66,24 @@ def merge(
 
 @dataclass(frozen=True)
 class _Cells:
-    """What the units say of every planned cell: [R, N], a row for each (trial, T), a column for each image.
+    """The planned cells as arrays [R, N], with a row for each (trial, T) and a column for each image.
 
-    rows: (trial, T) -> row, the T of a trial one after another; image_ids: int64 [N], ascending; seen: bool, whether a
-    unit holds the cell; the others mean nothing where none does.
+    `label`, `prediction` and `label_rank` mean nothing where `seen` is false.
     """
 
     rows: Mapping[tuple[str, int], int]
+    """(trial, T) -> its row; the rows of one trial are neighbours."""
     image_ids: NDArray[np.int64]
+    """The image of each column, [N], ascending."""
     seen: NDArray[np.bool_]
+    """Whether a unit holds the cell."""
     label: NDArray[np.int32]
     prediction: NDArray[np.int32]
     label_rank: NDArray[np.int16]
 
 
 def _collect(plan: Plan, results: Sequence[UnitResult]) -> _Cells:
-    """Raises ResultsError where a cell is there twice."""
+    """Collect the planned cells of all units. Raises ResultsError if a cell occurs twice."""
     position = positions(plan.facts.num_images)
     image_ids = np.flatnonzero(position < plan.limit)
     column_of = np.full(plan.facts.num_images, -1)
@@ -115,7 +122,10 @@ def _collect(plan: Plan, results: Sequence[UnitResult]) -> _Cells:
 
 
 def _predictions(plan: Plan, cells: _Cells) -> pa.Table:
-    """Sorted by trial_id, time_steps, image_id; a chunk for each trial, which share what is the same in all of them."""
+    """Make the predictions, sorted by trial_id, time_steps and image_id, with a chunk for each trial.
+
+    Chunks of trials with the same time steps share their columns image_id and time_steps if no cell is missing.
+    """
     shared: dict[tuple[int, ...], tuple[pa.Array, pa.Array]] = {}
     chunks = []
     for trial, steps in sorted(plan.work):
@@ -135,9 +145,10 @@ def _predictions(plan: Plan, cells: _Cells) -> pa.Table:
 
 
 def _activity(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
-    """Counts added over units; a unit that reaches past the limit counts whole, and `images` says how many.
+    """Make the activity by adding counts over units.
 
-    A figure that one of the units lacks is null: what is left of it would be a sum over other images than the rest.
+    A unit that reaches past the limit counts as a whole, and the column `images` has the number of images added. If one
+    of the units lacks a figure, the figure is null, because its sum would be over other images than the other sums.
     """
     planned = {(trial, t) for trial, steps in plan.work for t in steps}
     found: dict[tuple[str, tuple[int, ...]], dict[tuple[str, int], list[tuple[int, LayerActivity]]]] = {}
@@ -166,7 +177,7 @@ def _activity(plan: Plan, results: Sequence[UnitResult]) -> pa.Table:
 
 
 def _added(counts: Sequence[tuple[int, ...] | None], steps: int) -> list[int | None]:
-    """A figure at each of the steps, added over units."""
+    """Add the counts of a figure over units, at each of the steps; None if a unit lacks the figure."""
     whole = [of_unit for of_unit in counts if of_unit is not None]
     if len(whole) < len(counts):
         return [None] * steps
@@ -199,7 +210,7 @@ def _summary(plan: Plan, cells: _Cells, activity: pa.Table) -> list[dict[str, ob
 def _row(
     plan: Plan, trial: Trial, t: int, counts: tuple[int, int, int], ann_accuracy: float, layers: list[dict[str, Any]]
 ) -> dict[str, object]:
-    """counts: images, and those of them that are correct and among the top five."""
+    """Make a row of the summary from the numbers of images evaluated, correct, and correct among the top five."""
     images, correct, top5 = counts
     low, high = wilson_interval(correct, images)
     spiking = [row for row in layers if row["layer"] != INPUT]

@@ -1,4 +1,4 @@
-"""A results directory for people who go on in Python."""
+"""Read a results directory in Python."""
 
 from functools import cached_property
 from os import PathLike, fspath
@@ -17,13 +17,15 @@ from rmpsweep.sweep.schema import Sweep
 
 
 class Results:
-    """The results of a sweep, read from its directory when they are asked for and then kept.
+    """The results of a sweep. Each part is read from the directory when it is first used, and then kept.
 
-    Tables are Arrow tables: `results.summary.to_pandas()`, `polars.from_arrow(results.summary)`, and DuckDB reads them
-    where they stand. A results object does not change when the directory does; open it again to see later results.
+    Tables are Arrow tables: use `results.summary.to_pandas()` or `polars.from_arrow(results.summary)`, or query them
+    with DuckDB as they are. What has been read does not change when the directory changes; open the results again to
+    see later ones.
 
-    Raises (on reading):
-        ResultsError: nothing has been merged yet. StorageError: a file cannot be read.
+    Raises (when a table is read):
+        ResultsError: nothing has been merged yet.
+        StorageError: a file cannot be read.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -34,9 +36,10 @@ class Results:
         """Open the results of a sweep.
 
         Args:
-            path: a results directory: a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.
+            path: the results directory: a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.
         Raises:
-            ResultsError: no sweep has been launched there. StorageError: the directory cannot be read.
+            ResultsError: no sweep has been launched there.
+            StorageError: the directory cannot be read.
         """
         results = cls(Layout(locate(fspath(path))))
         results._planned  # noqa: B018
@@ -49,38 +52,38 @@ class Results:
 
     @cached_property
     def sweep(self) -> Sweep:
-        """The sweep as it was launched, with every default."""
+        """The sweep as it was launched, with every default filled in."""
         file = self._layout.sweep
         return parse_sweep(file.read_text(encoding="utf-8"), str(file))
 
     @property
     def plan(self) -> Plan:
-        """Trials, time steps and number of images, and what the results depend on."""
+        """The trials, the time steps, the number of images, and what the results depend on."""
         return self._planned.plan
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Every trial with its settings; the ANN is not among them."""
+        """All trials with their settings; the ANN is not among them."""
         return self.plan.trials
 
     @cached_property
     def summary(self) -> pa.Table:
-        """One row for each (trial, T): settings, accuracy, spikes and operations (`summary.parquet`)."""
+        """The summary (`summary.parquet`), one row for each (trial, T): settings, accuracy, spikes and operations."""
         return self._table(self._layout.summary, SUMMARY_SCHEMA)
 
     @cached_property
     def predictions(self) -> pa.Table:
-        """One row for each (trial, T, image); the ANN is trial "ann" at T = 0 (`predictions.parquet`)."""
+        """The predictions (`predictions.parquet`), one row for each (trial, T, image). The ANN is "ann" at T = 0."""
         return self._table(self._layout.predictions, PREDICTIONS_SCHEMA)
 
     @cached_property
     def activity(self) -> pa.Table:
-        """One row for each (trial, layer, T): counts added over images (`activity.parquet`)."""
+        """The activity (`activity.parquet`), one row for each (trial, layer, T): counts added over images."""
         return self._table(self._layout.activity, ACTIVITY_SCHEMA)
 
     @cached_property
     def best(self) -> dict[str, BestTrial]:
-        """Reset mode -> its best trial, as the report and `rmpsweep launch` name it."""
+        """Reset mode -> its best trial, which is the one that the report and `rmpsweep launch` name."""
         return dict(best_trials(self.summary))
 
     @cached_property

@@ -1,7 +1,7 @@
 """The JSON files of a results directory as values: run.json, plan.json, search.json and progress.json.
 
-Each record has `read` and `write`. Reading returns None where there is no file, and raises StorageError for a file that
-cannot be read or has another form.
+The class for each file has `read` and `write`. `read` returns None if there is no file (without a plan.json it raises
+ResultsError), and raises StorageError if the file cannot be read or has another form.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from rmpsweep.sweep.schema import parse_setting
 BASELINE = "ANN baseline: "
 """Every warning about the ANN's accuracy begins with this."""
 STALE_S = 60.0
-"""A launch that has not written progress.json for this long is taken to be gone."""
+"""A launch that has not written progress.json for this many seconds is taken to be gone."""
 
 
 @contextlib.contextmanager
@@ -43,27 +43,30 @@ class LaunchRecord:
     """One launch that computed something."""
 
     started: str
-    """UTC, as 2026-01-31T12:00:00Z."""
+    """When the launch began, in UTC, such as 2026-01-31T12:00:00Z."""
     wall_s: float
+    """How long the launch took, in seconds."""
     workers: int
-    """How many worked at a time."""
+    """How many workers worked at a time."""
     units: int
+    """The number of units computed."""
     image_steps: int
+    """The number of image-steps simulated."""
     worker_s: float
-    """Seconds that workers spent on units, added up."""
+    """The seconds that workers spent on units, added over workers."""
     input: InputFigures | None = None
-    """How the images came in; None for launches of versions that did not count it."""
+    """How fast the images came in; None for launches by versions that did not measure it."""
     interrupted: bool = False
 
     def document(self) -> dict[str, Any]:
-        """Plain values, as in run.json."""
+        """Return the plain values that run.json holds."""
         plain = asdict(self)
         del plain["input"]
         return plain if self.input is None else plain | {"input": self.input.document()}
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Self:
-        """The inverse of `document`."""
+        """Make the record from the values that `document` returns."""
         figures = document.get("input")
         return cls(**{**document, "input": None if figures is None else InputFigures.read(figures)})
 
@@ -74,22 +77,25 @@ class QuarantinedUnit:
 
     unit: str
     positions: tuple[int, int]
-    """The unit's images: positions [start, stop) of the sweep's order."""
+    """The positions [start, stop) of the unit's images in the sweep's order."""
     cells: Mapping[str, int]
-    """trial_id -> (image, time step) combinations that are missing."""
+    """trial_id -> the number of its cells in the unit, which are missing."""
     attempts: int
+    """The number of attempts that counted against the unit's retries."""
     message: str
+    """What went wrong in the last attempt, in one line."""
     detail: str
     """The traceback."""
     log: str
+    """The path of the worker's log; "" if it has none."""
 
     def document(self) -> dict[str, Any]:
-        """Plain values, as in run.json."""
+        """Return the plain values that run.json holds."""
         return asdict(self) | {"positions": list(self.positions), "cells": dict(self.cells)}
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Self:
-        """The inverse of `document`."""
+        """Make the record from the values that `document` returns."""
         start, stop = document["positions"]
         return cls(**{**document, "positions": (start, stop)})
 
@@ -99,33 +105,34 @@ class Pace:
     """How fast the last launch was."""
 
     rate: float
-    """Image-steps per second of a worker that is at work."""
+    """Image-steps per second and busy worker."""
     workers: int
     around_s: float
-    """Seconds that passed besides the work on units."""
+    """Seconds that passed in addition to the work on units."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """run.json: what has been launched in a results directory, where it ran and what came of it."""
+    """run.json: the launches in a results directory, where they ran, and their outcome."""
 
     created_ms: int
-    """When the sweep was first launched, ms since the epoch."""
+    """When the sweep was first launched, in milliseconds since the epoch."""
     launches: tuple[LaunchRecord, ...] = ()
+    """The launches that computed something, in order."""
     warnings: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Package -> version; this and the following fields are those of the last launch that computed something."""
+    """Package -> version. This field and those up to `quarantined` are of the last launch that computed something."""
     git: Mapping[str, Any] | None = None
-    """Commit and whether files differed from it; None outside a checkout."""
+    """The commit, and whether files differed from it; None outside a checkout."""
     hardware: str = ""
     devices: tuple[str, ...] = ()
     quarantined: tuple[QuarantinedUnit, ...] = ()
     published: str | None = None
-    """Digest of the results that tables, report and MLflow were made from; None while they may be of others."""
+    """The digest of what tables, report and MLflow runs were made from; None while these may be out of date."""
 
     @classmethod
     def read(cls, layout: Layout) -> Self | None:
-        """The record in a results directory."""
+        """Read the record of a results directory; None if there is none."""
         document = read_json(layout.run)
         if document is None:
             return None
@@ -144,15 +151,15 @@ class RunRecord:
 
     @classmethod
     def of(cls, layout: Layout) -> Self:
-        """The record in a results directory, or a new one where none has been written."""
+        """Read the record of a results directory, or make a new one if there is none."""
         return cls.read(layout) or cls(created_ms=int(time.time() * 1000))
 
     def write(self, layout: Layout) -> None:
-        """Write the record, unless it is there already."""
+        """Write the record, unless the file holds it already."""
         write_json(layout.run, self.document())
 
     def document(self) -> dict[str, Any]:
-        """Plain values, as in run.json."""
+        """Return the plain values that run.json holds."""
         document: dict[str, Any] = {
             "created_ms": self.created_ms,
             "launches": [launch.document() for launch in self.launches],
@@ -169,11 +176,11 @@ class RunRecord:
         return document if self.published is None else document | {"published": self.published}
 
     def with_warnings(self, notes: Sequence[str]) -> Self:
-        """The record with further warnings; a warning that it has already is not repeated."""
+        """Return the record with further warnings. A warning that it has already is not repeated."""
         return replace(self, warnings=tuple(dict.fromkeys([*self.warnings, *notes])))
 
     def with_baseline_warnings(self, found: Sequence[str]) -> Self:
-        """The record with these warnings about the ANN's accuracy in place of those about other results."""
+        """Return the record with these warnings about the ANN's accuracy in place of those from earlier results."""
         others = [note for note in self.warnings if not note.startswith(BASELINE)]
         return replace(self, warnings=(*others, *found))
 
@@ -183,11 +190,11 @@ class RunRecord:
         return [note for note in self.warnings if note.startswith(BASELINE)]
 
     def inputs(self) -> list[InputFigures]:
-        """How images came in, for each launch that computed something."""
+        """Return how fast the images came in, for each launch that computed units."""
         return [launch.input or InputFigures() for launch in self.launches if launch.units]
 
     def pace(self) -> Pace | None:
-        """The pace of the last launch that simulated something; None before there was one."""
+        """Return the pace of the last launch that simulated something; None if there is none."""
         last = next((launch for launch in reversed(self.launches) if launch.image_steps), None)
         if last is None:
             return None
@@ -204,11 +211,11 @@ class PlanFile:
 
     plan: Plan
     dataset: str
-    """What tables call the evaluated split."""
+    """The name of the evaluated split in the tables."""
 
     @classmethod
     def read(cls, layout: Layout) -> Self:
-        """The plan in a results directory. Raises ResultsError where no sweep has been launched."""
+        """Read the plan of a results directory. Raises ResultsError if no sweep has been launched there."""
         document = read_json(layout.plan)
         if document is None or not layout.sweep.is_file():
             raise ResultsError(
@@ -230,11 +237,11 @@ class PlanFile:
             return cls(plan=plan, dataset=document["dataset"])
 
     def write(self, layout: Layout) -> None:
-        """Write the plan, unless it is there already."""
+        """Write the plan, unless the file holds it already."""
         write_json(layout.plan, self.document())
 
     def document(self) -> dict[str, Any]:
-        """Plain values, as in plan.json; the digest of what was published covers them in this order."""
+        """Return the plain values that plan.json holds. The digest of what was published covers them in this order."""
         plan = self.plan
         return {
             "context": plan.context,
@@ -256,12 +263,14 @@ class PlanFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Round:
-    """One round of a search: the trials that ran were evaluated up to `images`, then some of them were stopped."""
+    """One round of a search: the running trials were evaluated up to `images`, then some of them were stopped."""
 
     images: int
+    """The number of images at the end of the round."""
     running: int
+    """The number of trials that ran in the round."""
     stopped: tuple[str, ...]
-    """Trials that did not go on."""
+    """The trials that were stopped at the end of the round."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,24 +278,26 @@ class SearchFile:
     """search.json: the rule of an adaptive search, its rounds, and which trials were stopped, when and why."""
 
     error: float
-    """At most the probability that the best trial is stopped."""
+    """The probability that the best trial is stopped is at most this."""
     time_steps: tuple[int, ...]
-    """The T at which trials are compared."""
+    """The T of interest, at which trials are compared."""
     images: int
-    """Images that trials which are not stopped are evaluated on."""
+    """The number of images on which a trial is evaluated if it is never stopped."""
     over: bool
+    """Whether the search has ended."""
     rounds: tuple[Round, ...]
     stopped: Mapping[str, tuple[Defeat, ...]]
-    """trial_id -> its defeats, one for each T."""
+    """trial_id -> its defeats, one for each T of interest."""
     added: tuple[str, ...]
-    """Trials that refinement made."""
+    """The ids of the trials that refinement has added."""
     image_steps: int
-    """What the search takes: images x time steps of every trial as far as it is evaluated."""
+    """The image-steps of the search: images x time steps of every trial up to where it is evaluated."""
     image_steps_of_grid: int
+    """The image-steps that the whole grid would have taken."""
 
     @classmethod
     def read(cls, layout: Layout) -> Self | None:
-        """The search in a results directory."""
+        """Read the search of a results directory; None if there is none."""
         document = read_json(layout.search)
         if document is None:
             return None
@@ -302,7 +313,7 @@ class SearchFile:
             return cls(**{**document, **known})
 
     def write(self, layout: Layout) -> None:
-        """Write the search, unless it is there already."""
+        """Write the search, unless the file holds it already."""
         write_json(layout.search, asdict(self))
 
 
@@ -319,20 +330,20 @@ class FlightRecord:
     """Host and process of the worker."""
     log: str
     seconds: float
-    """Since it began."""
+    """Seconds since the job began."""
     silent_s: float
-    """Seconds since it was last seen to move."""
+    """Seconds since the job was last seen to make progress."""
     done: float
-    """Fraction in [0, 1]."""
+    """The fraction that is done, in [0, 1]."""
     copy: bool
-    """Whether another worker does the same job."""
+    """Whether another worker was doing the same job when this one began."""
     cells: Mapping[str, int]
-    """trial_id -> (image, time step) combinations; empty for a calibration."""
+    """trial_id -> the number of its cells in the job; empty for a calibration."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ErrorRecord:
-    """An attempt that failed or lost its worker."""
+    """A job that was lost with its worker, or that was given up."""
 
     job: str
     worker: str
@@ -342,34 +353,36 @@ class ErrorRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProgressFile:
-    """progress.json: how the launch that runs stands, written every few seconds."""
+    """progress.json: the state of the running launch, written every few seconds."""
 
     stage: str
-    """"starting", "calibrating" or "evaluating"."""
+    """One of "starting", "calibrating" and "evaluating"."""
     written: float
-    """UNIX time, as is `began`, when the stage began."""
+    """When the file was written, in UNIX time."""
     began: float
+    """When the stage began, in UNIX time."""
     image_steps: int
-    """Of this stage; 0 where they are not counted."""
+    """The image-steps of this stage; 0 if the stage does not count them."""
     image_steps_done: int
     image_steps_per_s: float
     eta_s: int | None
+    """The estimated seconds to the end of the stage; None if they cannot be estimated."""
     jobs_waiting: int
     jobs_done: int
     jobs_retried: int
     jobs_quarantined: int
     workers_lost: int
     input: InputFigures
-    """How images came in so far."""
+    """How fast the images of this stage have come in so far."""
     workers: Mapping[str, int]
-    """State -> how many workers are in it."""
+    """State -> the number of workers that are in it."""
     in_flight: tuple[FlightRecord, ...]
-    """The jobs that have run longest."""
+    """The jobs that have run longest, the longest first."""
     last_errors: tuple[ErrorRecord, ...]
 
     @classmethod
     def read(cls, layout: Layout) -> Self | None:
-        """What the launch that runs has written last; None where none runs."""
+        """Read what the running launch has written last; None if no launch runs."""
         document = read_json(layout.progress)
         if document is None:
             return None
@@ -384,9 +397,9 @@ class ProgressFile:
             return cls(**{**document, **known})
 
     def write(self, layout: Layout) -> None:
-        """Write the file at once. Raises StorageError: the storage is away, which is not waited for."""
+        """Write the file. Raises StorageError at once if the storage is away."""
         write_atomic(layout.progress, json.dumps(self.document(), indent=2).encode(), patience_s=0.0)
 
     def document(self) -> dict[str, Any]:
-        """Plain values, as in progress.json."""
+        """Return the plain values that progress.json holds."""
         return asdict(self) | {"input": self.input.document()}

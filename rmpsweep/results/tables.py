@@ -1,4 +1,7 @@
-"""Tables, thresholds, text and JSON of a results directory: written whole, and left untouched where nothing changes."""
+"""Read and write the tables, thresholds, text and JSON of a results directory.
+
+Files are written whole, and are left alone if their contents would not change.
+"""
 
 import csv
 import hashlib
@@ -19,7 +22,7 @@ from rmpsweep.terms import FIGURES, SETTINGS, Setting
 
 SCHEMA_VERSION = "1"
 ROW_GROUP = 2**20
-"""Rows of a file that are encoded, and can be read, without the others."""
+"""The number of rows of a file that are encoded together and can be read without the others."""
 
 UNIT_SCHEMA = pa.schema(
     [
@@ -67,7 +70,7 @@ CALIBRATION_SCHEMA = pa.schema([("layer", pa.string()), ("channel", pa.int32()),
 
 
 def write_table(path: Location, table: pa.Table, schema: pa.Schema) -> None:
-    """Write a result table atomically, unless it is there already with the same bytes."""
+    """Write a result table atomically, unless the file has the same bytes already."""
     content = encode_parquet(table.cast(schema), {})
     if not path.is_file() or path.read_bytes() != content:
         write_atomic(path, content)
@@ -77,9 +80,9 @@ def read_table(path: Location, schema: pa.Schema, rows: pc.Expression | None = N
     """Read a result table and check its version.
 
     Args:
-        rows: which ones; all without. The others are dropped row group by row group.
+        rows: a filter; None reads all rows. Row groups without any wanted row are not decoded.
     Raises:
-        StorageError: missing, unreadable, or of another schema version.
+        StorageError: the table is missing, cannot be read, or has another schema version.
     """
     try:
         metadata, table = decode_parquet(path.read_bytes(), rows)
@@ -95,12 +98,12 @@ def read_table(path: Location, schema: pa.Schema, rows: pc.Expression | None = N
 
 
 def digest(path: Location) -> str:
-    """SHA-256 (hex) of a file's bytes. Equal tables are equal bytes with one version of pyarrow."""
+    """Return the SHA-256 (hex) of a file's bytes. One version of pyarrow writes equal tables as equal bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_thresholds(path: Location, thresholds: Mapping[str, Sequence[float]]) -> None:
-    """Write a calibration: layer -> one threshold, or one per channel. "input" -> Λ_0."""
+    """Write a calibration: layer -> one threshold, or one per channel; "input" -> Λ_0."""
     rows = [
         {"layer": layer, "channel": c if len(values) > 1 else -1, "threshold": value}
         for layer, values in thresholds.items()
@@ -110,7 +113,7 @@ def write_thresholds(path: Location, thresholds: Mapping[str, Sequence[float]]) 
 
 
 def read_thresholds(path: Location) -> dict[str, list[float]]:
-    """Read a calibration. Raises StorageError."""
+    """Read a calibration in the form in which `write_thresholds` takes it. Raises StorageError."""
     thresholds: dict[str, list[float]] = {}
     for row in read_table(path, CALIBRATION_SCHEMA).to_pylist():
         thresholds.setdefault(row["layer"], []).append(row["threshold"])
@@ -118,20 +121,20 @@ def read_thresholds(path: Location) -> dict[str, list[float]]:
 
 
 def thresholds_digest(thresholds: Mapping[str, Sequence[float]]) -> str:
-    """16 hex digits of the exact values."""
+    """Return a digest of the exact values (16 hex digits)."""
     text = json.dumps({layer: [float(v).hex() for v in values] for layer, values in thresholds.items()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_text(path: Location, text: str) -> None:
-    """Write a text file atomically, unless it is there already with the same text."""
+    """Write a text file atomically, unless the file has this text already."""
     content = text.encode()
     if not path.is_file() or path.read_bytes() != content:
         write_atomic(path, content)
 
 
 def write_csv(path: Location, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with equal keys as CSV, unless they are there already; an empty file for no rows."""
+    """Write rows with equal keys as CSV, unless the file holds them already. Without rows, the file is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0] if rows else (), lineterminator="\n")
     if rows:
@@ -141,12 +144,12 @@ def write_csv(path: Location, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_json(path: Location, value: Any) -> None:
-    """Write JSON atomically, unless it is there already."""
+    """Write a value as JSON atomically, unless the file holds it already."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Location) -> Any:
-    """The contents of a JSON file, None if there is none. Raises StorageError."""
+    """Read a JSON file; None if there is none. Raises StorageError if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -156,8 +159,10 @@ def read_json(path: Location) -> Any:
 
 
 def encode_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
-    """A Parquet file with these entries and the schema version in its footer; equal tables give equal bytes, however
-    they are cut into chunks."""
+    """Encode a table as a Parquet file, with the metadata and the schema version in its footer.
+
+    Equal tables give equal bytes, however they are divided into chunks.
+    """
     sink = io.BytesIO()
     with pq.ParquetWriter(
         sink, table.schema, compression="zstd", write_page_checksum=True, store_schema=False
@@ -169,8 +174,10 @@ def encode_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
 
 
 def decode_parquet(content: bytes, rows: pc.Expression | None = None) -> tuple[dict[str, str], pa.Table]:
-    """Footer metadata and rows; of those asked for, only the row groups that can hold any are decoded.
+    """Decode a Parquet file into the metadata of its footer and its rows.
 
+    Args:
+        rows: a filter; None takes all rows. Row groups without any wanted row are not decoded.
     Raises:
         ArrowException, OSError or ValueError: a page or the footer is damaged.
     """

@@ -1,4 +1,4 @@
-"""Sweep files and recipes: found, read, changed by --set, checked. The only file that reads or writes YAML."""
+"""Find, read, change (--set), check and write sweep files and recipes. No other file reads or writes YAML."""
 
 import os
 import re
@@ -26,9 +26,11 @@ def load_sweep(name_or_path: str | os.PathLike[str], changes: Sequence[str] = ()
 
     Args:
         name_or_path: a path, or the name of a sweep that comes with rmpsweep.
-        changes: "key.path=value" with the value in YAML, as after --set; grid.x applies to every grid of a list.
+        changes: changes "key.path=value" with the value in YAML, as after --set. If the sweep has a list of grids,
+            grid.x changes all of them.
     Raises:
-        SweepError: file, key path, value received and what is allowed, for every mistake found.
+        SweepError: the sweep is not valid. The message has a line for every mistake, with file, key path, the value
+            received and what is allowed.
     """
     path = _find(os.fspath(name_or_path), SWEEPS, "sweep")
     content = _read(path)
@@ -43,10 +45,14 @@ def load_sweep(name_or_path: str | os.PathLike[str], changes: Sequence[str] = ()
 
 
 def load_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
-    """Read, change ("key=value") and check a recipe: a path, or the name of a file in sweeps/recipes/.
+    """Read, change and check a recipe.
 
+    Args:
+        recipe: a path, or the name of a recipe that comes with rmpsweep.
+        changes: changes "key=value" with the value in YAML.
     Raises:
-        SweepError: file, key, value received and what is allowed, for every mistake found.
+        SweepError: the recipe is not valid. The message has a line for every mistake, with file, key, the value
+            received and what is allowed.
     """
     path = _find(recipe, RECIPES, "recipe")
     content = _read(path)
@@ -56,7 +62,7 @@ def load_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
 
 
 def parse_sweep(text: str, where: str) -> Sweep:
-    """A resolved sweep as `dump_sweep` wrote it. Raises SweepError."""
+    """Parse a resolved sweep that `dump_sweep` wrote; `where` is its file, for messages. Raises SweepError."""
     try:
         content = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -65,12 +71,12 @@ def parse_sweep(text: str, where: str) -> Sweep:
 
 
 def dump_sweep(sweep: Sweep) -> str:
-    """The resolved sweep as YAML, every default written out."""
+    """Write the resolved sweep as YAML, with every default written out."""
     return yaml.safe_dump(sweep.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def without_secret(sweep: Sweep) -> Sweep:
-    """The sweep without a tracking URI that holds a password, which must be neither written to disk nor shown."""
+    """Return the sweep without its tracking URI if that has a password, which must not be written to disk or shown."""
     uri = sweep.mlflow.tracking_uri
     if uri is None or without_password(uri) == uri:
         return sweep
@@ -78,12 +84,12 @@ def without_secret(sweep: Sweep) -> Sweep:
 
 
 def names(directory: Path) -> list[str]:
-    """Names of the files that come with rmpsweep."""
+    """Return the names of the sweeps, or recipes, that come with rmpsweep in this directory."""
     return sorted(path.stem for path in directory.glob("*.yaml"))
 
 
 def _insert_recipe(content: dict[str, Any]) -> Path | None:
-    """Put a recipe in place of its name in network.train; the recipe's file, None where no recipe is named."""
+    """Replace the name of a recipe in network.train by its contents. Return its file; None if no recipe is named."""
     network = content.get("network")
     if not isinstance(network, dict) or not isinstance(network.get("train"), str):
         return None
@@ -93,7 +99,7 @@ def _insert_recipe(content: dict[str, Any]) -> Path | None:
 
 
 def _find_beside(content: dict[str, Any], path: Path) -> None:
-    """network.weights, where there is no such file here but one beside the sweep file: that one."""
+    """Change network.weights to the file of this name beside the sweep file, if only that one exists."""
     network = content.get("network")
     weights = network.get("weights") if isinstance(network, dict) else None
     found = isinstance(weights, str) and not Path(weights).exists() and (path.parent / weights).is_file()
@@ -102,7 +108,7 @@ def _find_beside(content: dict[str, Any], path: Path) -> None:
 
 
 def _apply_presets(content: dict[str, Any], path: Path) -> None:
-    """grid.preset: a name -> its settings, where the grid and the calibration do not say otherwise."""
+    """Replace grid.preset by the settings of the preset. What the grid and the calibration state themselves stays."""
     grids = content.get("grid")
     given = content.get("calibration") or {}
     calibration = dict(given) if isinstance(given, dict) else {}
@@ -119,7 +125,7 @@ def _apply_presets(content: dict[str, Any], path: Path) -> None:
             grid.setdefault(key, value)
         for key, value in preset.calibration.items():
             if calibration.setdefault(key, value) != value and key not in given:
-                raise SweepError(f"{path}: presets differ in calibration.{key}; say in the sweep which it is to be")
+                raise SweepError(f"{path}: presets differ in calibration.{key}; set it in the sweep file")
     if calibration and isinstance(given, dict):
         content["calibration"] = calibration
 
@@ -138,10 +144,10 @@ def _find(name: str, directory: Path, what: str) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses repeated keys, which YAML forbids and PyYAML drops, and reads 1e-3 as a number.
+    """A loader that refuses repeated keys, which YAML forbids and PyYAML accepts, and reads 1e-3 as a number.
 
-    PyYAML stays although it follows YAML 1.1. ruamel.yaml, which follows 1.2, writes long paths and small numbers
-    differently, and a launch publishes again whatever was published for a sweep.yaml of other bytes.
+    We keep PyYAML although it follows YAML 1.1. ruamel.yaml follows 1.2, but writes long paths and small numbers
+    differently, so sweep.yaml would get other bytes and the next launch would publish everything again.
     """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -178,7 +184,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Where YAML cannot be read and why, in one line."""
+    """Return where and why YAML cannot be read, in one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
@@ -186,14 +192,14 @@ def _reason(error: Exception) -> str:
 
 
 def _expanded(value: Any, where: str, key: tuple[str, ...] = (), recipe: Path | None = None) -> Any:
-    """Environment variables ($NAME, ${NAME}) in every string replaced.
+    """Replace the environment variables ($NAME, ${NAME}) in every string of a value.
 
     Args:
         where: the file or option that the value comes from, for messages.
-        key: of the value in it.
-        recipe: the file that network.train was read from.
+        key: the path of the value in this file, for messages.
+        recipe: the file that network.train was read from, for messages.
     Raises:
-        SweepError: a variable that is not set, with the key that asks for it.
+        SweepError: a variable is not set; the message names the key that uses it.
     """
     if isinstance(value, dict):
         return {name: _expanded(item, where, (*key, str(name)), recipe) for name, item in value.items()}
@@ -229,10 +235,13 @@ def _change(content: dict[str, Any], change: str) -> None:
 
 
 def validated(model: type, content: Any, path: Path) -> Any:
-    """Content as one of the models of `schema`; path: of the file, or the command, it comes from.
+    """Check content against a model, and return the content as this model.
 
+    Args:
+        path: the file, or the command, that the content comes from, for messages.
     Raises:
-        SweepError: key, value received and what is allowed, for every mistake found.
+        SweepError: the content is not valid. The message has a line for every mistake, with key, the value received
+            and what is allowed.
     """
     try:
         return TypeAdapter(model).validate_python(content)
@@ -242,12 +251,12 @@ def validated(model: type, content: Any, path: Path) -> Any:
 
 
 def _follows(detail: Any) -> bool:
-    """A list that is only short because of items that have a line of their own."""
+    """Return whether a mistake follows from others: a list is too short only because some items are not valid."""
     return detail["type"] == "too_short" and len(detail["input"]) > 0
 
 
 def _line(model: type, path: Path, detail: Any) -> str:
-    """One mistake in one line, in words chosen by its type: pydantic's own may change with any release."""
+    """Describe one mistake in one line. The words follow from its type, since pydantic's own may change any time."""
     parts = [str(part) for part in detail["loc"] if part not in _UNION_TAGS]
     where = ": ".join([str(path), ".".join(parts)] if parts else [str(path)])
     kind, context, got = detail["type"], detail.get("ctx", {}), detail["input"]
@@ -286,11 +295,11 @@ _EXPECTED = {
     "too_short": "at least one value",
     "tuple_type": "a list",
 }
-"""Type of a mistake in pydantic -> what is expected, with the values of its context."""
+"""Type of a mistake in pydantic -> what is expected; the values in braces come from the context of the mistake."""
 
 
 def _known_keys(model: type, location: Sequence[str | int]) -> list[str]:
-    """The keys that the mapping at a place in a model may have."""
+    """Return the keys that the mapping at a location in a model may have."""
     for part in location:
         if part in (types := get_type_hints(model)):
             model = _mapping_in(types[str(part)]) or model
@@ -299,7 +308,7 @@ def _known_keys(model: type, location: Sequence[str | int]) -> list[str]:
 
 
 def _mapping_in(annotation: Any) -> type | None:
-    """The model or dataclass that an annotation such as `tuple[Grid, ...]` or `Recipe | None` names."""
+    """Find the model or dataclass in an annotation such as `tuple[Grid, ...]` or `Recipe | None`."""
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
         return annotation
     return next((found for each in get_args(annotation) if (found := _mapping_in(each))), None)

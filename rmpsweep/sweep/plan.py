@@ -1,8 +1,8 @@
-"""Trials x images -> units of work, and which of them are still missing. Pure: no file is read or written here.
+"""The plan of a sweep: trials times images, cut into units of work, and which of them are missing.
 
-Images are numbered by position in a fixed permutation, so that any limit is a fair sample and limits nest. Work is
-counted in cells (trial, position, time step): another grouping, a longer grid, one more T or a larger limit leaves
-finished cells finished.
+No file is read or written here. Images are numbered by their position in a fixed permutation, so that any limit is a
+fair sample, and a smaller limit takes a part of a larger one's images. Work is counted in cells (trial, position, time
+step), so finished cells stay finished under another grouping, a longer grid, one more T or a larger limit.
 """
 
 import hashlib
@@ -19,113 +19,122 @@ from rmpsweep.terms import ANN, ENGINE_VERSION, Setting
 
 ANN_TIME_STEPS = (0,)
 TRIALS_PER_UNIT = 8
+"""The largest number of trials in a unit; the ANN is not counted."""
 UNIT_IMAGE_STEPS = 2**18
-"""A unit is not larger than that, as far as single images allow: what is lost with a worker."""
+"""The largest number of image-steps in a unit, and so what is lost with a worker. A single image may take more."""
 UNITS_PER_WORKER = 8
+"""With several workers, shards are small enough for at least this many units per worker."""
 TAIL = ((0.75, 2), (0.93, 4), (0.975, 8))
-"""From so far on, shards are so many times smaller: workers end together."""
+"""From each of these fractions of the images on, shards are smaller by this divisor, so that workers end together."""
 SMALLEST_SHARD = 8
-"""Images; several workers never get less because of the rules above."""
+"""The number of images below which neither UNITS_PER_WORKER nor TAIL makes shards smaller."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the results depend on besides the sweep's settings.
-
-    weights: SHA-256 of the weights file, or the recipe's digest while untrained; data, calibration_data: fingerprints;
-    num_images, num_calibration_images: of the two splits; threshold_files: path of a file -> SHA-256 of its thresholds,
-    and package.module:function of a rule from outside -> SHA-256 of its module's source;
-    num_skipped: images beside num_images that cannot be decoded and are left out.
-    """
+    """What the results depend on besides the settings in the sweep file."""
 
     weights: str
+    """SHA-256 (hex) of the weights file; the digest of the recipe while the weights are untrained."""
     data: str
+    """The fingerprint of the evaluated split."""
     calibration_data: str
+    """The fingerprint of the calibration split."""
     num_images: int
+    """The number of images in the evaluated split."""
     num_calibration_images: int
+    """The number of images in the calibration split."""
     threshold_files: Mapping[str, str] = field(default_factory=dict)
+    """Path of a threshold file -> SHA-256 of its thresholds; "package.module:function" of a rule from outside the
+    package -> SHA-256 of the source of its module."""
     num_skipped: int = 0
+    """The number of images, not counted in num_images, that are left out because they cannot be decoded."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting with its identity; calibration_id names the thresholds it uses."""
+    """One setting with its identity."""
 
     trial_id: str
+    """A digest of the setting and of everything that its results depend on (16 hex digits)."""
     calibration_id: str
+    """A digest of everything that its thresholds depend on (16 hex digits)."""
     setting: Setting
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Positions [start, stop) of the permutation under some trials, each at its time steps; ANN at time step 0."""
+    """A unit of work: the images at positions [start, stop) under some trials."""
 
     start: int
     stop: int
     work: tuple[tuple[str, tuple[int, ...]], ...]
+    """(trial_id, time steps) for each trial; for the ANN, the time step is 0."""
 
     def unit_id(self, context: str) -> str:
-        """The unit's name: 16 hex digits of what it computes."""
+        """Return the name of the unit, a digest of what it computes (16 hex digits)."""
         return _digest({"context": context, **asdict(self)})
 
     @property
     def cells(self) -> dict[str, int]:
-        """How many (image, time step) combinations there are of each trial."""
+        """trial_id -> the number of its cells, (image, time step) combinations."""
         return {trial: (self.stop - self.start) * len(steps) for trial, steps in self.work}
 
     @property
     def num_cells(self) -> int:
-        """(trial, image, time step) combinations."""
+        """The number of cells, (trial, image, time step) combinations."""
         return (self.stop - self.start) * sum(len(steps) for _, steps in self.work)
 
     @property
     def image_steps(self) -> int:
-        """Simulated images x time steps: what the unit costs."""
+        """The cost of the unit: for each trial, its images times its largest T, added up. The ANN costs nothing."""
         return (self.stop - self.start) * sum(max(steps) for _, steps in self.work)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything to be computed. context: identity of network, data and engine; limit: positions evaluated.
-
-    stopped: trials that are evaluated at fewer positions, and at how many (see `search`).
-    """
+    """Everything that is to be computed."""
 
     context: str
+    """A digest that identifies network, weights, data and engine (16 hex digits)."""
     facts: Facts
     trials: tuple[Trial, ...]
     time_steps: tuple[int, ...]
+    """The T at which every trial is read out, ascending."""
     limit: int
+    """The number of images evaluated: those at positions [0, limit)."""
     shard_size: int
+    """The largest number of images in a shard."""
     stopped: Mapping[str, int] = field(default_factory=dict)
+    """trial_id -> the number of images evaluated, for trials that a search has stopped (`pipeline.search`)."""
 
     @property
     def work(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """Every trial, and the ANN first, with its time steps."""
+        """(trial_id, time steps) of the ANN, which comes first, and of every trial."""
         return ((ANN, ANN_TIME_STEPS), *((trial.trial_id, self.time_steps) for trial in self.trials))
 
     def extent(self, trial_id: str) -> int:
-        """Positions at which a trial, or the ANN, is evaluated: the first so many."""
+        """Return how many images a trial, or the ANN, is evaluated on: those at positions [0, extent)."""
         return self.stopped.get(trial_id, self.limit)
 
     def images_planned(self, trial_id: str) -> int:
-        """Images at which a trial is evaluated, and of a whole split those that are left out too."""
+        """Return the images planned for a trial. On a whole split, they include the images that cannot be decoded."""
         extent = self.extent(trial_id)
         return extent + (self.facts.num_skipped if extent == self.facts.num_images else 0)
 
     @property
     def num_cells(self) -> int:
-        """(trial, image, time step) combinations of the whole plan, the ANN's included."""
+        """The number of cells, (trial, image, time step) combinations, of the whole plan with the ANN."""
         return sum(self.extent(trial) * len(steps) for trial, steps in self.work)
 
 
 def calibration_ids(num_images: int, images: int, seed: int) -> np.ndarray:
-    """The image_ids that calibrate, in order, int64 [min(images, num_images)]."""
+    """Return the ids of the images to calibrate on, in order, int64 [min(images, num_images)]."""
     return np.random.RandomState(seed).permutation(num_images)[:images].astype(np.int64)
 
 
 def make_plan(sweep: Sweep, facts: Facts, limit: int | None = None) -> Plan:
-    """The plan of a sweep; limit: at most so many images."""
+    """Make the plan of a sweep; `limit` is the largest number of images to evaluate, None for all."""
     identity: dict[str, Any] = {"network": sweep.network.label, "weights": facts.weights, "data": facts.data}
     context = _digest({**identity, "engine": ENGINE_VERSION})
     trials = tuple(make_trial(sweep, setting, facts, context) for setting in sweep.settings())
@@ -134,16 +143,16 @@ def make_plan(sweep: Sweep, facts: Facts, limit: int | None = None) -> Plan:
 
 
 def make_trial(sweep: Sweep, setting: Setting, facts: Facts, context: str) -> Trial:
-    """The trial of a setting in the context of a plan."""
+    """Make the trial of a setting in the context of a plan."""
     calibration_id = _digest(calibration_recipe(sweep, setting, facts))
     identity = {**setting.identity(), "calibration": calibration_id, "context": context}
     if setting.threshold_file:
-        del identity["threshold"]  # the calibration knows what is in it
+        del identity["threshold"]  # the calibration_id covers the contents of the file
     return Trial(_digest(identity), calibration_id, setting)
 
 
 def calibration_recipe(sweep: Sweep, setting: Setting, facts: Facts) -> dict[str, Any]:
-    """Everything the thresholds of a setting depend on, and nothing else."""
+    """Return everything that the thresholds of a setting depend on, and nothing else."""
     if setting.threshold_file:
         given = facts.threshold_files[str(setting.threshold_file)]
         return {"weights": facts.weights, "file": given, "input_scale": setting.input_scale}
@@ -167,13 +176,16 @@ def calibration_recipe(sweep: Sweep, setting: Setting, facts: Facts) -> dict[str
 
 
 def pending(plan: Plan, done: Iterable[Unit], workers: int = 1, within: tuple[int, int] | None = None) -> list[Unit]:
-    """The units that hold every missing cell once and no finished one, in order of position.
+    """Cut the missing cells into units, in order of position.
 
-    Cells of trials or time steps that are no longer planned do not matter. How units are cut changes no result.
+    Each missing cell is in exactly one unit, and no finished cell is in any. Finished cells of trials or
+    time steps that are not planned are ignored. How units are cut changes no result.
 
     Args:
-        workers: how many share the work; for several of them units are small enough, and get smaller towards the end.
-        within: only the cells at positions [start, stop); None: all.
+        done: the units that are finished.
+        workers: how many workers share the work. For several workers, units are small enough to keep all of them busy,
+            and become smaller towards the end.
+        within: restricts the units to the cells at positions [start, stop); None takes all cells.
     """
     first, end = within or (0, plan.limit)
     planned = Unit(0, plan.limit, plan.work)
@@ -201,7 +213,7 @@ def pending(plan: Plan, done: Iterable[Unit], workers: int = 1, within: tuple[in
 
 
 def _shards(plan: Plan, first: int, end: int, workers: int) -> list[int]:
-    """Where the shards of positions [first, end) begin."""
+    """Return the positions at which the shards of [first, end) begin."""
     size = min(plan.shard_size, max(1, UNIT_IMAGE_STEPS // (TRIALS_PER_UNIT * plan.time_steps[-1])))
     if workers > 1:
         trials = sum(plan.extent(trial.trial_id) > first for trial in plan.trials)
@@ -219,7 +231,10 @@ def _shards(plan: Plan, first: int, end: int, workers: int) -> list[int]:
 
 
 def disjoint(units: Sequence[Unit]) -> list[bool]:
-    """Which units to count so that no cell counts twice: larger ones first, a unit with any cell seen before is out."""
+    """Return for each unit whether to count it, so that no cell counts twice.
+
+    Larger units are taken first. A unit is left out if a unit taken before it has any of its cells.
+    """
     cells = _Cells(units)
     taken = cells.none()
     keep = [False] * len(units)
@@ -231,7 +246,7 @@ def disjoint(units: Sequence[Unit]) -> list[bool]:
 
 
 class _Cells:
-    """(trial, time step) rows x segments of positions between the units' edges."""
+    """The cells of units as a matrix: rows are (trial, time step), columns the positions between two edges of units."""
 
     def __init__(self, units: Sequence[Unit], edges: Iterable[int] = ()) -> None:
         self.bounds = sorted({*edges, *(edge for unit in units for edge in (unit.start, unit.stop))})

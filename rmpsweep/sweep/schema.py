@@ -1,4 +1,4 @@
-"""What a sweep file may say, as frozen models, and the settings of the trials it describes."""
+"""What a sweep file may say, as frozen pydantic models, and the settings of the trials that it describes."""
 
 import functools
 import itertools
@@ -56,12 +56,12 @@ _SETTING = TypeAdapter(Setting)
 
 
 def parse_setting(values: Mapping[str, Any]) -> Setting:
-    """A setting from plain values, such as JSON. Raises ValueError."""
+    """Make a setting from plain values, such as JSON. Raises ValueError."""
     return _SETTING.validate_python(values)
 
 
 def _axis(value: Any) -> Any:
-    """A list, a single value, {start, stop, num} or {logspace: {start, stop, num}} -> a list."""
+    """Turn a list, a single value, {start, stop, num} or {logspace: {start, stop, num}} into a list."""
     if not isinstance(value, dict):
         values = value if isinstance(value, list) else [value]
         if any(isinstance(each, bool) for each in values):
@@ -99,19 +99,20 @@ def _axis_type(kind: Any) -> Any:
 
 _AXES: dict[str, Any] = {field.name: (_axis_type(_KINDS[field.name]), (field.default,)) for field in fields(Setting)}
 Grid: Any = create_model("Grid", __base__=_Model, **_AXES)
-"""One axis for each field of Setting, every combination a trial."""
+"""The model of a grid. It has one axis for each field of Setting, and every combination of values is a trial."""
 
 
 class Network(_Model):
-    """`name` as in the registry or `module` as package.module:factory; weights, or a recipe to make them.
-
-    weights: a file, or for the networks of a library the name of weights that it publishes.
-    """
+    """The network: exactly one of `name` and `module`, with weights, a recipe to train them, or both."""
 
     name: str | None = None
+    """The name of a network in the registry."""
     module: str | None = None
+    """A factory from outside the package, as "package.module:factory"."""
     weights: Path | None = None
+    """A file or, for the networks of a library, the name of weights that the library publishes."""
     train: Recipe | None = None
+    """The recipe that trains the weights where they are missing."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Network":
@@ -129,12 +130,12 @@ class Network(_Model):
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """The name of the network in tables."""
         return self.name or str(self.module)
 
     @property
     def published(self) -> str | None:
-        """The name of weights published by the network's library; None where weights are a file."""
+        """The name of weights that the network's library publishes; None if they are a file or a recipe makes them."""
         named = self.weights is not None and is_external(str(self.name)) and self.weights.suffix not in SUFFIXES
         return str(self.weights) if named else None
 
@@ -144,32 +145,35 @@ def _kind(value: Any) -> str:
 
 
 class Data(_Model):
-    """The images evaluated, and the split whose images calibrate; a shard is `shard_size` images.
-
-    transform: a preset's name or the source's own becomes the fields it stands for; `weights` waits for
-    `trained.with_transform`.
-    labels: a file that says the labels of the images of a folder; on_bad_image: what to do about images that cannot be
-    decoded: nothing is computed, or they are left out, counted and listed.
-    """
+    """The images to evaluate, and the images to calibrate on."""
 
     source: str
+    """A name in SOURCES, or a factory from outside the package, as "package.module:factory"."""
     path: str | None = None
+    """Where the images are; None for a source that needs no path."""
     labels: str | None = None
+    """The file with the labels of a folder of images; None if the labels need no file or it lies beside the images."""
     split: str = "test"
+    """The split to evaluate."""
     transform: (
         Annotated[
             Annotated[Transform, Tag("mapping")] | Annotated[Literal["weights"], Tag(WEIGHTS)], Discriminator(_kind)
         ]
         | None
     ) = None
+    """The transform of the pixels. The name of a transform, or None for the source's own, is replaced by the fields
+    that it stands for; "weights" stays until `pipeline.weights.with_transform` replaces it."""
     on_bad_image: OnBadImage = "fail"
+    """What to do if images cannot be decoded. "fail": compute nothing. "skip": leave them out, count and list them."""
     shard_size: Annotated[int, Field(ge=1)] = 128
+    """The largest number of images in a shard."""
     calibration_split: str = "train"
+    """The split whose images calibrate."""
 
     @model_validator(mode="before")
     @classmethod
     def _named_transform(cls, value: Any) -> Any:
-        """Equal transforms are equal, however they are named."""
+        """Replace the name of a transform by its fields, so that equal transforms compare equal."""
         if not isinstance(value, dict):
             return value
         name = value.get("transform")
@@ -191,7 +195,7 @@ class Data(_Model):
     def open(
         self, split: str, download: bool = False, index: Location | None = None, on_index: OnIndex | None = None
     ) -> ImageSplit:
-        """A split of this source, as `rmpsweep.data.open_split` opens it. Raises DataError, StorageError."""
+        """Open a split of this source, as `rmpsweep.data.open_split` does. Raises DataError, StorageError."""
         return open_split(
             self.source,
             self.path,
@@ -206,37 +210,49 @@ class Data(_Model):
 
 
 class Calibration(_Model):
-    """The first `images` of a seeded permutation of the calibration split, for `time_steps`; encoding: the trial's."""
+    """How thresholds are found."""
 
     images: Annotated[int, Field(ge=1)] = 128
+    """The number of images: the first ones of a permutation of the calibration split."""
     time_steps: Annotated[int, Field(ge=1)] = 64
+    """The number of time steps, for rules that simulate."""
     encoding: Encoding | None = None
+    """The encoding, for rules that simulate; None for that of the trial."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """The seed of the permutation, and of Poisson spikes."""
 
 
 class Run(_Model):
-    """How it runs; changes no result. actors: default one per GPU, or two on a machine without.
+    """How the sweep runs. In fixed numerics, nothing here changes a result.
 
-    batch_size: rows (image x trial) simulated together, default from the free memory; decoded_cache_gb: decoded images
-    kept on every node, 0 for none; retries: per unit, after its first attempt. Deadlines in seconds: until any worker
-    runs, for one to load, for a unit without progress.
+    In floating point, results may depend on the kind of device and, for networks that run node by node, on batch_size.
     """
 
     actors: Annotated[int, Field(ge=1)] | None = None
+    """The number of Ray actors; None for as many as fit on the GPUs or, without GPUs, two on each node."""
     gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
+    """The GPUs, or the fraction of one, for each actor; None for 1 if the cluster has any, else 0."""
     retries: Annotated[int, Field(ge=0)] = 2
+    """How often a unit is tried again after its first attempt has failed."""
     batch_size: Annotated[int, Field(ge=1)] | None = None
+    """The number of rows, pairs of a trial and an image, simulated together; None chooses it by the free memory."""
     decoded_cache_gb: Annotated[float, Field(ge=0)] = 0.0
+    """The gigabytes of decoded images kept on each node; 0 keeps none."""
     schedule_deadline_s: Annotated[float, Field(gt=0)] = 900.0
+    """Seconds within which some worker must run."""
     setup_deadline_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds within which a worker must have loaded."""
     stall_deadline_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that a unit may go without progress."""
 
 
 class Mlflow(_Model):
-    """Where results are logged; default a database in the results directory, experiment named after the sweep."""
+    """Where the results are logged."""
 
     tracking_uri: str | None = None
+    """The tracking URI, or "none"; None for a database in the results directory."""
     experiment: str | None = None
+    """The name of the experiment; None for the name of the sweep."""
 
 
 def _grids(value: Any) -> Any:
@@ -253,28 +269,30 @@ def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Search(_Model):
-    """Trials of the grid that are worse than the best at all of `time_steps` are stopped early, as `search` tells.
-
-    time_steps: default all of the sweep's; error: probability at most that the best trial is stopped; first_images:
-    evaluated by all before any is stopped; refine: how often the spacing of α is halved between trials that were not.
-    """
+    """An adaptive search, which stops trials once they are shown to be worse than the best (`pipeline.search`)."""
 
     time_steps: Annotated[tuple[TimeStep, ...], Field(min_length=1), AfterValidator(_ascending)] | None = None
+    """The T of interest: a trial is stopped once it has been beaten at all of them. None for all T of the sweep."""
     error: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """The probability that the best trial is stopped is at most this."""
     first_images: Annotated[int, Field(ge=1)] = 100
+    """The number of images on which every trial is evaluated before any can be stopped."""
     refine: Annotated[int, Field(ge=0)] = 0
+    """How often the spacing of α is halved between neighbouring trials that were not stopped."""
 
 
 class Sweep(_Model):
-    """A sweep file, resolved; search: evaluate the grid adaptively, None for all of it."""
+    """A sweep file, checked and with every default filled in."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     network: Network
     data: Data
     calibration: Calibration = Calibration()
     grid: Annotated[tuple[Grid, ...], BeforeValidator(_grids), Field(min_length=1)]
+    """One grid or several, whose trials are taken together."""
     time_steps: Annotated[tuple[TimeStep, ...], Field(min_length=1), AfterValidator(_ascending)]
     search: Search | None = None
+    """How the grid is evaluated adaptively; None evaluates all of it."""
     run: Run = Run()
     mlflow: Mlflow = Mlflow()
 
@@ -286,7 +304,7 @@ class Sweep(_Model):
         return self
 
     def settings(self) -> tuple[Setting, ...]:
-        """The setting of every trial, in grid order, without repeats."""
+        """Return the setting of every trial, in the order of the grid, without repeats."""
         return _expanded(self.grid)
 
 
@@ -301,5 +319,5 @@ def _expanded(grids: tuple[Grid, ...]) -> tuple[Setting, ...]:
 
 
 def _canonical(setting: Setting) -> Setting:
-    """The same without its seed where nothing is drawn."""
+    """Return the setting with seed 0 if its encoding draws nothing at random."""
     return setting if setting.encoding == "poisson" else replace(setting, seed=0)

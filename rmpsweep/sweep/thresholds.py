@@ -1,4 +1,4 @@
-"""Thresholds from a file, rules from outside the package, and named methods as settings of a grid."""
+"""Thresholds from files, threshold rules from outside the package, and presets for published methods."""
 
 import hashlib
 import json
@@ -15,17 +15,17 @@ from rmpsweep.terms import Setting
 
 @dataclass(frozen=True)
 class GivenThresholds:
-    """Thresholds that a threshold file gives, or a rule from outside the package has found."""
+    """Thresholds that come from a threshold file, or that a rule from outside the package has found."""
 
     origin: str
-    """The file or the rule, for messages."""
+    """The name of the file or rule, for messages."""
     scales: bool
-    """Whether the values are Λ in ANN activation units, not θ."""
+    """Whether the values are scales Λ, in units of the ANN's activations, rather than thresholds θ."""
     values: Mapping[str, tuple[float, ...]]
-    """layer -> one value, or one per channel; "input" may be among the layers."""
+    """layer -> one value, or one per channel. "input" -> Λ_0, which may be missing."""
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the values, whatever the file is called and however it is laid out."""
+        """Return the SHA-256 (hex) of the values, which does not depend on the name or layout of the file."""
         text = json.dumps([self.scales, {layer: [v.hex() for v in value] for layer, value in self.values.items()}])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -34,7 +34,7 @@ def read_threshold_file(path: Path) -> GivenThresholds:
     """Read {"thresholds": {layer: θ or [θ per channel]}} or {"scales": {layer: Λ or [Λ per channel]}} from JSON.
 
     Raises:
-        CalibrationError: unreadable, of another form, or a value that is not finite and greater than 0.
+        CalibrationError: the file cannot be read or has another form, or a value is not finite and greater than 0.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -55,27 +55,29 @@ def read_threshold_file(path: Path) -> GivenThresholds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnRule:
-    """A threshold rule from outside the package: `rule(net, images, granularity) -> {layer: θ}`."""
+    """A threshold rule from outside the package, a function `rule(net, images, granularity) -> {layer: θ}`."""
 
     spec: str
-    """Its name, "package.module:function"."""
+    """The name of the function, "package.module:function"."""
     source: str
-    """SHA-256 (hex) of the source of its module."""
+    """The SHA-256 (hex) of the source of the function's module."""
 
     def digest(self) -> str:
-        """What thresholds depend on besides the rule's name: an edited rule is another one."""
+        """Return what thresholds depend on besides the name of the rule. An edited rule counts as another rule."""
         return self.source
 
 
 def find_own_rule(spec: str) -> OwnRule:
-    """The rule that "package.module:function" names. Raises CalibrationError: it cannot be imported."""
+    """Find the rule that "package.module:function" names. Raises CalibrationError if it cannot be imported."""
     find_function(spec, "grid.threshold", CalibrationError)
     return OwnRule(spec=spec, source=source_digest(spec))
 
 
 def find_given(settings: Iterable[Setting]) -> dict[str, GivenThresholds | OwnRule]:
-    """What gives the thresholds of settings that name a file or a rule of their own, by `Setting.given_by`.
+    """Find the threshold files, and the rules from outside the package, that settings name.
 
+    Returns:
+        `Setting.given_by` -> the thresholds of the file, or the rule.
     Raises:
         CalibrationError: a file cannot be read, or a rule cannot be imported.
     """
@@ -93,15 +95,15 @@ def _positive(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Preset:
-    """A published method as settings. grid, calibration: defaults, which a sweep file may override.
-
-    needs: settings without a default, which the sweep file must give.
-    """
+    """The settings of a published method."""
 
     description: str
     grid: Mapping[str, Any]
+    """Defaults of the grid, which a sweep file may override."""
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults of the calibration, which a sweep file may override."""
     needs: tuple[str, ...] = ()
+    """Settings of the grid without a default, which the sweep file must give."""
 
 
 _PLAIN = {

@@ -1,34 +1,34 @@
-"""The workers of a driver: how many there are, which are idle, and when to stop asking for more."""
+"""The workers of a driver: which there are, which are idle, and when to give up starting more."""
 
 from rmpsweep.errors import ClusterError, InputError, UnusableError
 from rmpsweep.workers.protocol import Pool
 from rmpsweep.workers.state import Flight, Member, Task
 
 LONGEST_PAUSE_S = 60.0
-"""Between starts of workers that cannot be set up, while others work."""
+"""The longest pause between attempts to start a worker, in seconds, if workers cannot be set up and others work."""
 WORKER_TRIES = 3
-"""Failures in a row after which a worker, or the starting of workers, is given up."""
+"""The number of failures in a row after which a worker is stopped, or starting workers is given up."""
 
 
 class Crew:
-    """Workers that a pool runs; they live on from one list of jobs to the next."""
+    """The workers that a pool runs. They live on from one list of jobs to the next."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.members: dict[str, Member] = {}
         self.idle: dict[str, None] = {}
-        """Names, the longest idle first."""
+        """The names of idle workers, the longest idle first."""
         self.flights: dict[str, Flight] = {}
-        """Worker -> what it does."""
+        """Name of a worker -> the job that it is doing."""
         self.devices: list[str] = []
-        """Of every worker that was ever ready."""
+        """The device of every worker that was ever ready."""
         self.losses = 0
-        """Workers that were lost with a job since the last job was done."""
+        """How many workers were lost together with a job since a job was last done."""
         self._failed_starts = 0
         self._start_at = pool.now()
 
     def staff(self, jobs: int) -> None:
-        """Ask for workers, as many as are wanted and have something to do."""
+        """Start workers up to the number that the pool wants, but no more than jobs, unless starts are paused."""
         if self.pool.now() < self._start_at:
             return
         for _ in range(min(self.pool.wanted(), jobs) - len(self.members)):
@@ -36,18 +36,18 @@ class Crew:
             self.members[name] = Member(name, self.pool.now())
 
     def load(self, member: Member, place: str, log: str) -> None:
-        """A worker's process runs."""
+        """Note that the process of a worker runs and loads."""
         member.state, member.since, member.place, member.log = "loading", self.pool.now(), place, log
 
     def ready(self, member: Member, device: str) -> None:
-        """A worker can take its first job."""
+        """Note that a worker can take its first job."""
         member.device = device
         self.devices.append(device)
         self._failed_starts = 0
         self._rest(member)
 
     def dispatch(self, member: Member, task: Task) -> Flight:
-        """Give a job to a worker that is idle."""
+        """Give a job to an idle worker."""
         del self.idle[member.name]
         member.state, member.since = "busy", self.pool.now()
         task.flights += 1
@@ -57,26 +57,28 @@ class Crew:
         return flight
 
     def land(self, member: Member) -> Flight:
-        """A worker's job ended, and the worker is idle again; returns what it did."""
+        """Note that the job of a worker has ended and the worker is idle again; return what it did."""
         self._rest(member)
         return self.flights.pop(member.name)
 
     def forget(self, name: str) -> Flight | None:
-        """A worker is no more; returns what it was doing."""
+        """Remove a worker that is gone; return what it was doing."""
         self.members.pop(name, None)
         self.idle.pop(name, None)
         return self.flights.pop(name, None)
 
     def stop(self, name: str) -> None:
-        """End a worker and drop what it does."""
+        """End a worker and drop its job."""
         self.pool.stop(name)
         self.forget(name)
 
     def count_failed_start(self, error: Exception | None, message: str) -> None:
-        """Try again later where others work; else what fails for all workers ends the run.
+        """Note that a worker could not be set up. If others work, further starts wait for a while.
 
         Raises:
-            InputError, UnusableError: the setup of a worker raised it. ClusterError: no worker can be set up.
+            InputError: nobody works, and the setup of a worker raised it.
+            UnusableError: nobody works, and the setup raised it WORKER_TRIES times in a row.
+            ClusterError: nobody works, and WORKER_TRIES starts in a row failed for another reason.
         """
         self._failed_starts += 1
         if any(member.state in ("idle", "busy") for member in self.members.values()):

@@ -1,8 +1,9 @@
-"""The loop that hands jobs to workers, and lets the sweep lose anything but results.
+"""The loop that hands jobs to workers. Workers and nodes may be lost at any time; no job is.
 
-Knows neither ray nor torch: the pool is an argument, its clock included. A job is anything with a `job_id` and a cost;
-its effects are its own (a unit commits itself, the first commit counts), so running one twice is harmless: what was
-lost is done again, what is slow gets a copy elsewhere. Every wait has a deadline.
+The driver uses neither ray nor torch: it gets the pool as an argument, and reads the time from the pool's clock. A job
+is anything with a `job_id`, a cost and `sparing`. Jobs write their own results (a unit commits itself, and the first
+commit counts), so running a job twice is harmless: the driver runs lost jobs again, and gives slow ones a copy on
+another worker. Every wait has a deadline.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,15 +30,17 @@ from rmpsweep.workers.schedule import Schedule
 from rmpsweep.workers.state import Flight, Member, Snapshot, Task
 
 POLL_S = 0.5
+"""The longest wait for events of the pool, in seconds."""
 WATCH_EVERY_S = 5.0
-"""How often workers at work are looked at: deadlines, copies, the state for others to read."""
+"""Seconds between two checks of deadlines, which also plan copies and tell the listener the state."""
 UNCHARGED = 10
-"""Attempts of a job that may be lost to preemption and dying nodes at no charge."""
+"""How often a job may be lost to preemption or node failure without counting against its retries."""
 UNNAMED = StageBegan(stage="")
+"""The stage of a run whose caller names none."""
 
 
 class Driver:
-    """A crew of workers; each call of `execute` has them do a list of jobs. Workers live on between calls."""
+    """Runs lists of jobs on one crew of workers, which live on between calls of `execute`."""
 
     def __init__(self, pool: Pool, limits: Limits) -> None:
         self.limits = limits
@@ -45,7 +48,7 @@ class Driver:
 
     @property
     def devices(self) -> list[str]:
-        """Of every worker that was ever ready."""
+        """The device of every worker that was ever ready."""
         return self.crew.devices
 
     def execute(
@@ -55,34 +58,37 @@ class Driver:
         stop: Callable[[], bool] = lambda: False,
         stage: StageBegan = UNNAMED,
     ) -> Execution:
-        """Run every job to its end or into quarantine.
+        """Run every job until it is done or quarantined.
 
         Args:
-            stop: once true, nothing new is started and jobs in flight are waited for.
-            stage: the first event that the listener gets; later ones bear its name.
+            listener: called with every event, and every few seconds with a snapshot.
+            stop: returns whether to stop; then nothing new is started, and jobs in flight are waited for.
+            stage: the first event that the listener gets; later events carry its name.
         Raises:
-            UnusableError: a job cannot read or write what every job needs, after all its attempts; InputError: a
-                worker's setup cannot succeed. ClusterError: no worker can be had, or they die one after the other.
+            UnusableError: a job cannot read or write what every job needs, after all its attempts, or the setup of a
+                worker cannot.
+            InputError: the setup of a worker raised it, so that no worker can be set up.
+            ClusterError: no worker can be started, or workers die one after the other.
         """
         listener(stage)
         return _Run(self.crew, self.limits, listener, stage.stage).execute(jobs, stop)
 
 
 class _Run:
-    """A list of jobs, while the crew does it."""
+    """One run of a list of jobs."""
 
     def __init__(self, crew: Crew, limits: Limits, listener: Listener, stage: str) -> None:
         self.crew, self.pool, self.limits, self.listener, self.stage = crew, crew.pool, limits, listener, stage
         self.schedule = Schedule()
         self.execution = Execution()
         self.open = 0
-        """Jobs that have not ended."""
+        """The number of jobs that have not ended."""
         self.alive_at = self.watched_at = self.pool.now()
 
     def execute(self, jobs: Iterable[Job], stop: Callable[[], bool]) -> Execution:
-        """As `Driver.execute`."""
+        """Run the jobs as `Driver.execute` describes it."""
         for member in self.crew.members.values():
-            member.rate = None  # jobs of another kind may cost in other units
+            member.rate = None  # other jobs may measure their cost in another unit
         for job in jobs:
             self.open += 1
             self.schedule.put(Task(job))
@@ -152,7 +158,7 @@ class _Run:
         self.listener(WorkerChanged(worker=worker, change=change, about=about))
 
     def _miss(self, member: Member, event: Gone) -> None:
-        """A worker is no more: it took a job with it, or never got one, or was idle."""
+        """Handle a worker that is gone: it had a job, was idle, or was not ready yet."""
         flight = self.crew.forget(member.name)
         if flight is None:
             if event.cause in ("died", "memory"):
@@ -163,7 +169,7 @@ class _Run:
             self._lose(member, flight, event.message, event.detail, event.cause)
 
     def _rate(self, member: Member, flight: Flight, outcome: Outcome) -> None:
-        """What a worker's speed, and how trustworthy it is, has come to with one more job."""
+        """Update the rate and the failures of a worker after a job; stop a worker that fails too often in a row."""
         if outcome.kind == "done":
             rate = flight.job.cost / max(1e-9, self.pool.now() - flight.began)
             member.rate = rate if member.rate is None else (member.rate + rate) / 2
@@ -187,7 +193,7 @@ class _Run:
         self._end(flight, outcome)
 
     def _end(self, flight: Flight, outcome: Outcome) -> None:
-        """Count an attempt, unless another one of its job was faster."""
+        """Count an attempt at a job, unless another attempt ended the job first."""
         task = flight.task
         task.flights -= 1
         if task.ended:
@@ -254,7 +260,7 @@ class _Run:
     # What takes too long
 
     def _watch(self) -> None:
-        """Every few seconds: stop what is past its deadline, plan copies, and tell how the run stands."""
+        """Every few seconds, stop workers that are past a deadline, plan copies, and tell the listener a snapshot."""
         now, limits = self.pool.now(), self.limits
         if now < self.watched_at + min(WATCH_EVERY_S, limits.schedule_s / 2, limits.setup_s / 2, limits.stall_s / 2):
             return

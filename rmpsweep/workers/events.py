@@ -1,8 +1,8 @@
-"""What a run tells while it goes on, and what came of it.
+"""The events of a run, its limits and its outcome.
 
-The events are one family, `Event`: the driver makes them, and whoever follows a run gets them as they are, `rmpsweep
-launch --json` as one line of JSON each (`plain`). A job is a calibration, named by its calibration_id, or the
-evaluation of a unit, named by its unit_id. Needs neither torch nor ray.
+The events form one union, `Event`. The driver makes them, and the listener of a run gets them unchanged; `rmpsweep
+launch --json` prints each as one line of JSON (`plain`). A job is a calibration, named by its calibration_id, or the
+evaluation of a unit, named by its unit_id. This file needs neither torch nor ray.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,17 @@ from rmpsweep.workers.state import Snapshot
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageBegan:
-    """A list of jobs begins; there may be none in it."""
+    """A list of jobs begins, which may be empty."""
 
     stage: str
     """One of "starting", "calibrating" and "evaluating"; an adaptive search evaluates in several rounds."""
     jobs: int = 0
+    """The number of jobs."""
     image_steps: int = 0
-    """Images times time steps that are to be simulated; 0 where that is not counted, as for calibrations."""
+    """Images times time steps to be simulated; 0 in stages that do not count them, such as calibration."""
 
     def plain(self) -> dict[str, Any]:
-        """The JSON line of `--json`."""
+        """The event as plain values, as `rmpsweep launch --json` prints it."""
         return {"event": "stage", "stage": self.stage, "image_steps": self.image_steps}
 
 
@@ -33,22 +34,22 @@ Change = Literal["placed", "ready", "gone", "refused"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerChanged:
-    """A worker came or went."""
+    """A worker has come or gone."""
 
     worker: str
     change: Change
-    """placed: its process runs, and loads; ready: it takes jobs; gone: it is no more; refused: it cannot be set up."""
+    """placed: its process runs and loads. ready: it can take jobs. gone: it is lost. refused: it cannot be set up."""
     about: str
-    """placed: host and process; ready: the device; gone, refused: why, in one line."""
+    """For placed, host and process; for ready, the device; for gone and refused, the reason in one line."""
 
     def plain(self) -> dict[str, Any]:
-        """The JSON line of `--json`."""
+        """The event as plain values, as `rmpsweep launch --json` prints it."""
         return {"event": f"worker {self.change}", "worker": self.worker, "place": self.about}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobCopied:
-    """A job is so slow that a second worker does it too; the first of the two to end it counts."""
+    """A job is so slow that a second worker does it too. Whichever worker ends it first counts."""
 
     stage: str
     job: str
@@ -56,24 +57,24 @@ class JobCopied:
     """The second worker."""
 
     def plain(self) -> dict[str, Any]:
-        """The JSON line of `--json`."""
+        """The event as plain values, as `rmpsweep launch --json` prints it."""
         return {"event": "copy", "stage": self.stage, "job": self.job, "worker": self.worker}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobDone:
-    """A job is done; of a unit, its file is committed."""
+    """A job is done. If it evaluates a unit, the unit's file is committed."""
 
     stage: str
     job: str
     worker: str
     cost: float
-    """Image-steps of a unit; of a calibration, roughly passes over an image."""
+    """For a unit, its image-steps (at least 1); for a calibration, roughly the number of passes over single images."""
     report: Any
     """The worker's `JobReport`."""
 
     def plain(self) -> dict[str, Any]:
-        """The JSON line of `--json`."""
+        """The event as plain values, as `rmpsweep launch --json` prints it."""
         return {
             "event": "done",
             "stage": self.stage,
@@ -86,7 +87,7 @@ class JobDone:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Trouble:
-    """What the events of a job that did not end well have in common."""
+    """The fields shared by the events of a job that failed or was lost."""
 
     stage: str
     job: str
@@ -94,7 +95,7 @@ class _Trouble:
     message: str
     """What went wrong, in one line."""
     log: str
-    """Where the worker wrote its log, "" where it has none."""
+    """The path of the worker's log; "" if it has none."""
 
     def _plain(self, event: str) -> dict[str, Any]:
         values = {"stage": self.stage, "job": self.job, "worker": self.worker, "message": self.message}
@@ -102,33 +103,35 @@ class _Trouble:
 
 
 class JobLost(_Trouble):
-    """A job was lost with its worker, or stopped since it made no progress; a retry or a quarantine follows, unless a
-    copy of the job goes on."""
+    """A job was lost with its worker, or was stopped because it made no progress.
+
+    A retry or a quarantine follows, unless a copy of the job is still running.
+    """
 
     __slots__ = ()
 
     def plain(self) -> dict[str, Any]:
-        """The JSON line of `--json`."""
+        """The event as plain values, as `rmpsweep launch --json` prints it."""
         return self._plain("lost")
 
 
 class JobRetried(_Trouble):
-    """An attempt at a job failed or was lost, and the job waits for another one."""
+    """An attempt at a job failed or was lost, and the job waits for its next attempt."""
 
     __slots__ = ()
 
     def plain(self) -> dict[str, Any]:
-        """The JSON line of `--json`."""
+        """The event as plain values, as `rmpsweep launch --json` prints it."""
         return self._plain("retry")
 
 
 class JobQuarantined(_Trouble):
-    """A job is given up: it failed more often than its budget allows, or on input that no attempt can mend."""
+    """A job is given up: it failed more often than allowed, or because of input that no further attempt can change."""
 
     __slots__ = ()
 
     def plain(self) -> dict[str, Any]:
-        """The JSON line of `--json`."""
+        """The event as plain values, as `rmpsweep launch --json` prints it."""
         return self._plain("quarantined")
 
 
@@ -139,43 +142,45 @@ Listener = Callable[[Event | Snapshot], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """When to give up."""
+    """The limits at which jobs and runs are given up, or workers replaced."""
 
     retries: int = 2
-    """Attempts of a job after its first that may fail or lose their worker."""
+    """How often a job is tried again after an attempt has failed or lost its worker."""
     max_failures: int | None = None
-    """Such attempts in the whole run, None for any number."""
+    """The run ends after more failed attempts than this, counted over all jobs; None for no limit."""
     fail_fast: bool = False
-    """Whether the first job given up ends the run."""
+    """Whether the run ends when the first job is given up."""
     schedule_s: float = 900.0
-    """Seconds until any worker runs."""
+    """Seconds within which some worker must run; otherwise the run ends."""
     setup_s: float = 600.0
-    """Seconds for a worker to load."""
+    """Seconds within which a worker must have loaded; otherwise it is stopped."""
     stall_s: float = 600.0
-    """Seconds that a job may go without progress."""
+    """Seconds that a job may go without progress before its worker is stopped."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quarantined:
-    """A job given up: it failed more often than its budget allows, or on input that no attempt can mend."""
+    """A job that was given up: it failed more often than allowed, or because of input that no attempt can change."""
 
     outcome: Outcome
+    """How the last attempt ended."""
     attempts: int
+    """The number of attempts that counted against the job's retries."""
 
 
 @dataclass
 class Execution:
-    """What came of a list of jobs."""
+    """The outcome of a list of jobs."""
 
     outcomes: list[Outcome] = field(default_factory=list)
-    """Of the jobs that are done, in the order of their ends."""
+    """The outcomes of the jobs that are done, in the order in which they ended."""
     quarantined: list[Quarantined] = field(default_factory=list)
     failures: int = 0
-    """Attempts that failed at the expense of their jobs."""
+    """The number of attempts that counted against the retries of their jobs."""
     interrupted: bool = False
-    """Whether jobs were left undone."""
+    """Whether waiting jobs were dropped."""
     gave_up: str = ""
-    """Which limit ended the run, "" for none."""
+    """The limit that ended the run, in words; "" if none did."""
 
     @property
     def is_whole(self) -> bool:
@@ -183,7 +188,7 @@ class Execution:
         return not (self.quarantined or self.interrupted or self.gave_up)
 
     def __add__(self, later: "Execution") -> "Execution":
-        """What came of two lists of jobs, one after the other."""
+        """Combine the outcomes of two lists of jobs that were run one after the other."""
         return Execution(
             [*self.outcomes, *later.outcomes],
             [*self.quarantined, *later.quarantined],

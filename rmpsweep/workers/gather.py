@@ -1,4 +1,7 @@
-"""What the chunks of a unit gave, put together: rows of predictions and activity, the same however it was cut."""
+"""Put the results of a unit's chunks together: rows of predictions, and activity.
+
+The result does not depend on how the unit was cut into chunks.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,21 +14,25 @@ from torch import Tensor
 from rmpsweep.results import UNIT_SCHEMA, LayerActivity
 
 Counts = dict[tuple[str, int], Tensor]
-"""(layer, neurons) -> int64 [F, T], in the order of FIGURES."""
+"""(layer, number of its neurons) -> counts, int64 [F, T], in the order of FIGURES."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What some images gave under K trials: ids, labels [N]; logits [K, T, N, classes]; counts of each trial."""
+    """The results of some images under K trials."""
 
     ids: np.ndarray
+    """The image ids, int64 [N]."""
     labels: Tensor
+    """The labels, int64 [N]."""
     logits: Tensor
+    """The logits, [K, T, N, classes]."""
     counts: list[Counts]
+    """The counts of each trial, added over the images."""
 
 
 def _joined(parts: Sequence[Part]) -> Part:
-    """Of all their images, in order."""
+    """Join parts into one of all their images, in order."""
     counts = [
         {key: torch.stack([each[key] for each in of_trial]).sum(0) for key in of_trial[0]}
         for of_trial in zip(*(part.counts for part in parts), strict=True)
@@ -41,7 +48,14 @@ def _joined(parts: Sequence[Part]) -> Part:
 def gather(
     trials: Sequence[str], time_steps: tuple[int, ...], parts: Sequence[Part]
 ) -> tuple[list[pa.Table], list[LayerActivity]]:
-    """Tables of UNIT_SCHEMA and activity of some trials over all images of their parts, in order."""
+    """Make the predictions and the activity of some trials over all images of the parts.
+
+    Args:
+        trials: the K trials of the parts, in the order of their logits.
+    Returns:
+        A table of UNIT_SCHEMA for each trial, with images in the order of the parts; and the activity of each layer
+        under each trial.
+    """
     whole = _joined(parts)
     activity = [
         LayerActivity(trial, layer, neurons, time_steps, tuple(map(tuple, counted.tolist())))
@@ -52,7 +66,7 @@ def gather(
 
 
 def _prediction_rows(trial: str, part: Part, time_steps: Sequence[int], logits: Tensor) -> pa.Table:
-    """UNIT_SCHEMA rows of one trial. logits: [T, N, classes]; ties go to the lowest class."""
+    """Return rows of UNIT_SCHEMA for one trial from its logits [T, N, classes]. Ties go to the lowest class."""
     ids, labels = part.ids, part.labels
     own = logits.gather(2, labels.expand(len(logits), -1)[..., None])
     classes = torch.arange(logits.shape[2])

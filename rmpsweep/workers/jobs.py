@@ -1,4 +1,7 @@
-"""The jobs that workers do: calibrations, and evaluations of a unit into a committed file; without torch and ray."""
+"""The jobs that workers run: find thresholds, or evaluate a unit and commit its file.
+
+Importing this file loads neither torch nor ray.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,74 +18,80 @@ if TYPE_CHECKING:
     from rmpsweep.workers.worker import Worker
 
 Thresholds = Mapping[str, Sequence[float]]
-"""Layer -> its threshold, or one for each of its channels."""
+"""Layer -> its threshold (one value), or one for each of its channels. "input" -> Λ_0."""
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 
 
 class Job(protocol.Job, Protocol[Result_co]):
-    """What `Worker.run` runs; pickled where the worker is in another process."""
+    """A job that `Worker.run` can run. It is pickled if the worker is in another process."""
 
     def run(self, worker: "Worker") -> Result_co:
-        """Do it with the worker's network and images; what it returns becomes `JobReport.value`."""
+        """Do the job with the worker's network and images. The return value becomes `JobReport.value`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobReport(Generic[Result]):
-    """What a worker says of a job that is done."""
+    """The report of a worker on a job that is done."""
 
     value: Result
     """What the job's `run` returned."""
     seconds: float
+    """How long the job took."""
     warnings: tuple[str, ...] = ()
     input: InputFigures = field(default_factory=InputFigures)
-    """How the images of a unit came in; zeros where none was evaluated."""
+    """How fast the images of a unit came in; zeros for a job that evaluates none."""
 
 
 @dataclass(frozen=True)
 class CalibrationJob:
-    """Find the thresholds of a setting on some images of the calibration split, or take those of a file."""
+    """Find the thresholds of a setting on images of the calibration split, or check those that a file gives."""
 
     job_id: str
+    """The calibration_id."""
     setting: Setting
     image_ids: tuple[int, ...]
+    """The images to calibrate on, in order."""
     given: GivenThresholds | OwnRule | None = None
+    """The thresholds of a file, or a rule from outside the package; None for the rules of the package."""
 
     @property
     def cost(self) -> float:
-        """Roughly the number of passes over an image."""
+        """Roughly the number of passes over single images."""
         return len(self.image_ids) * self.setting.rule.cost
 
     def sparing(self) -> "CalibrationJob":
-        """It keeps within the memory plan as it is."""
+        """Return the job itself: calibration keeps to its memory plan already."""
         return self
 
     def run(self, worker: "Worker") -> Thresholds:
-        """The thresholds. Raises CalibrationError, DataError."""
+        """Return the thresholds. Raises CalibrationError, DataError."""
         return worker.calibrate(self)
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """Evaluate a unit."""
+    """Evaluate a unit and commit its file."""
 
     job_id: str
+    """The unit_id."""
     unit: Unit
     context: str
+    """The identity of network, data and engine (`Plan.context`)."""
     trials: Mapping[str, tuple[Setting, Thresholds]]
-    """trial_id -> its setting and thresholds."""
+    """trial_id -> its setting and thresholds; the ANN has none."""
     batch_size: int | None = None
-    """Rows, None for the sweep's."""
+    """The number of rows simulated together; None for the sweep's own."""
 
     @property
     def cost(self) -> float:
-        """Image-steps; something where the ANN is evaluated alone."""
+        """The number of image-steps, at least 1: the ANN alone has none."""
         return float(max(1, self.unit.image_steps))
 
     def sparing(self) -> "EvaluationJob":
-        """One row at a time."""
+        """Return the same job with a batch of one row."""
         return replace(self, batch_size=1)
 
     def run(self, worker: "Worker") -> None:
-        """Commit the unit's file. Raises CalibrationError, DataError, StorageError."""
+        """Evaluate the unit and commit its file. Raises CalibrationError, DataError, StorageError."""
         commit_unit(Layout(worker.spec.results), worker.evaluate(self))

@@ -1,4 +1,4 @@
-"""What a sweep names, loaded: its images, its network with the weights in it and converted, thresholds from outside."""
+"""Load what a sweep names: its images, its trained and converted network, and thresholds that are given."""
 
 import platform
 from collections.abc import Mapping
@@ -22,12 +22,19 @@ from rmpsweep.terms import INPUT, Setting
 
 
 def open_evaluated(sweep: Sweep, index: Location | None = None) -> ImageSplit:
-    """The split a sweep evaluates; index: as of `rmpsweep.data.open_split`. Raises DataError."""
+    """Open the split that a sweep evaluates; `index` is that of `rmpsweep.data.open_split`. Raises DataError."""
     return sweep.data.open(sweep.data.split, index=index)
 
 
 def open_planned(data: Data, split: str, index: Location, fingerprint: str) -> ImageSplit:
-    """A split, which has to be the one that was planned. Raises DataError."""
+    """Open a split that has to be the one that was planned.
+
+    Args:
+        index: the folder of the index, as `rmpsweep.data.open_split` takes it.
+        fingerprint: the fingerprint with which the split was planned.
+    Raises:
+        DataError: the split cannot be opened, or has another fingerprint.
+    """
     found = data.open(split, index=index)
     if found.fingerprint != fingerprint:
         raise DataError(
@@ -39,11 +46,12 @@ def open_planned(data: Data, split: str, index: Location, fingerprint: str) -> I
 
 
 def load_network(sweep: Sweep, weights: Path, split: ImageSplit) -> tuple[nn.Module, SpikingNetwork]:
-    """The trained ANN, in eval mode, and its conversion.
+    """Load the trained ANN, in eval mode, and convert it.
 
     Raises:
-        NetworkError: it cannot be built or converted, its weights do not fit, or it has another number of classes than
-            the labels. DataError: the first image cannot be decoded.
+        NetworkError: the network cannot be built or converted, the weights do not fit it, or its number of outputs is
+            not that of the classes.
+        DataError: the first image cannot be decoded.
     """
     image, _ = split.load([0])
     num_classes = split.num_classes or split.max_label + 1
@@ -53,7 +61,7 @@ def load_network(sweep: Sweep, weights: Path, split: ImageSplit) -> tuple[nn.Mod
         ann = build_from_module(network.module)
     else:
         shape = image.shape[1], (image.shape[2], image.shape[3])
-        if split.num_classes is None:  # its labels are a lower bound, the weights say
+        if split.num_classes is None:  # the labels give a lower bound, the weights the number
             with torch.device("meta"):
                 num_classes = max(num_classes, count_classes(build_any(network.label, num_classes, *shape), state))
         ann = build_any(network.label, num_classes, *shape)
@@ -70,10 +78,13 @@ def load_network(sweep: Sweep, weights: Path, split: ImageSplit) -> tuple[nn.Mod
 
 
 def given_thresholds(net: SpikingNetwork, given: GivenThresholds, setting: Setting) -> dict[str, Tensor]:
-    """Thresholds that are given for this network, as `calibrate` returns them.
+    """Return thresholds that are given for this network in the form in which `calibrate` returns them.
 
+    Args:
+        setting: its `input_scale` is taken if the input has no Λ_0 among the given values.
     Raises:
-        CalibrationError: layers are missing or unknown, or do not have the setting's granularity or their channels.
+        CalibrationError: layers are missing or unknown, values do not fit the setting's granularity or the number of
+            channels, or neither the values nor the setting give the input scale.
     """
     missing = [layer for layer in net.layers if layer not in given.values]
     unknown = [layer for layer in given.values if layer not in (INPUT, *net.layers)]
@@ -94,35 +105,36 @@ def given_thresholds(net: SpikingNetwork, given: GivenThresholds, setting: Setti
     try:
         if given.scales:
             return thresholds_from_scales(net, complete)
-        scaled(net, complete, 1.0, "layer")  # which checks shapes and values
+        scaled(net, complete, 1.0, "layer")  # called for its checks of shapes and values
     except ValueError as error:
         raise CalibrationError(f"{given.origin}: {error}") from error
     return complete
 
 
 def own_thresholds(net: SpikingNetwork, images: Tensor, rule: OwnRule, setting: Setting) -> dict[str, Tensor]:
-    """The thresholds that a rule from outside the package finds, as `calibrate` returns them.
+    """Return the thresholds that a rule from outside the package finds, in the form in which `calibrate` returns them.
 
     Args:
-        images: of the calibration split, [N, C, H, W], as the ANN gets them.
+        images: the calibration images [N, C, H, W], as the ANN gets them.
     Raises:
-        CalibrationError: the rule cannot be imported here, is not the one that was planned, fails, or returns something
-            else than a threshold greater than 0 for every layer, or one for every channel.
+        CalibrationError: the rule cannot be imported here, is not the one that was planned, or fails; or it does not
+            return a threshold greater than 0 for every layer, or one for every channel.
     """
     return given_thresholds(net, _apply(rule, net, images, setting), setting)
 
 
 def check_given(net: SpikingNetwork, given: GivenThresholds | OwnRule, setting: Setting, data: Data) -> None:
-    """Fit what gives thresholds to a network; a rule from outside the package is tried on two images.
+    """Check that given thresholds fit a network. A rule from outside the package is tried on two images.
 
     Raises:
-        CalibrationError: as `given_thresholds` and `own_thresholds`. DataError: the images cannot be read.
+        CalibrationError: as from `given_thresholds` and `own_thresholds`.
+        DataError: the images cannot be read.
     """
     if isinstance(given, OwnRule):
         split = data.open(data.calibration_split)
         images, _ = split.load(range(min(2, split.num_images)))
         tried = _apply(given, net, images, setting)
-        # so few images may leave a layer silent that is not
+        # two images may leave a layer silent that is not silent over all of them
         values = {layer: tuple(1.0 if v <= 0 else v for v in channels) for layer, channels in tried.values.items()}
         given = replace(tried, values=values)
     given_thresholds(net, given, setting)
@@ -148,7 +160,7 @@ def _apply(rule: OwnRule, net: SpikingNetwork, images: Tensor, setting: Setting)
 
 
 def _numbers(value: object, where: str) -> tuple[float, ...]:
-    """One number, or one per channel, as floats. Raises CalibrationError."""
+    """Return one number, or one per channel, as floats. Raises CalibrationError for anything else."""
     try:
         tensor = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):

@@ -1,4 +1,4 @@
-"""What the driver, a pool and its workers say to one another: plain values and protocols, without torch and ray."""
+"""The values and interfaces that the driver, a pool and its workers share. This file needs neither torch nor ray."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
@@ -9,38 +9,46 @@ class Job(Protocol):
 
     @property
     def job_id(self) -> str:
-        """Unique among the jobs of a run."""
+        """The name of the job, unique among the jobs of a run."""
 
     @property
     def cost(self) -> float:
-        """How much there is to do, in any unit; `Beat.done` is in the same unit."""
+        """The amount of work, in any unit; `Beat.done` is in the same unit."""
 
     def sparing(self) -> Self:
-        """The same job, done in as little memory as it can be."""
+        """Return the same job, to be done in as little memory as possible."""
 
 
 class WorkerLike(Protocol):
-    """What a pool needs of a worker."""
+    """What a pool requires of a worker."""
 
     def setup(self) -> str:
-        """Load everything that jobs need; returns the name of the device."""
+        """Load everything that jobs need, and return the name of the device."""
 
     def run(self, job: Any) -> Any:
-        """Do a job; returns what the driver is to get as `Outcome.report`."""
+        """Run a job, and return what the driver gets as `Outcome.report`."""
 
     def beat(self) -> tuple[int, float]:
-        """How often anything moved so far, and how much of the present job's cost is done; called by another thread."""
+        """Return a count of all progress so far, and how much of the current job's cost is done.
+
+        The caller is in another thread than the running job.
+        """
 
 
 class MakeWorker(Protocol):
-    """Makes a worker where it is to run."""
+    """A function that makes a worker in the process where the worker runs."""
 
     def __call__(self, threads: int | None, device: str | None, /) -> WorkerLike:
-        """threads: of the CPU, None for torch's default; device: None for a GPU if there is any."""
+        """Make a worker that uses this many CPU threads and this device.
+
+        Args:
+            threads: None for torch's default.
+            device: None for a GPU if there is one, else the CPU.
+        """
 
 
 Cause = Literal["", "memory", "died", "node", "preempted"]
-"""Why a worker is gone; jobs are not charged for nodes and preemption."""
+"""Why a worker is gone, or "memory" if a job ran out of memory. Lost nodes and preemption are not charged to a job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,11 +57,11 @@ class Outcome:
 
     job: Any
     kind: Literal["done", "failed", "lost"]
-    """done: the worker reports; failed: the job raised; lost: its worker is gone."""
+    """done: the worker has reported. failed: the job raised an error. lost: the worker of the job is gone."""
     report: Any = None
-    """What the worker's `run` returned, where the job is done."""
+    """What the worker's `run` returned, if the job is done."""
     error: Exception | None = None
-    """What was raised; of a worker in another process, only where it is one of rmpsweep's errors."""
+    """The error that the job raised, if it failed; Ray's own, if Ray could not hand over the original."""
     message: str = ""
     """What went wrong, in one line."""
     detail: str = ""
@@ -61,22 +69,22 @@ class Outcome:
     cause: Cause = ""
     worker: str = ""
     log: str = ""
-    """Where the worker writes its log, "" where it has none."""
+    """The path of the worker's log; "" if it has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placed:
-    """A worker's process runs, and loads."""
+    """The process of a worker runs and begins to load."""
 
     worker: str
     place: str = ""
-    """Host and process."""
+    """Host and process, for messages."""
     log: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """A worker can take a job."""
+    """A worker has loaded everything and can take its first job."""
 
     worker: str
     device: str = ""
@@ -88,14 +96,14 @@ class Beat:
 
     worker: str
     ticks: int
-    """Changes whenever anything moved."""
+    """A count that changes whenever the worker makes progress."""
     done: float
-    """In units of the job's cost."""
+    """How much is done, in the unit of the job's cost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """A worker's job ended, and the worker is idle."""
+    """The job of a worker has ended, done or failed, and the worker is idle."""
 
     worker: str
     outcome: Outcome
@@ -103,23 +111,23 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gone:
-    """A worker is no more, and neither is its job."""
+    """A worker is gone, and its job with it."""
 
     worker: str
     message: str = ""
     detail: str = ""
     cause: Cause = ""
     outcome: Outcome | None = None
-    """What the job raised, where that is why the worker was ended."""
+    """The outcome of the job, if the worker was ended because of the error that the job raised."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
-    """A worker's setup raised, and the worker is no more."""
+    """The setup of a worker raised an error, and the worker is gone."""
 
     worker: str
     error: Exception | None = None
-    """What was raised, where it is one of rmpsweep's errors."""
+    """The error, if it is one of rmpsweep's own."""
     message: str = ""
     detail: str = ""
 
@@ -128,35 +136,35 @@ PoolEvent = Placed | Ready | Beat | Ended | Gone | Refused
 
 
 class Pool(Protocol):
-    """Where workers run; each does one job at a time."""
+    """The place where workers run. Each worker does one job at a time."""
 
     note: str
-    """What a person should know of the place, "" for nothing."""
+    """A sentence that a person should know about the place; "" if there is none."""
 
     def now(self) -> float:
-        """Seconds on the clock that deadlines are measured by."""
+        """Return the time in seconds, on the clock that deadlines are measured by."""
 
     def wanted(self) -> int:
-        """How many workers there should be at the moment."""
+        """Return how many workers there should be at the moment."""
 
     def start(self) -> str:
-        """Ask for one more worker; returns its name."""
+        """Ask for one more worker, and return its name."""
 
     def submit(self, worker: str, job: Any) -> None:
         """Give a job to a worker that is ready and idle."""
 
     def stop(self, worker: str) -> None:
-        """End a worker at once, without an event; its job is dropped."""
+        """End a worker at once and drop its job, without an event."""
 
     def wait(self, timeout_s: float) -> list[PoolEvent]:
-        """Events since the last call; waits for the first one, at most that many seconds.
+        """Return the events since the last call. If there are none, wait for one for at most `timeout_s`.
 
         Raises:
-            ClusterError: no worker can be had any more. A pool in this process lets through what `setup` raises.
+            ClusterError: no worker can be started any more. A pool in this process also raises what `setup` raises.
         """
 
     def describe(self) -> str:
-        """What each worker asks for and what there is, for messages."""
+        """Describe, for messages, the resources that each worker asks for and those that there are."""
 
     def close(self) -> None:
         """Stop all workers and drop their jobs."""

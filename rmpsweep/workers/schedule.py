@@ -1,7 +1,7 @@
-"""Which job is done next, and which one is done twice.
+"""Choose which job is done next, and which one is done twice.
 
-Large jobs come first, and towards the end each worker gets what it can end before all else ends. A job that would end
-after all others gets a copy on another worker.
+A worker gets the largest job that it can end before all waiting jobs are done, so large jobs come first and small ones
+last. A job that would end after all others gets a copy on another worker.
 """
 
 import heapq
@@ -14,39 +14,40 @@ from collections.abc import Collection, Mapping
 from rmpsweep.workers.state import Flight, Member, Task
 
 COPIES = 0.1
-"""Copies of slow jobs, per worker; at least one."""
+"""The number of copies of slow jobs as a fraction of the number of workers; one copy is always allowed."""
 WORTHWHILE = 1.5
-"""A copy is made where the original would take that many times longer than the copy."""
+"""A copy is made only if the original would take this many times as long. A worker counts as slow if its rate is below
+the usual one by this factor."""
 
 
 class Schedule:
-    """The jobs of a run that wait, and those that shall have a copy."""
+    """The waiting jobs of a run, and the jobs that are to get a copy."""
 
     def __init__(self) -> None:
         self.waiting_cost = 0.0
         self.copies: list[Task] = []
         self.usual = 0.0
-        """Cost per second of a worker: the first one's that is known, then the median; 0 before."""
+        """The usual cost per second of a worker: the first known rate, later the median rate; 0 while none is known."""
         self._queue: list[tuple[float, int, Task]] = []
         self._sequence = itertools.count()
 
     def __len__(self) -> int:
-        """How many jobs wait."""
+        """The number of waiting jobs."""
         return len(self._queue)
 
     def put(self, task: Task) -> None:
-        """Have a job wait."""
+        """Add a job to the waiting ones."""
         self.waiting_cost += task.job.cost
         insort(self._queue, (task.job.cost, -next(self._sequence), task))
 
     def drop(self) -> list[Task]:
-        """Forget all that waits, copies included; returns what waited."""
+        """Forget all waiting jobs and planned copies; return the jobs that waited."""
         dropped = [task for _, _, task in self._queue]
         self._queue, self.copies, self.waiting_cost = [], [], 0.0
         return dropped
 
     def next(self, member: Member, members: Mapping[str, Member], idle: Collection[str]) -> Task | None:
-        """What a worker that is idle shall do: a copy, else a waiting job; None where others are better at it."""
+        """Choose a job for an idle worker: a planned copy, else a waiting job; None if others will do these sooner."""
         return self._next_copy(member) or self._next_waiting(member, members, idle)
 
     def _next_copy(self, member: Member) -> Task | None:
@@ -75,7 +76,7 @@ class Schedule:
         return task
 
     def plan_copies(self, members: Mapping[str, Member], flights: Collection[Flight], now: float) -> None:
-        """Choose jobs that would end after all others although a copy would end much earlier; the slowest first."""
+        """Choose the jobs to copy, slowest first: those that would end after all others and much later than a copy."""
         rates = [member.rate for member in members.values() if member.rate is not None]
         if not rates:
             return
@@ -94,11 +95,15 @@ class Schedule:
         return member.rate is not None and member.rate < self.usual / WORTHWHILE
 
     def _horizon(self, workers: int) -> float:
-        """Seconds until nothing waits any more."""
+        """Estimate the seconds until no job waits; infinite while no rate is known."""
         return self.waiting_cost / (self.usual * workers) if self.usual else math.inf
 
     def _seconds_left(self, flight: Flight, member: Member, now: float) -> float:
-        """By its progress, which may be as old as beats are apart; else by its worker's rate."""
+        """Estimate the seconds until a job ends.
+
+        The estimate follows from the job's last progress, which may be as old as the time between two beats, or, before
+        there is any, from the rate of its worker.
+        """
         elapsed, until_beat, cost = now - flight.began, flight.changed - flight.began, flight.job.cost
         if flight.done:
             total = cost / flight.done * max(until_beat, elapsed - until_beat / flight.ticks)

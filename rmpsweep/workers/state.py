@@ -1,4 +1,4 @@
-"""What the driver keeps of jobs and workers while it runs; these values change, and nobody else may change them."""
+"""What the driver knows of jobs and workers during a run. Only the driver changes these values."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -6,18 +6,19 @@ from typing import Any, Literal
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """A job and what became of it so far."""
+    """A job and its history so far."""
 
     job: Any
     charged: int = 0
-    """Attempts that failed at the job's own expense."""
+    """The number of failed or lost attempts that count against the job's retries."""
     free: int = 0
-    """Attempts that were lost at no expense of the job."""
+    """The number of lost attempts that do not count against the job's retries."""
     flights: int = 0
-    """Workers that are doing it."""
+    """The number of workers that are doing the job."""
     ended: bool = False
+    """Whether the job is done, quarantined or dropped."""
     last_worker: str = ""
-    """Where it failed last."""
+    """The worker on which the job failed last; "" if it never did."""
 
 
 @dataclass(eq=False, slots=True)
@@ -27,17 +28,19 @@ class Flight:
     task: Task
     worker: str
     began: float
+    """When the job began, on the pool's clock."""
     changed: float
-    """When progress was last heard of, on the pool's clock as `began` is."""
+    """When the job was last seen to make progress, on the pool's clock."""
     ticks: int = 0
+    """The ticks of the last beat."""
     done: float = 0.0
-    """In units of the job's cost."""
+    """How much is done, in the unit of the job's cost."""
     copy: bool = False
-    """Whether another worker does the same job."""
+    """Whether another worker was doing the same job when this one began."""
 
     @property
     def job(self) -> Any:
-        """What is being done."""
+        """The job that the worker is doing."""
         return self.task.job
 
 
@@ -47,24 +50,26 @@ class Member:
 
     name: str
     since: float
-    """When its state changed, on the pool's clock."""
+    """When the state last changed, on the pool's clock."""
     state: Literal["scheduling", "loading", "idle", "busy"] = "scheduling"
     place: str = ""
+    """Host and process."""
     log: str = ""
+    """The path of the log; "" if there is none."""
     device: str = ""
     rate: float | None = None
-    """Cost per second of its last jobs, None before the first one."""
+    """Cost per second, averaged over the last jobs with the latest counting half; None before a job is done."""
     failures: int = 0
-    """Jobs that failed on it in a row."""
+    """The number of jobs in a row that failed on this worker."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """A run at one moment; members and flights go on changing after the call that brings them."""
+    """The state of a run at one moment. Members and flights keep changing after the listener was called with them."""
 
     members: tuple[Member, ...] = ()
     flights: tuple[Flight, ...] = ()
     waiting: int = 0
-    """Jobs that nobody works on."""
+    """The number of jobs that no worker is doing."""
     now: float = 0.0
-    """On the pool's clock, as the times of members and flights are."""
+    """The time on the pool's clock, to compare with those of members and flights."""

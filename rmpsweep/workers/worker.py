@@ -1,6 +1,6 @@
-"""One resident network, and what jobs have it do: calibrate, and evaluate a unit.
+"""The worker: it holds one converted network, and calibrates and evaluates units with it.
 
-A plain class: where it runs (this process, a Ray actor) is decided in `pools`.
+`Worker` is a plain class. The pools decide where it runs, in this process or in a Ray actor.
 """
 
 import contextlib
@@ -32,30 +32,34 @@ from rmpsweep.workers.jobs import CalibrationJob, EvaluationJob, Job, JobReport,
 from rmpsweep.workers.loading import given_thresholds, load_network, open_planned, own_thresholds
 
 ANN_ROWS, ANN_ELEMENTS = 32, 2**20
-"""The ANN's batch: so many images, fewer where they are large. Fixed, since floating point depends on it."""
+"""The ANN is evaluated on batches of at most ANN_ROWS images and, if images are large, ANN_ELEMENTS input elements. The
+size is fixed because floating-point results depend on it."""
 CHUNK_BATCHES, CHUNK_BYTES = 4, (2**24, 2**28)
-"""What is simulated at a time: so many of the engine's batches for every thread, within these bytes of input."""
+"""A chunk of images that is simulated at a time fills CHUNK_BATCHES of the engine's batches for every thread, as far as
+its float32 input has between CHUNK_BYTES[0] and CHUNK_BYTES[1] bytes."""
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker needs to start.
-
-    data, calibration_data: fingerprints that the splits were planned with; threads: of the CPU, None for torch's
-    default; device: None for a GPU if any.
-    """
+    """What a worker needs to start."""
 
     sweep: Sweep
     weights: Path
+    """The weights file."""
     results: Location
+    """The results directory."""
     data: str
+    """The fingerprint with which the evaluated split was planned."""
     calibration_data: str
+    """The fingerprint with which the calibration split was planned."""
     threads: int | None = None
+    """The number of CPU threads; None for torch's default."""
     device: str | None = None
+    """The torch device; None for a GPU if there is one, else the CPU."""
 
 
 class Worker:
-    """Holds a converted network and the evaluated split from `setup` on."""
+    """A worker, which holds a converted network and the evaluated split once `setup` has run."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
@@ -63,7 +67,7 @@ class Worker:
         self._input = InputFigures()
 
     def beat(self) -> tuple[int, float]:
-        """How often anything was computed so far, and the image-steps of the present job."""
+        """Return a count of all progress so far, and the image-steps done of the current job (0 in a calibration)."""
         return self._ticks, float(self._done)
 
     def _advance(self, steps: int) -> None:
@@ -74,7 +78,12 @@ class Worker:
         self._ticks += 1
 
     def setup(self) -> str:
-        """Load everything; the device's name. Raises NetworkError, DataError: also for other data than was planned."""
+        """Load the images and the network, and return the name of the device.
+
+        Raises:
+            NetworkError: the network or its weights cannot be used.
+            DataError: the images cannot be used, or are not those that were planned.
+        """
         if self.spec.threads is not None:
             torch.set_num_threads(self.spec.threads)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -93,7 +102,7 @@ class Worker:
         return f"{torch.cuda.get_device_name(self.device)}, TF32 off"
 
     def run(self, job: Job[Result]) -> JobReport[Result]:
-        """Do one job. Raises what the job raises."""
+        """Run one job, and return its report. Raises what the job raises."""
         began = time.perf_counter()
         self._done, self._input = 0, InputFigures()
         with warnings.catch_warnings(record=True) as caught:
@@ -103,7 +112,12 @@ class Worker:
         return JobReport(value=value, seconds=time.perf_counter() - began, warnings=messages, input=self._input)
 
     def calibrate(self, job: CalibrationJob) -> dict[str, list[float]]:
-        """Thresholds by layer, one value or one per channel. Raises CalibrationError, DataError."""
+        """Find the thresholds of a job's setting: layer -> one value, or one per channel; "input" -> Λ_0.
+
+        Raises:
+            CalibrationError: thresholds cannot be found, or given ones do not fit the network.
+            DataError: the calibration images cannot be used, or are not those that were planned.
+        """
         if isinstance(job.given, GivenThresholds):
             return _lists(given_thresholds(self.net, job.given, job.setting))
         data, calibration = self.spec.sweep.data, self.spec.sweep.calibration
@@ -135,9 +149,13 @@ class Worker:
         return _lists(found)
 
     def evaluate(self, job: EvaluationJob) -> UnitResult:
-        """Compute every cell of a unit; the ANN sees the very tensors its conversions see.
+        """Compute every cell of a unit. The ANN gets the very tensors that its conversions get.
 
-        Images are decoded while those before them are simulated, each once for all trials.
+        Background threads decode images while earlier images are simulated. Each image is decoded once for all trials.
+
+        Raises:
+            CalibrationError: an output is not finite.
+            DataError: an image cannot be decoded.
         """
         unit, groups = job.unit, _together(job)
         parts: list[list[Part]] = [[] for _ in groups]
@@ -156,7 +174,8 @@ class Worker:
         return UnitResult(unit, job.context, provenance, pa.concat_tables(rows).combine_chunks(), tuple(activity))
 
     def _chunk_size(self, job: EvaluationJob, trials: int) -> int:
-        """Images simulated at a time: the engine's batches are full, and the first images are soon there."""
+        """Choose how many images are simulated at a time: enough to fill the engine's batches, and few enough that the
+        first chunk is decoded soon."""
         on_gpu = self.device.type == "cuda"
         batch = job.batch_size or self.spec.sweep.run.batch_size or (MOST_ROWS_ON_GPU if on_gpu else MOST_ROWS)
         rows = CHUNK_BATCHES * batch * (1 if on_gpu else torch.get_num_threads())
@@ -164,7 +183,7 @@ class Worker:
         return min(most, max(least, -(-rows // trials)))
 
     def _compute(self, chunk: Chunk, time_steps: tuple[int, ...], members: Sequence[str], job: EvaluationJob) -> Part:
-        """The cells of some images. Raises CalibrationError: an output is not finite."""
+        """Compute the cells of a chunk of images. Raises CalibrationError if an output is not finite."""
         if members == [ANN]:
             logits, counts = self._ann_logits(chunk.images)[None, None], [self._ann_counts(len(chunk.ids))]
         else:
@@ -178,7 +197,7 @@ class Worker:
 
     @torch.no_grad()
     def _ann_logits(self, images: Tensor) -> Tensor:
-        """[N, classes], in batches padded to one shape."""
+        """Return the ANN's logits [N, classes], computed in batches that are padded to one shape."""
         size = max(1, min(ANN_ROWS, ANN_ELEMENTS // images[0].numel()))
         parts = []
         for rows in torch.arange(len(images)).split(size):
@@ -188,7 +207,7 @@ class Worker:
         return torch.cat(parts)
 
     def _ann_counts(self, images: int) -> Counts:
-        """Multiply-accumulates in place of synaptic operations; nothing spikes."""
+        """Return the counts of the ANN: multiply-accumulates in place of synaptic operations, zeros for the rest."""
         return {
             (layer, self.neurons[layer]): torch.tensor([[images * n if each == "synops" else 0] for each in FIGURES])
             for layer, n in self.macs.items()
@@ -201,7 +220,7 @@ class Worker:
         trials: Sequence[tuple[Setting, Thresholds]],
         job: EvaluationJob,
     ) -> tuple[Tensor, list[Counts]]:
-        """Logits [K, T, N, classes], and what each trial counted."""
+        """Simulate K trials. Return their logits, float64 [K, T, N, classes], and the counts of each trial."""
         settings = [{**asdict(setting), "thresholds": _tensors(thresholds)} for setting, thresholds in trials]
         rows = job.batch_size or self.spec.sweep.run.batch_size
         sims = simulate_many(
@@ -231,7 +250,7 @@ def _tensors(thresholds: Thresholds) -> dict[str, Tensor]:
 
 
 def _together(job: EvaluationJob) -> list[tuple[tuple[int, ...], list[str]]]:
-    """Trials of a unit with the same time steps, which are simulated together; the ANN alone."""
+    """Group the trials of a unit that have the same time steps and are simulated together; the ANN is a group alone."""
     groups: dict[tuple[object, ...], tuple[tuple[int, ...], list[str]]] = {}
     for trial, steps in job.unit.work:
         groups.setdefault((trial == ANN, steps), (steps, []))[1].append(trial)

@@ -163,7 +163,7 @@ def test_too_little_space_is_said_before_anything_is_computed(server, write_swee
         command = ("launch", write_sweep(), "--results", disk / "results", "--limit", 40, "--mlflow", "none")
         code, output = server.run("", *command)
         assert code == 4, output
-        for part in ("440 results to come take about 17 MB", "and ", "has 13 MB free", "lower --limit or the grid"):
+        for part in ("the 440 missing results take about 17 MB", "and ", "has 13 MB free", "lower --limit or the grid"):
             assert part in output
         assert list(disk.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""What a Ray actor holds."""
+"""The class of the Ray actors."""
 
 import faulthandler
 import logging
@@ -12,10 +12,14 @@ from rmpsweep.workers.protocol import MakeWorker
 
 
 class Actor:
-    """A worker, made and set up after the actor has started, and its log."""
+    """A Ray actor: a worker, which is made and set up after the actor has started, and its log."""
 
     def place(self, logs: str | None) -> tuple[str, str, str]:
-        """Node id, host and process, and the log file, of which Ray's own is one."""
+        """Open the log, and return the node id, the host and process, and the path of the log.
+
+        Args:
+            logs: the folder for the log; if it is None or cannot be written, the log is Ray's own for this process.
+        """
         host, pid = ray.util.get_node_ip_address(), os.getpid()
         log = os.readlink("/proc/self/fd/2") if os.path.exists("/proc/self/fd/2") else ""
         self.log = logging.getLogger("rmpsweep")
@@ -30,11 +34,11 @@ class Actor:
                 faulthandler.enable(handler.stream or 2)
                 log = str(path)
             except OSError:
-                pass  # a full or read-only folder must not keep a worker from starting: Ray's log remains
+                pass  # Ray's log remains; a full or read-only folder must not stop a worker from starting
         return ray.get_runtime_context().get_node_id(), f"{host}, process {pid}", log
 
     def setup(self, make_worker: MakeWorker, threads: int, device: str | None) -> str:
-        """Make the worker and have it load; its device."""
+        """Make the worker, have it load, and return the name of its device."""
         self.log.info("loads")
         self.worker = make_worker(threads, device)
         name = self.worker.setup()
@@ -42,7 +46,7 @@ class Actor:
         return name
 
     def run(self, job: Any) -> Any:
-        """Do a job; the worker's report."""
+        """Run a job, and return the worker's report."""
         self.log.info("begins %s", job.job_id)
         try:
             report = self.worker.run(job)
@@ -53,5 +57,5 @@ class Actor:
         return report
 
     def beat(self) -> tuple[int, float]:
-        """How often anything moved in the job, and how far it has come."""
+        """Return the beat of the worker; see `WorkerLike.beat`."""
         return self.worker.beat()

@@ -25,38 +25,43 @@ from rmpsweep.workers.protocol import (
 )
 
 BEAT_EVERY_S = 5.0
+"""Seconds between two questions to a worker how far it has come."""
 CAPACITY_EVERY_S = 10.0
+"""Seconds between two counts of the room in the cluster."""
 HEAD_EVERY_S, HEAD_LOST_S = 5.0, 30.0
-"""How often the head is looked for, and how long it may be away: Ray ends this process without a word after 60 s."""
+"""Seconds between two connections to Ray's head, and how long the head may be unreachable. Ray itself would end this
+process without a message after 60 s."""
 CPU_WORKERS = 2
-"""Workers on a node without a GPU, where nobody says how many."""
+"""The number of workers on each node if there are no GPUs and no number of workers is given."""
 
 
 Question = Literal["place", "setup", "beat", "run"]
-"""What an actor was called for."""
+"""The method of an actor that was called."""
 
 
 @dataclass(eq=False, slots=True)
 class _Handle:
-    """An actor, and what is known of it."""
+    """An actor, and what the pool knows about it."""
 
     actor: Any
     node: str = ""
-    """The id of its node, once it runs."""
+    """The id of its node, "" until it runs."""
     log: str = ""
     ready: bool = False
+    """Whether it is set up."""
     job: Any = None
+    """The job it is doing; None while it is idle."""
     beat_at: float = 0.0
-    """When it was last asked, or has answered, how far it has come; infinite while the answer is awaited."""
+    """When it last became ready, got a job or answered a beat; infinite while a beat is awaited."""
     calls: set[Any] = field(default_factory=set)
-    """Those whose answers are awaited."""
+    """The calls whose answers are awaited."""
 
 
 class RayPool(Pool):
-    """Ray actors, each with a worker of its own.
+    """A pool of Ray actors, each of which holds one worker.
 
-    Ray restarts and retries nothing by itself: attempts, budgets and replacement are the driver's, so that each has
-    its line in the log. The actor's constructor does nothing; `setup` loads the network.
+    Ray itself restarts and retries nothing. The driver counts attempts and replaces workers, so that each of these
+    steps appears among its events. The constructor of an actor does nothing; `setup` loads the network.
     """
 
     def __init__(
@@ -69,18 +74,20 @@ class RayPool(Pool):
         logs: Path | None = None,
         beat_every_s: float | None = None,
     ) -> None:
-        """Connect; workers are started by `start`.
+        """Connect to Ray; `start` starts the workers.
 
         Args:
-            num_workers: default as many as there is room for, following nodes that come and go: one for each GPU, or
-                two on each node where there is no GPU.
-            gpus_per_worker: default 1 where there is a GPU; CPUs are shared out evenly.
-            address: of a running cluster ("auto" or host:port). A Ray that this process uses already is used and left
-                running; otherwise None starts Ray on this machine, and stops it at close.
-            logs: a folder every node can write, for the workers' logs; None leaves them to Ray.
-            beat_every_s: how often workers are asked how far they have come; default BEAT_EVERY_S.
+            num_workers: the number of workers; default as many as there is room for, following nodes that come and go:
+                with GPUs, as many as fit on them; without, CPU_WORKERS on each node.
+            gpus_per_worker: the GPUs, or the fraction of one, that each worker gets; default 1 if the cluster has any,
+                else 0. CPUs are shared out evenly.
+            address: the address of a running cluster ("auto" or host:port). If this process is connected to Ray
+                already, the pool uses that connection and leaves it open. Otherwise, None starts Ray on this machine
+                and stops it at close.
+            logs: a folder for the workers' logs that every node can write to; None leaves the logs to Ray.
+            beat_every_s: seconds between two questions to a worker how far it has come; default BEAT_EVERY_S.
         Raises:
-            ClusterError: no such cluster, or this process uses another one.
+            ClusterError: there is no such cluster, it cannot be used, or this process uses another one.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -127,7 +134,9 @@ class RayPool(Pool):
     def wanted(self) -> int:
         if self.given is not None:
             return self.given
-        if self.now() > self.room_at + CAPACITY_EVERY_S and self._finds_head():  # nodes() would wait for it for ever
+        if (
+            self.now() > self.room_at + CAPACITY_EVERY_S and self._finds_head()
+        ):  # without its head, nodes() would wait for ever
             self.room, self.room_at = _room(self.ray.nodes(), self.gpus), self.now()
         return max(1, self.room)
 
@@ -178,7 +187,7 @@ class RayPool(Pool):
         return f"each of {self.wanted()} workers asks for {asked}, the cluster has {has}"
 
     def _finds_head(self) -> bool:
-        """Raises ClusterError if Ray's head has been away for too long."""
+        """Return whether Ray's head can be reached. Raises ClusterError if it has been away for HEAD_LOST_S."""
         host, _, port = self.head.rpartition(":")
         self.head_sought_at = self.now()
         try:
@@ -194,7 +203,7 @@ class RayPool(Pool):
         return True
 
     def close(self) -> None:
-        """As of `Pool`; Ray is stopped too if it was started here."""
+        """Stop all workers and drop their jobs, and stop Ray if this pool started it."""
         for name in list(self.handles):
             self.stop(name)
         if self.owns_ray:
@@ -205,7 +214,7 @@ class RayPool(Pool):
         self.handles[name].calls.add(call)
 
     def _events(self, name: str, question: Question, call: Any) -> list[PoolEvent]:
-        """What an answer comes to; asks the next question where there is one."""
+        """Turn the answer to a call into events, and make the next call if one follows."""
         handle = self.handles[name]
         try:
             answer = self.ray.get(call)
@@ -234,7 +243,11 @@ class RayPool(Pool):
                 assert_never(question)
 
     def _raised(self, name: str, question: Question, error: Any) -> PoolEvent:
-        """What setup, or a job, raised. A fault of the process, such as a broken CUDA context, ends its worker."""
+        """Turn an error that a call raised into an event.
+
+        A worker survives errors of rmpsweep that its job raises. Any other error may come from a broken process, such
+        as one that has lost its CUDA context, and ends the worker.
+        """
         handle = self.handles[name]
         cause = error.cause if isinstance(error.cause, Exception) else error
         if question != "run":
@@ -251,7 +264,7 @@ class RayPool(Pool):
         return Gone(worker=name, outcome=outcome, message=outcome.message)
 
     def _gone(self, name: str, error: Exception) -> Gone:
-        """The actor, its process, or its node is no more. Raises ClusterError where no other could do better."""
+        """Handle an actor that is gone, for whatever reason. Raises ClusterError if no other actor could run either."""
         handle = self.handles[name]
         exceptions = self.ray.exceptions
         hopeless = (
@@ -295,13 +308,13 @@ _WHY: dict[Cause, str] = {
 
 
 def _fitting(nodes: list[dict[str, Any]], gpus_per_worker: float) -> list[dict[str, float]]:
-    """Resources of the nodes that are alive and can hold a worker."""
+    """Return the resources of the nodes that are alive and can hold a worker."""
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     return [r for r in alive if r.get("CPU", 0) >= 1 and r.get("GPU", 0) >= gpus_per_worker]
 
 
 def _room(nodes: list[dict[str, Any]], gpus_per_worker: float) -> int:
-    """Workers the cluster has room for at the moment."""
+    """Return the number of workers that the cluster has room for at the moment."""
     fitting = _fitting(nodes, gpus_per_worker)
     if gpus_per_worker:
         return sum(int(r["GPU"] / gpus_per_worker) for r in fitting)
@@ -309,7 +322,7 @@ def _room(nodes: list[dict[str, Any]], gpus_per_worker: float) -> int:
 
 
 def _threads_per_worker(nodes: list[dict[str, Any]], num_workers: int, gpus_per_worker: float) -> int:
-    """CPUs for each worker such that an even share of the workers fits on every node that can hold one."""
+    """Return the CPUs for each worker such that, shared out evenly, the workers fit on the nodes that can hold one."""
     fitting = [r["CPU"] for r in _fitting(nodes, gpus_per_worker)]
     return max(1, int(min(fitting) // -(-num_workers // len(fitting)))) if fitting else 1
 

@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster, or a Ray of one's own."""
+"""Connect to a Ray cluster, or start Ray on this machine."""
 
 import contextlib
 import logging
@@ -15,23 +15,24 @@ from rmpsweep.environment import usable_cpus
 from rmpsweep.errors import ClusterError
 
 CONNECT_S, ANSWER_S = 10.0, 30.0
-"""A port that is not open by then stays closed; a cluster that has not answered by then does not."""
+"""Seconds after which a port counts as closed, and a cluster as not answering."""
 _CONNECT = "import sys; from rmpsweep.workers.pools.connection import connect; connect(sys.argv[1], 1, answer_s=None)"
 
 
 def connect(address: str | None, num_workers: int, answer_s: float | None = ANSWER_S) -> None:
-    """Initialise Ray; the signal handlers of this process stay as they are.
+    """Initialise Ray, and leave the signal handlers of this process as they are.
 
     Args:
-        address: of a running cluster ("auto" or host:port); None starts Ray here, with a CPU for each worker.
+        address: the address of a running cluster ("auto" or host:port); None starts Ray on this machine.
+        num_workers: a Ray that is started has at least this many CPUs, and at least those of the machine.
         answer_s: how long a cluster may take to answer; None leaves that to Ray, which tries for a quarter of an hour.
     Raises:
-        ClusterError: no such cluster, or it does not let this process in.
+        ClusterError: there is no such cluster, or it does not let this process in.
     """
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # on by default, and says so every time
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it reports the default at every start
     keep_off_stdout(ray)
     local = {} if address else {"num_cpus": max(num_workers, usable_cpus()), "include_dashboard": False}
     named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address or ""
@@ -50,11 +51,13 @@ def connect(address: str | None, num_workers: int, answer_s: float | None = ANSW
 
 
 def check_connected(address: str | None, head: str) -> None:
-    """Refuse another cluster than the one that this process uses already. Raises ClusterError.
+    """Check that an address is that of the cluster which this process uses already.
 
     Args:
-        address: what is asked for; None and "auto" mean whatever there is.
+        address: the address that is asked for; None and "auto" accept any cluster.
         head: host:port of the cluster in use.
+    Raises:
+        ClusterError: the address is that of another cluster.
     """
     if address in (None, "auto", head):
         return
@@ -70,7 +73,7 @@ def check_connected(address: str | None, head: str) -> None:
 
 @contextlib.contextmanager
 def _keeping_signal_handlers() -> Iterator[None]:
-    """Ray takes over SIGTERM when it starts, and keeps it when it is shut down."""
+    """Restore the signal handlers at the end: Ray takes over SIGTERM when it starts, and keeps it after shutdown."""
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -81,9 +84,10 @@ def _keeping_signal_handlers() -> Iterator[None]:
 
 
 def keep_off_stdout(ray: Any) -> None:
-    """Keep Ray from telling of lost workers on standard output, where `--json` has its document.
+    """Keep Ray from printing messages about lost workers to standard output, where `--json` prints its lines.
 
-    Ray does so whatever log_to_driver says; a Ray without the function that does is left as it is.
+    Ray prints these messages whatever `log_to_driver` is. A version of Ray without the function that prints them is
+    left as it is.
     """
     internals: Any = getattr(getattr(ray, "_private", None), "worker", None)
     if hasattr(internals, "print_to_stdstream"):
@@ -91,11 +95,11 @@ def keep_off_stdout(ray: Any) -> None:
 
 
 def _check_answers(address: str, answer_s: float) -> None:
-    """Connect once in a process of its own, since a connection that Ray tries to make cannot be given up.
+    """Connect once in a process of its own, because an attempt of Ray to connect cannot be broken off.
 
     Raises:
-        ClusterError: nothing answers as a Ray cluster does, or it does not let us in. What else there is to complain
-            of, connecting says.
+        ClusterError: no Ray cluster has answered within `answer_s`, or it asks for a token. Other failures are left to
+            the real connection, which reports them.
     """
     command = [sys.executable, "-c", _CONNECT, address]
     try:

@@ -11,9 +11,9 @@ NAME = "this process"
 
 
 class InlinePool(Pool):
-    """One worker in this process: breakpoints work, and nothing needs to be installed or reachable.
+    """A pool of one worker in this process: breakpoints work, and no Ray is needed.
 
-    The worker is made, and does its job, in `wait`, which raises what `setup` raises.
+    `wait` makes the worker and runs its jobs, and raises what the worker's `setup` raises.
     """
 
     note = ""

@@ -1,4 +1,4 @@
-"""Every node of a Ray cluster, asked the same question under a deadline."""
+"""Ask every node of a Ray cluster the same question, with a deadline."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,37 +12,44 @@ from rmpsweep.workers.pools.outcomes import first_line
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is alive. resources: what Ray may give out, memory in bytes."""
+    """A node of a cluster that is alive."""
 
     node_id: str
     host: str
     resources: Mapping[str, float]
+    """The resources that Ray may assign, such as CPU and GPU; memory is in bytes."""
 
     @property
     def name(self) -> str:
-        """For messages: nodes of one machine differ in their ids only."""
+        """The name for messages. It has the id too, because nodes on one machine differ in nothing else."""
         return f"{self.host} ({self.node_id[:6]})"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node said; error: why it said nothing, in one line."""
+    """The answer of a node, or the reason why there is none."""
 
     node: Node
     value: Any = None
     error: str = ""
+    """Why the node gave no answer, in one line; "" if it gave one."""
 
 
 class Nodes:
-    """A connection to a cluster. alive: its nodes; dashboard: host:port where it listens, "" where there is none."""
+    """A connection to a cluster.
+
+    `alive` has the nodes that were alive when the connection was made. `dashboard` is the host:port at which the
+    dashboard listens, or "" if there is no dashboard.
+    """
 
     def __init__(self, address: str | None = None) -> None:
-        """Connect.
+        """Connect to Ray; a connection that this process has already is used and left open.
 
         Args:
-            address: of a running cluster ("auto" or host:port); None starts Ray on this machine, and stops it at close.
+            address: the address of a running cluster ("auto" or host:port); None starts Ray on this machine, and stops
+                it at close.
         Raises:
-            ClusterError: no such cluster, or it does not let this process in.
+            ClusterError: there is no such cluster, or it does not let this process in.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
@@ -58,11 +65,12 @@ class Nodes:
         self.dashboard: str = context.address_info.get("webui_url") or ""
 
     def ask(self, question: Callable[[], Any], deadline_s: float, nodes: Sequence[Node] | None = None) -> list[Answer]:
-        """Call the function once on each node, all at the same time; none is waited for longer than the deadline.
+        """Call a function once on each node, on all at the same time, and wait no longer than the deadline.
 
         Args:
-            question: with its answer, it has to survive pickling; what it raises becomes an answer's error.
-            nodes: which; default all.
+            question: the function. It and its return value must be picklable; an error it raises becomes the answer's
+                `error`.
+            nodes: the nodes to ask; default all that are alive.
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -82,7 +90,7 @@ class Nodes:
         return answers
 
     def close(self) -> None:
-        """Disconnect; stop Ray if it was started here."""
+        """Disconnect from Ray, unless this process was connected to it before."""
         if self.owns_ray:
             self.ray.shutdown()
 

@@ -1,4 +1,4 @@
-"""A command as a Ray Job: it runs on the cluster and goes on without the machine that sent it."""
+"""Send a command to a cluster as a Ray job, which goes on without the machine that sent it."""
 
 import shlex
 from collections.abc import Sequence
@@ -10,22 +10,25 @@ from rmpsweep.errors import ClusterError
 
 @dataclass(frozen=True)
 class Submission:
-    """A Ray Job. status: of Ray, such as RUNNING; is_new: false where it had been sent before and has not ended."""
+    """A Ray job."""
 
     submission_id: str
     status: str
+    """The status in Ray, such as RUNNING."""
     is_new: bool
+    """False if the same command had been sent before and has not ended."""
 
 
 def submit(address: str, command: Sequence[str], name: str, folder: Path) -> Submission:
-    """Send a command, unless the very same one is there and has not ended.
+    """Send a command, unless a job of the same name has been sent and has not ended.
 
     Args:
-        address: of the cluster's dashboard, http://HOST:PORT.
-        name: says which command it is: the job is called so, and NAME-2, NAME-3 … once one of that name has ended.
-        folder: what the command finds in its working directory.
+        address: the address of the cluster's dashboard, http://HOST:PORT.
+        command: the command and its arguments.
+        name: identifies the command. The job gets this name, or NAME-2, NAME-3 … if jobs of that name have ended.
+        folder: the folder whose contents become the working directory of the command.
     Raises:
-        ClusterError: the cluster cannot be reached or takes no jobs.
+        ClusterError: the cluster cannot be reached or accepts no jobs.
     """
     try:
         from ray.job_submission import JobSubmissionClient
