@@ -29,7 +29,7 @@ pytest.importorskip("triton")
 
 from rmpsweep.engine import calibrate, convert, simulate, simulate_many
 from rmpsweep.engine.constants import make_constants
-from rmpsweep.engine.gpu import kernels
+from rmpsweep.engine.gpu import kernels, operands
 from rmpsweep.engine.gpu.device import GpuKernels
 from rmpsweep.engine.neuron import RESET_CODES
 from rmpsweep.engine.numerics import CalibratedSetting
@@ -183,7 +183,7 @@ def test_convolution_in_many_small_tiles(dtype, largest, monkeypatch):
     setting, bias = torch.tensor([1, 0]), torch.randint(-9, 9, (2, 32))
     expected = F.conv2d(values[..., :18].permute(0, 3, 1, 2).double(), weight.double(), **options)
     expected = expected.long().permute(0, 2, 3, 1) + bias[setting].repeat(2, 1)[:, None, None, :20]
-    packed = kernels.pack(weight, (18, 5, 6), (20, *expected.shape[1:3]), options, False, largest)
+    packed = operands.pack(weight, (18, 5, 6), (20, *expected.shape[1:3]), options, False, largest)
     assert packed.weights.dtype == (torch.int8 if largest == 127 else torch.float64)
     out = torch.empty(4, *expected.shape[1:3], 32, dtype=torch.int64)
     kernels.convolve(values.to(torch.float64 if largest is None else torch.uint8), packed, setting, bias, out)
@@ -195,7 +195,7 @@ def test_as_many_int8_products_as_add_up_in_int32(monkeypatch):
     options = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
     for inputs, dtype in ((2**17 - 16, torch.int8), (2**17, torch.float64)):
         weight = torch.full((1, inputs, 1, 1), -128, dtype=torch.int16)
-        packed = kernels.pack(weight, (inputs, 1, 1), (1, 1, 1), options, False, 127)
+        packed = operands.pack(weight, (inputs, 1, 1), (1, 1, 1), options, False, 127)
         assert packed.weights.dtype == dtype
         values, out = torch.full((1, 1, 1, inputs), 127, dtype=torch.uint8), torch.empty(1, 1, 1, 16, dtype=torch.int64)
         kernels.convolve(values, packed, torch.zeros(1, dtype=torch.int64), torch.zeros(1, 16, dtype=torch.int64), out)
@@ -206,7 +206,7 @@ def test_scaled_addends_are_rounded_halves_up():
     addend = torch.arange(-8, 8, dtype=torch.int32).view(1, 1, 1, 1, 16)
     table, potentials = torch.full((1, 16), 3 * 2**15), torch.zeros(1, 1, 1, 16, dtype=torch.int32)
     row, nothing = torch.zeros(1, dtype=torch.int64), torch.zeros_like(potentials)
-    neurons = kernels.Neurons(
+    neurons = operands.Neurons(
         row,
         torch.full((1,), RESET_CODES["soft"], dtype=torch.uint8),
         nothing.view(1, 16),
@@ -216,7 +216,7 @@ def test_scaled_addends_are_rounded_halves_up():
         torch.zeros(1, dtype=torch.int32),
     )
     spikes = torch.empty(1, 1, 1, 1, 16, dtype=torch.uint8)
-    kernels.fire_from_currents(nothing[None], row, neurons, kernels.Addend("scaled", addend, table), spikes)
+    kernels.fire_from_currents(nothing[None], row, neurons, operands.Addend("scaled", addend, table), spikes)
     assert potentials.flatten().tolist() == [math.floor(1.5 * n + 0.5) for n in range(-8, 8)]
     assert not spikes.any()
 

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from rmpsweep.engine.encode import poisson
 from rmpsweep.engine.gpu import kernels as triton
+from rmpsweep.engine.gpu.operands import Addend, Convolution, Neurons, pack
 from rmpsweep.engine.kernels import ProgramKernels, padded
 from rmpsweep.engine.network import Node
 from rmpsweep.engine.numerics import FACTOR_BITS, Constants
@@ -33,19 +34,19 @@ class GpuKernels(ProgramKernels):
         codes = [triton.code_of(s.reset) for s in constants.settings]
         self.reset = torch.tensor(codes, dtype=torch.uint8, device=self.device)
         self.out_of_range = torch.zeros(len(self.net.layers), dtype=torch.int32, device=self.device)
-        self.packed: dict[str, triton.Convolution] = {
+        self.packed: dict[str, Convolution] = {
             node.name: self.net.remember(
                 constants.kind, f"packed for GPUs {node.name}", partial(self._pack, node, value)
             )
             for node, value in self.weighted_nodes()
         }
 
-    def _pack(self, node: Node, value: str | None) -> triton.Convolution:
+    def _pack(self, node: Node, value: str | None) -> Convolution:
         analog = value is None or (value == INPUT and not self.signed)
         kernel, options = self.convolution(node, value)
         shapes = image_shape(self.image_node(node)), image_shape(node)
         largest = None if analog or value is None else self.program.values[value].largest
-        return triton.pack(kernel, *shapes, options, self.signed and value == INPUT, largest)
+        return pack(kernel, *shapes, options, self.signed and value == INPUT, largest)
 
     @override
     def for_another_thread(self) -> "GpuKernels":
@@ -134,7 +135,7 @@ class GpuKernels(ProgramKernels):
         steps: int,
     ) -> Tensor:
         node, dtype, index = layer.node, potentials.dtype, self.net.layers.index(layer.node.name)
-        neurons = triton.Neurons(
+        neurons = Neurons(
             setting,
             self.reset,
             self._bias(layer.weighted, dtype),
@@ -152,7 +153,7 @@ class GpuKernels(ProgramKernels):
             triton.fire_from_spikes(events, self.packed[layer.weighted.name], neurons, added, spikes)
         return spikes
 
-    def _addend(self, layer: Layer, values: Tensor, dtype: torch.dtype) -> triton.Addend:
+    def _addend(self, layer: Layer, values: Tensor, dtype: torch.dtype) -> Addend:
         assert layer.addend is not None
         addend, value = layer.addend, self.program.values[layer.addend.value]
         is_spikes = addend.node is None and value.largest == 1
@@ -166,7 +167,7 @@ class GpuKernels(ProgramKernels):
                 return (factor + (1 << FACTOR_BITS - 1)) >> FACTOR_BITS if is_spikes else factor
             return factor.to(dtype) / value.divisor if addend.node is None else factor
 
-        return triton.Addend(kind, values, self._table(layer.node, kind, dtype, make))
+        return Addend(kind, values, self._table(layer.node, kind, dtype, make))
 
     @override
     def pooled(self, stage: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:
