@@ -211,10 +211,10 @@ def _weights_of(planned: Planned) -> Path:
     """The weights file, where it and the images are those of the results."""
     sweep, facts, data = planned.sweep, planned.plan.facts, planned.sweep.data
     split = data.open(data.split, index=planned.layout.index)
-    if split.fingerprint != facts.data:
+    if split.fingerprint != facts.data_fingerprint:
         raise DataError(
             f"{data.path or data.source}: split {data.split!r} has the fingerprint {split.fingerprint[:16]}, but the "
-            f"results in {planned.layout.root} are of images with {facts.data[:16]}; put those back"
+            f"results in {planned.layout.root} are of images with {facts.data_fingerprint[:16]}; put those back"
         )
     weights = find_weights(sweep)
     if weights.identity != facts.weights or not weights.path.is_file():

@@ -24,7 +24,7 @@ CLAIMED: tuple[Reset, ...] = ("soft", "hard")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class TrialPoint:
     """One trial at one T."""
 
     trial_id: str
@@ -42,13 +42,13 @@ class FewerSteps:
     images: int
     trials: Mapping[str, int]
     """Trials of each reset: the best of so many."""
-    hard: Cell
+    hard: TrialPoint
     """Hard reset's best accuracy, at the smallest T that attains it."""
     hard_best_at_largest: bool
     """That T is the largest reported, so hard reset may still have been improving."""
-    exceeds: Cell | None
+    exceeds: TrialPoint | None
     """Soft reset more accurate than that, at the smallest T."""
-    reaches: Cell | None
+    reaches: TrialPoint | None
     """Soft reset at least as accurate, at the smallest T."""
 
     @property
@@ -89,9 +89,9 @@ def fewer_steps(summary: pa.Table) -> FewerSteps:
     )
 
 
-def best_at_each(summary: pa.Table) -> dict[str, dict[int, Cell]]:
+def best_at_each(summary: pa.Table) -> dict[str, dict[int, TrialPoint]]:
     """reset -> T -> its most accurate trial at that T (ties: smaller trial_id), in ascending T."""
-    best: dict[str, dict[int, Cell]] = {reset: {} for reset in RESETS}
+    best: dict[str, dict[int, TrialPoint]] = {reset: {} for reset in RESETS}
     for row in sorted(summary.to_pylist(), key=lambda row: (row["time_steps"], -row["correct"], row["trial_id"])):
         best[row["reset"]].setdefault(row["time_steps"], _cell(row))
     return best
@@ -146,13 +146,13 @@ def _check(rows: Sequence[Row]) -> None:
         )
 
 
-def _first(rows: Sequence[Row]) -> Cell | None:
+def _first(rows: Sequence[Row]) -> TrialPoint | None:
     chosen = min(rows, key=lambda row: (row["time_steps"], -row["correct"], row["trial_id"]), default=None)
     return _cell(chosen) if chosen else None
 
 
-def _cell(row: Row) -> Cell:
-    return Cell(**{name: row[name] for name in Cell.__dataclass_fields__})
+def _cell(row: Row) -> TrialPoint:
+    return TrialPoint(**{name: row[name] for name in TrialPoint.__dataclass_fields__})
 
 
 def _rows_of(predictions: pa.Table, cells: Any) -> pa.Table:
@@ -171,7 +171,7 @@ def _surpassing(predictions: pa.Table, found: FewerSteps) -> PairedComparison | 
     return compare_paired(soft, at_soft)[0]
 
 
-def _point(row: Row, best: Mapping[str, Mapping[int, Cell]]) -> Row:
+def _point(row: Row, best: Mapping[str, Mapping[int, TrialPoint]]) -> Row:
     names = ("trial_id", *SETTINGS, "time_steps", "images", "correct", "accuracy", "ci_low", "ci_high")
     chosen = best[row["reset"]][row["time_steps"]].trial_id == row["trial_id"]
     return {**{name: row[name] for name in names}, "best_of_reset": chosen}
@@ -182,7 +182,9 @@ def _marks(found: FewerSteps) -> list[Row]:
     return [{"reset": reset, "time_steps": cell.time_steps, "accuracy": cell.accuracy} for reset, cell in cells if cell]
 
 
-def _table(best: Mapping[str, Mapping[int, Cell]], images: int, compared: Mapping[int, PairedComparison]) -> ShownTable:
+def _table(
+    best: Mapping[str, Mapping[int, TrialPoint]], images: int, compared: Mapping[int, PairedComparison]
+) -> ShownTable:
     body = []
     for t, soft in best["soft"].items():
         hard, pair = best["hard"][t], compared.get(t)
@@ -222,12 +224,12 @@ def _findings(found: FewerSteps, surpassing: PairedComparison | None) -> list[st
     ]
 
 
-def _sentence(verb: str, cell: Cell, ratio: float | None) -> str:
+def _sentence(verb: str, cell: TrialPoint, ratio: float | None) -> str:
     return (
         f"Soft reset {verb} it first at T = {cell.time_steps} with {cell.accuracy:.2%} ({_named(cell)}): "
         f"T(hard) / T(soft) = {ratio:g}."
     )
 
 
-def _named(cell: Cell) -> str:
+def _named(cell: TrialPoint) -> str:
     return f"α {cell.alpha:g}, {cell.threshold}"

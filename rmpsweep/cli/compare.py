@@ -77,7 +77,7 @@ def _side(argument: str) -> Side:
             raise ResultsError(f"{layout.root}: its tables hold no trial; launch the sweep, then compare")
     wanted = pc.field("trial_id").isin([*trials.values(), ANN])
     return Side(
-        data=plan.facts.data,
+        data_fingerprint=plan.facts.data_fingerprint,
         trials=trials,
         predictions=files.read_table(layout.predictions, files.PREDICTIONS_SCHEMA, wanted),
         summary=summary,

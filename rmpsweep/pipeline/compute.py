@@ -120,7 +120,9 @@ def _make_worker(
 ) -> WorkerLike:
     from rmpsweep.workers.worker import Worker, WorkerSpec
 
-    return Worker(WorkerSpec(sweep, weights, results, facts.data, facts.calibration_data, threads, device))
+    return Worker(
+        WorkerSpec(sweep, weights, results, facts.data_fingerprint, facts.calibration_fingerprint, threads, device)
+    )
 
 
 def limits_of(sweep: Sweep, max_failures: int | None = None, *, fail_fast: bool = False) -> Limits:

@@ -51,7 +51,7 @@ def publish(now: Look, weights: Path, uri: str | None, *, allow_partial: bool = 
     if run.published == state and all(path.is_file() for path in outputs):
         return False
     tables = _merged(now, allow_partial)
-    stated = stated_accuracy(now.sweep.network, weights, facts.weights, facts.data)
+    stated = stated_accuracy(now.sweep.network, weights, facts.weights, facts.data_fingerprint)
     run = replace(run, published=None).with_baseline_warnings(baseline_warnings(tables.predictions, stated))
     run.write(layout)
     _write_tables(layout, tables)
@@ -169,7 +169,7 @@ def write_report(planned: Planned, tables: Tables, run: RunRecord) -> None:
         input=str(sum(run.inputs(), InputFigures())),
         search=SearchFile.read(layout),
     )
-    fetch = partial(fetch_pictures, sweep.data, layout.index, plan.facts.data)
+    fetch = partial(fetch_pictures, sweep.data, layout.index, plan.facts.data_fingerprint)
     page = render(tables.summary, tables.activity, tables.predictions, info, fetch)
     files.write_text(layout.report, page)
 
@@ -195,9 +195,9 @@ def log(planned: Planned, tables: Tables, run: RunRecord, uri: str) -> Any:
         experiment=sweep.mlflow.experiment or sweep.name,
         network=sweep.network.label,
         dataset=planned.dataset,
-        dataset_digest=plan.facts.data,
+        data_fingerprint=plan.facts.data_fingerprint,
         created_ms=run.created_ms,
-        params={"weights_sha256": plan.facts.weights, "data_fingerprint": plan.facts.data},
+        params={"weights_sha256": plan.facts.weights, "data_fingerprint": plan.facts.data_fingerprint},
         tags={"hardware": run.hardware, **versions},
         artifacts=(),
         artifact_store=_artifact_store(layout.root),

@@ -65,7 +65,7 @@ def merge(
 
 
 @dataclass(frozen=True)
-class _Cells:
+class _Outcomes:
     """The planned cells as arrays [R, N], with a row for each (trial, T) and a column for each image.
 
     `label`, `prediction` and `label_rank` mean nothing where `seen` is false.
@@ -82,7 +82,7 @@ class _Cells:
     label_rank: NDArray[np.int16]
 
 
-def _collect(plan: Plan, results: Sequence[UnitResult]) -> _Cells:
+def _collect(plan: Plan, results: Sequence[UnitResult]) -> _Outcomes:
     """Collect the planned cells of all units. Raises ResultsError if a cell occurs twice."""
     position = positions(plan.facts.num_images)
     image_ids = np.flatnonzero(position < plan.limit)
@@ -91,7 +91,7 @@ def _collect(plan: Plan, results: Sequence[UnitResult]) -> _Cells:
     rows = {cell: row for row, cell in enumerate((trial, t) for trial, steps in plan.work for t in steps)}
     time_steps = np.unique([t for _, t in rows])
     shape = (len(rows), len(image_ids))
-    cells = _Cells(
+    cells = _Outcomes(
         rows,
         image_ids,
         np.zeros(shape, bool),
@@ -121,7 +121,7 @@ def _collect(plan: Plan, results: Sequence[UnitResult]) -> _Cells:
     return cells
 
 
-def _predictions(plan: Plan, cells: _Cells) -> pa.Table:
+def _predictions(plan: Plan, cells: _Outcomes) -> pa.Table:
     """Make the predictions, sorted by trial_id, time_steps and image_id, with a chunk for each trial.
 
     Chunks of trials with the same time steps share their columns image_id and time_steps if no cell is missing.
@@ -185,7 +185,7 @@ def _added(counts: Sequence[tuple[int, ...] | None], steps: int) -> list[int | N
     return total
 
 
-def _summary(plan: Plan, cells: _Cells, activity: pa.Table) -> list[dict[str, object]]:
+def _summary(plan: Plan, cells: _Outcomes, activity: pa.Table) -> list[dict[str, object]]:
     per_cell: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in activity.to_pylist():
         per_cell.setdefault((row["trial_id"], row["time_steps"]), []).append(row)

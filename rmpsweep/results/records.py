@@ -205,6 +205,11 @@ class RunRecord:
 # plan.json
 
 
+_FACTS = {"data": "data_fingerprint", "calibration_data": "calibration_fingerprint"}
+"""Key in plan.json -> field of `Facts`, where the two differ."""
+_FACTS_IN_FILE = {field: key for key, field in _FACTS.items()}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanFile:
     """plan.json: the trials that were launched, and what their results depend on."""
@@ -224,7 +229,7 @@ class PlanFile:
         with _parsing(layout.plan, "a plan"):
             plan = Plan(
                 context=document["context"],
-                facts=Facts(**document["facts"]),
+                facts=Facts(**{_FACTS.get(key, key): value for key, value in document["facts"].items()}),
                 trials=tuple(
                     Trial(each["trial_id"], each["calibration_id"], parse_setting(each["setting"]))
                     for each in document["trials"]
@@ -246,7 +251,7 @@ class PlanFile:
         return {
             "context": plan.context,
             "dataset": self.dataset,
-            "facts": asdict(plan.facts),
+            "facts": {_FACTS_IN_FILE.get(key, key): value for key, value in asdict(plan.facts).items()},
             "limit": plan.limit,
             "shard_size": plan.shard_size,
             "stopped": dict(plan.stopped),

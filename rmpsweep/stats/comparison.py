@@ -42,7 +42,7 @@ class Side:
     any.
     """
 
-    data: str
+    data_fingerprint: str
     """The fingerprint of the images."""
     trials: Mapping[str, str]
     """Name of a trial in the comparison -> trial_id."""
@@ -137,7 +137,7 @@ class Comparison:
 @dataclass(frozen=True, slots=True)
 class _Contender:
     name: str
-    data: str
+    data_fingerprint: str
     reset: str
     cells: Mapping[int, Cell]
 
@@ -162,7 +162,7 @@ def compare(sides: Sequence[Side], at: Sequence[int] = ()) -> Comparison:
             own = {t: cell for (trial, t), cell in cells.items() if trial == trial_id}
             trial = _trial(name, trial_id, side, own, cells.get((ANN, 0)), at)
             trials.append(trial)
-            contenders.append(_Contender(name, side.data, trial.settings["reset"], own))
+            contenders.append(_Contender(name, side.data_fingerprint, trial.settings["reset"], own))
     first = len(sides[0].trials)
     differences = []
     for contender in contenders[first:]:
@@ -171,7 +171,7 @@ def compare(sides: Sequence[Side], at: Sequence[int] = ()) -> Comparison:
         found = [_difference(contender, baseline, t) for t in _shared(contender, baseline, at)]
         differences += found
         if not found[0].paired:
-            why = "other data" if contender.data != baseline.data else "no image in common"
+            why = "other data" if contender.data_fingerprint != baseline.data_fingerprint else "no image in common"
             notes.append(f"{contender.name} and {baseline.name} have {why}; {UNPAIRED}")
     adjusted = holm([each.p_value for each in differences])
     return Comparison(
@@ -201,7 +201,7 @@ def _difference(contender: _Contender, baseline: _Contender, t: int) -> Differen
     """Compare a trial with its baseline at T; `p_holm` is not adjusted yet, but equal to `p_value`."""
     own, theirs = contender.cells[t], baseline.cells[t]
     paired = False
-    if contender.data == baseline.data:
+    if contender.data_fingerprint == baseline.data_fingerprint:
         shared, (right, right_baseline) = on_common_images([own, theirs])
         paired = len(shared) > 0
     if paired:

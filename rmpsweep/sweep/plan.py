@@ -36,9 +36,9 @@ class Facts:
 
     weights: str
     """SHA-256 (hex) of the weights file; the digest of the recipe while the weights are untrained."""
-    data: str
+    data_fingerprint: str
     """The fingerprint of the evaluated split."""
-    calibration_data: str
+    calibration_fingerprint: str
     """The fingerprint of the calibration split."""
     num_images: int
     """The number of images in the evaluated split."""
@@ -135,7 +135,11 @@ def calibration_ids(num_images: int, images: int, seed: int) -> np.ndarray:
 
 def make_plan(sweep: Sweep, facts: Facts, limit: int | None = None) -> Plan:
     """Make the plan of a sweep; `limit` is the largest number of images to evaluate, None for all."""
-    identity: dict[str, Any] = {"network": sweep.network.label, "weights": facts.weights, "data": facts.data}
+    identity: dict[str, Any] = {
+        "network": sweep.network.label,
+        "weights": facts.weights,
+        "data": facts.data_fingerprint,
+    }
     context = _digest({**identity, "engine": ENGINE_VERSION})
     trials = tuple(make_trial(sweep, setting, facts, context) for setting in sweep.settings())
     num_images = facts.num_images if limit is None else min(limit, facts.num_images)
@@ -158,7 +162,7 @@ def calibration_recipe(sweep: Sweep, setting: Setting, facts: Facts) -> dict[str
         return {"weights": facts.weights, "file": given, "input_scale": setting.input_scale}
     recipe: dict[str, Any] = {
         "weights": facts.weights,
-        "data": facts.calibration_data,
+        "data": facts.calibration_fingerprint,
         "engine": ENGINE_VERSION,
         "method": setting.threshold,
         "granularity": setting.granularity,

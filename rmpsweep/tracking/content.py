@@ -41,7 +41,7 @@ class SweepRecord:
     experiment: str
     network: str
     dataset: str
-    dataset_digest: str
+    data_fingerprint: str
     created_ms: int
     params: dict[str, str]
     tags: dict[str, str]

@@ -156,7 +156,7 @@ def _name_data(client: "MlflowClient", run: "Run", record: SweepRecord) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     if not run.inputs.dataset_inputs:
-        dataset = Dataset(record.dataset, record.dataset_digest[:_DIGEST_LENGTH], "code", '{"tags": {}}')
+        dataset = Dataset(record.dataset, record.data_fingerprint[:_DIGEST_LENGTH], "code", '{"tags": {}}')
         client.log_inputs(run.info.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])])
 
 

@@ -48,9 +48,9 @@ class WorkerSpec:
     """The weights file."""
     results: Location
     """The results directory."""
-    data: str
+    data_fingerprint: str
     """The fingerprint with which the evaluated split was planned."""
-    calibration_data: str
+    calibration_fingerprint: str
     """The fingerprint with which the calibration split was planned."""
     threads: int | None = None
     """The number of CPU threads; None for torch's default."""
@@ -90,7 +90,7 @@ class Worker:
         torch.backends.cudnn.deterministic = True
         self.device = torch.device(self.spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         sweep = self.spec.sweep
-        split = open_planned(sweep.data, sweep.data.split, Layout(self.spec.results).index, self.spec.data)
+        split = open_planned(sweep.data, sweep.data.split, Layout(self.spec.results).index, self.spec.data_fingerprint)
         cache = DecodedCache(split, int(sweep.run.decoded_cache_gb * 1e9)) if sweep.run.decoded_cache_gb else None
         self.images = Prefetch(split, torch.get_num_threads(), cache, self._tick)
         self.ann, self.net = load_network(sweep, self.spec.weights, split)
@@ -122,7 +122,7 @@ class Worker:
             return _lists(given_thresholds(self.net, job.given, job.setting))
         data, calibration = self.spec.sweep.data, self.spec.sweep.calibration
         index = Layout(self.spec.results).index
-        split = open_planned(data, data.calibration_split, index, self.spec.calibration_data)
+        split = open_planned(data, data.calibration_split, index, self.spec.calibration_fingerprint)
         images, _ = split.load(job.image_ids)
         if job.given is not None:
             return _lists(own_thresholds(self.net, images, job.given, job.setting))

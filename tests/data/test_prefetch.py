@@ -150,7 +150,14 @@ def make_worker(folder: Path, results: Path) -> tuple[Worker, EvaluationJob]:
     results.mkdir()
     save(prepared, look(prepared))
     worker = Worker(
-        WorkerSpec(prepared.sweep, prepared.weights.path, results, facts.data, facts.calibration_data, device="cpu")
+        WorkerSpec(
+            prepared.sweep,
+            prepared.weights.path,
+            results,
+            facts.data_fingerprint,
+            facts.calibration_fingerprint,
+            device="cpu",
+        )
     )
     worker.setup()
     trials = {}

@@ -184,7 +184,7 @@ def test_equal_transforms_are_one_however_they_are_named(write, tmp_path: Path) 
     assert "resize: 256" in dump_sweep(first.sweep)
     assert parse_sweep(dump_sweep(first.sweep), "sweep.yaml") == first.sweep
     other = prepare(load_sweep(write("imagenet-224-bicubic")), tmp_path / "results")
-    assert other.plan.facts.data != first.plan.facts.data
+    assert other.plan.facts.data_fingerprint != first.plan.facts.data_fingerprint
 
 
 def test_results_are_found_again_under_any_name_and_not_under_another_transform(write, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmpsweep.data import image_order
+from rmpsweep.results import Layout, PlanFile
 from rmpsweep.sweep import plan as plan_module
 from rmpsweep.sweep.file import parse_sweep
 from rmpsweep.sweep.plan import (
@@ -29,7 +30,7 @@ from rmpsweep.sweep.schema import Sweep
 from rmpsweep.terms import SETTINGS, Setting
 
 EARLIER = Path(__file__).parents[1] / "fixtures" / "results-b667ece"
-FACTS = Facts(weights="w", data="d", calibration_data="c", num_images=40, num_calibration_images=100)
+FACTS = Facts(weights="w", data_fingerprint="d", calibration_fingerprint="c", num_images=40, num_calibration_images=100)
 SWEEP = """
 name: t
 network: {name: vgg-small, weights: w.safetensors}
@@ -93,7 +94,7 @@ def test_identities_are_those_of_earlier_versions():
 def test_a_plan_on_disk_is_planned_again_with_the_identities_it_has():
     saved = json.loads((EARLIER / "plan.json").read_text())
     sweep = parse_sweep((EARLIER / "sweep.yaml").read_text(), "sweep.yaml")
-    plan = make_plan(sweep, Facts(**saved["facts"]), saved["limit"])
+    plan = make_plan(sweep, PlanFile.read(Layout(EARLIER)).plan.facts, saved["limit"])
     assert plan.context == saved["context"] == "9e4eb628f398df3e"
     assert [(trial.trial_id, trial.calibration_id) for trial in plan.trials] == [
         ("462d717f445dbec3", "0fce2bcba8cd9f2d"),
@@ -147,7 +148,7 @@ def test_trial_id_depends_on_each_setting(field):
     assert only_trial(("grid", field, OTHER_SETTING[field])).trial_id != only_trial().trial_id
 
 
-@pytest.mark.parametrize("fact", ["weights", "data", "calibration_data"])
+@pytest.mark.parametrize("fact", ["weights", "data_fingerprint", "calibration_fingerprint"])
 def test_trial_id_depends_on_weights_and_data(fact):
     assert only_trial(**{fact: "other"}).trial_id != only_trial().trial_id
 
@@ -233,9 +234,9 @@ def test_calibration_encoding_is_the_trials_unless_given():
 
 
 def test_thresholds_do_not_depend_on_the_images_evaluated():
-    assert only_trial(data="other").calibration_id == only_trial().calibration_id
+    assert only_trial(data_fingerprint="other").calibration_id == only_trial().calibration_id
     assert only_trial(weights="other").calibration_id != only_trial().calibration_id
-    assert only_trial(calibration_data="other").calibration_id != only_trial().calibration_id
+    assert only_trial(calibration_fingerprint="other").calibration_id != only_trial().calibration_id
 
 
 def test_images_are_taken_in_one_fixed_order_without_repeats():

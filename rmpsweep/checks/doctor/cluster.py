@@ -231,7 +231,7 @@ def _inputs(nodes: "Nodes", reached: "Sequence[Node]", prepared: Prepared, answe
     """Data and weights, which have to be on every node what they are here."""
     sweep, facts, weights = prepared.sweep, prepared.plan.facts, prepared.weights
     load_s = sweep.run.setup_deadline_s
-    here = (facts.data, facts.calibration_data)
+    here = (facts.data_fingerprint, facts.calibration_fingerprint)
     yield agree(
         "node data",
         nodes.ask(partial(probe.fingerprints, sweep), load_s, reached),
