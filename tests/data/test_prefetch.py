@@ -279,7 +279,7 @@ def test_other_data_than_planned_is_refused_before_anything_is_computed(folder, 
     sweep = load_sweep(str(photographs.write_sweep(own)))
     prepared = prepare(sweep, tmp_path / "results")
     planned = prepared.plan.facts
-    for split, fingerprint in (("train", planned.calibration_data), ("test", planned.data)):
+    for split, fingerprint in (("train", planned.calibration_fingerprint), ("test", planned.data_fingerprint)):
         other = own / "images" / f"{split}.parquet"
         photographs.pack(other, [photographs.photograph(i) for i in range(500, 545)])
         found = open_split("parquet", str(own / "images"), split, "cifar10").fingerprint
