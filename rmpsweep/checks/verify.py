@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +25,8 @@ from rmpsweep.sweep.plan import make_plan
 from rmpsweep.terms import ANN
 from rmpsweep.workers.driver import Driver
 from rmpsweep.workers.events import Event, JobDone
-from rmpsweep.workers.jobs import EvaluationJob
+from rmpsweep.workers.jobs import EvaluationJob, JobWorker
 from rmpsweep.workers.state import Snapshot
-
-if TYPE_CHECKING:
-    from rmpsweep.workers.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ class VerificationJob:
         """One row at a time."""
         return replace(self, job=self.job.sparing())
 
-    def run(self, worker: "Worker") -> UnitCheck:
+    def run(self, worker: JobWorker) -> UnitCheck:
         """What came of it."""
         return compare(self.job_id, self.expected, worker.evaluate(self.job))
 

@@ -5,17 +5,14 @@ Importing this file loads neither torch nor ray.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from rmpsweep.data.figures import InputFigures
-from rmpsweep.results import Layout, commit_unit
+from rmpsweep.results import Layout, UnitResult, commit_unit
 from rmpsweep.sweep.plan import Unit
 from rmpsweep.sweep.thresholds import GivenThresholds, OwnRule
 from rmpsweep.terms import Setting
 from rmpsweep.workers import protocol
-
-if TYPE_CHECKING:
-    from rmpsweep.workers.worker import Worker
 
 Thresholds = Mapping[str, Sequence[float]]
 """Layer -> its threshold (one value), or one for each of its channels. "input" -> Λ_0."""
@@ -23,10 +20,23 @@ Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 
 
+class JobWorker(Protocol):
+    """What a job uses of the worker that runs it."""
+
+    layout: Layout
+    """Where the results of the sweep lie."""
+
+    def calibrate(self, job: "CalibrationJob") -> Thresholds:
+        """Find the thresholds. Raises CalibrationError, DataError."""
+
+    def evaluate(self, job: "EvaluationJob") -> UnitResult:
+        """Evaluate the unit; nothing is written. Raises CalibrationError, DataError."""
+
+
 class Job(protocol.Job, Protocol[Result_co]):
     """A job that `Worker.run` can run. It is pickled if the worker is in another process."""
 
-    def run(self, worker: "Worker") -> Result_co:
+    def run(self, worker: JobWorker) -> Result_co:
         """Do the job with the worker's network and images. The return value becomes `JobReport.value`."""
 
 
@@ -64,7 +74,7 @@ class CalibrationJob:
         """Return the job itself: calibration keeps to its memory plan already."""
         return self
 
-    def run(self, worker: "Worker") -> Thresholds:
+    def run(self, worker: JobWorker) -> Thresholds:
         """Return the thresholds. Raises CalibrationError, DataError."""
         return worker.calibrate(self)
 
@@ -92,6 +102,6 @@ class EvaluationJob:
         """Return the same job with a batch of one row."""
         return replace(self, batch_size=1)
 
-    def run(self, worker: "Worker") -> None:
+    def run(self, worker: JobWorker) -> None:
         """Evaluate the unit and commit its file. Raises CalibrationError, DataError, StorageError."""
-        commit_unit(Layout(worker.spec.results), worker.evaluate(self))
+        commit_unit(worker.layout, worker.evaluate(self))

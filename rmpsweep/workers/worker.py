@@ -62,7 +62,7 @@ class Worker:
     """A worker, which holds a converted network and the evaluated split once `setup` has run."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self.spec = spec
+        self.spec, self.layout = spec, Layout(spec.results)
         self._ticks, self._done = 0, 0
         self._input = InputFigures()
 
@@ -90,7 +90,7 @@ class Worker:
         torch.backends.cudnn.deterministic = True
         self.device = torch.device(self.spec.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         sweep = self.spec.sweep
-        split = open_planned(sweep.data, sweep.data.split, Layout(self.spec.results).index, self.spec.data_fingerprint)
+        split = open_planned(sweep.data, sweep.data.split, self.layout.index, self.spec.data_fingerprint)
         cache = DecodedCache(split, int(sweep.run.decoded_cache_gb * 1e9)) if sweep.run.decoded_cache_gb else None
         self.images = Prefetch(split, torch.get_num_threads(), cache, self._tick)
         self.ann, self.net = load_network(sweep, self.spec.weights, split)
@@ -121,7 +121,7 @@ class Worker:
         if isinstance(job.given, GivenThresholds):
             return _lists(given_thresholds(self.net, job.given, job.setting))
         data, calibration = self.spec.sweep.data, self.spec.sweep.calibration
-        index = Layout(self.spec.results).index
+        index = self.layout.index
         split = open_planned(data, data.calibration_split, index, self.spec.calibration_fingerprint)
         images, _ = split.load(job.image_ids)
         if job.given is not None:
