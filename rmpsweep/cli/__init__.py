@@ -1,9 +1,14 @@
 """The command line: the only package that prints or exits.
 
-``launch`` is the main command, ``submit`` sends it to a cluster and cancels it; ``run`` plans and computes besides;
-``results`` reads what has been computed, ``compare`` sets several of it side by side; ``check`` looks before and after;
-``lookup`` needs neither; ``options`` is what they share.
-Each command reads as the pipeline: arguments in, verbs of `pipeline` and `publish` called, text and exit codes out.
+``launch``   the main command; ``follow`` shows it while it runs, and ``submit`` sends it to a cluster and cancels it
+``plan``     the commands `plan`, `train` and `calibrate`
+``read``     the commands that read a results directory: `status`, `merge`, `log`, `report` and `claims`
+``compare``  sets trials side by side
+``check``    the commands `check`, `doctor` and `verify`
+``list``     lists the names that a sweep file can use
+``options``  the options that commands share, and ``display`` what they show
+
+Each command takes its arguments, calls `pipeline` or `checks`, and shows text or JSON. Errors decide the exit code.
 """
 
 import inspect
@@ -49,7 +54,7 @@ for command in (
 
 
 def main() -> None:
-    """Entry point: errors to standard error, exit codes of `errors`."""
+    """Run the command line. Errors go to standard error, and their exit codes are those in `errors`."""
     # OpenMP threads that spin long while they wait starve each other once another program runs; read when torch loads
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
@@ -67,6 +72,8 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    """Options of the program itself."""
+    """The options of the program itself."""

@@ -1,4 +1,4 @@
-"""The commands that check: a network before it is swept, doctor before a sweep runs, verify after."""
+"""The commands that check: `check` a network, `doctor` the machines before a sweep, and `verify` its results."""
 
 import re
 from dataclasses import asdict
@@ -37,22 +37,34 @@ def check(
         typer.Argument(help="A sweep, or a network: its name, torchvision:NAME, timm:NAME or package.module:factory."),
     ],
     weights: Annotated[
-        str | None, typer.Option("--weights", help="A file, or the name of published weights; default random ones.")
+        str | None,
+        typer.Option("--weights", help="A weights file, or the name of published weights; default is random weights."),
     ] = None,
-    source: Annotated[str | None, typer.Option("--source", help="Of the images; default random ones.")] = None,
-    path: Annotated[str | None, typer.Option("--path", help="Of the images, as data.path.")] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Of the images, as data.split.")] = None,
-    transform: Annotated[str | None, typer.Option("--transform", help="A preset's name, or weights.")] = None,
-    image: Annotated[str | None, typer.Option("--image", metavar="CxHxW", help="Of random images.")] = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="So many.")] = 8,
-    time_steps: Annotated[int, typer.Option("--time-steps", min=4, help="T; a multiple of 4.")] = 256,
+    source: Annotated[
+        str | None, typer.Option("--source", help="The source of the images, as data.source; default is random images.")
+    ] = None,
+    path: Annotated[str | None, typer.Option("--path", help="The path of the images, as data.path.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="The split of the images, as data.split.")] = None,
+    transform: Annotated[
+        str | None, typer.Option("--transform", help="The transform of the images: a preset's name, or weights.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="CxHxW", help="The shape of the random images.")
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="The number of images.")] = 8,
+    time_steps: Annotated[
+        int, typer.Option("--time-steps", min=4, help="The number of time steps T, a multiple of 4.")
+    ] = 256,
     threshold: Annotated[
-        str | None, typer.Option("--threshold", help="Default the sweep's first, or activation_max.")
+        str | None,
+        typer.Option("--threshold", help="The threshold rule; default is the sweep's first, or activation_max."),
     ] = None,
     max_pool: Annotated[
-        str | None, typer.Option("--max-pool", help="count, spike or average; default the sweep's first, or count.")
+        str | None, typer.Option("--max-pool", help="count, spike or average; default is the sweep's first, or count.")
     ] = None,
-    numerics: Annotated[str, typer.Option("--numerics", help="float64, float32, fixed16 or fixed8.")] = "float64",
+    numerics: Annotated[
+        str, typer.Option("--numerics", help="The numerics: float64, float32, fixed16 or fixed8.")
+    ] = "float64",
     json_: JsonOption = False,
 ) -> None:
     """Convert a network and compare the rates of its spiking layers with the ANN's activations, on a few images.
@@ -106,7 +118,9 @@ def _image_shape(text: str | None) -> tuple[int, int, int] | None:
 
 
 def doctor(
-    sweep: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="A sweep: its inputs are checked too.")] = None,
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="A sweep whose data, weights and results are checked too.")
+    ] = None,
     results: ResultsOption = None,
     address: AddressOption = None,
     mlflow: MlflowOption = None,
@@ -133,8 +147,8 @@ def doctor(
 def verify(
     target: TargetArgument,
     results: ResultsOption = None,
-    units: Annotated[int, typer.Option("--units", min=1, help="So many units, drawn at random.")] = 5,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    units: Annotated[int, typer.Option("--units", min=1, help="The number of units, drawn at random.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="The seed of the draw.")] = 0,
     actors: ActorsOption = None,
     inline: InlineOption = False,
     address: AddressOption = None,

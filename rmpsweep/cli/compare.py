@@ -1,4 +1,4 @@
-"""The command that sets trials side by side: compare."""
+"""The command `compare`, which sets trials side by side."""
 
 import re
 from dataclasses import asdict
@@ -32,8 +32,10 @@ SidesArgument = Annotated[
 
 def compare(
     sides: SidesArgument,
-    at: Annotated[list[int] | None, typer.Option("--at", help="Only at this T; repeatable.")] = None,
-    page: Annotated[Path | None, typer.Option("--page", help="Also write it as an HTML page, with charts.")] = None,
+    at: Annotated[list[int] | None, typer.Option("--at", help="Compare at this T only; repeatable.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Also write the comparison as an HTML page with charts.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Set trials side by side: accuracy and paired differences at every shared T, T to 99 % of the ANN, cost.
@@ -87,7 +89,7 @@ def _side(argument: str) -> Side:
 
 
 def _split(argument: str) -> tuple[str, str]:
-    """SWEEP@TRIAL -> both; the credentials of an object store's bucket are no sweep."""
+    """Split SWEEP@TRIAL in two. An @ in front of an object store's bucket ends its credentials and does not count."""
     target, at, trial = argument.rpartition("@")
     if not (at and trial) or "/" in trial or Path(argument).is_dir() or re.fullmatch(r"\w+://[^/]*", target):
         return argument, ""

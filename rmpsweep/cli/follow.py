@@ -1,4 +1,4 @@
-"""What the commands show of a launch while it runs."""
+"""Shows a launch while it runs."""
 
 import contextlib
 import signal
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Follower:
-    """Shows the events of a launch; an instance is its `on_event`."""
+    """Shows the events of a launch. An instance serves as its `on_event`."""
 
     def __init__(self, display: Display) -> None:
         self.display, self.units = display, display.units()
@@ -32,7 +32,7 @@ class Follower:
 
     @contextlib.contextmanager
     def stopping(self) -> Iterator[Stop]:
-        """While workers compute, the first SIGINT or SIGTERM asks for a stop, and a second one interrupts."""
+        """Handle signals while workers compute: the first SIGINT or SIGTERM asks for a stop, the second interrupts."""
         asked = False
 
         def ask(signum: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The main command: what is missing is computed, then merged, reported and logged."""
+"""The main command `launch`: compute what is missing, then merge, report and log."""
 
 import time
 from dataclasses import asdict
@@ -91,7 +91,7 @@ def launch(
 
 
 def _show(done: Launched, display: Display, began: float) -> None:
-    """Say what a launch came to."""
+    """Show the outcome of a launch."""
     if not done.has_published:
         display.line("nothing to do: every result is there, merged, reported and logged")
     now, results = done.look, done.results

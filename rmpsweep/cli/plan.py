@@ -1,4 +1,4 @@
-"""The commands beside launch that plan and compute: plan, train and calibrate."""
+"""The commands `plan`, `train` and `calibrate`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -65,9 +65,16 @@ def plan(
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that ships.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Weights file; default in the cache.")] = None,
-    mlflow: Annotated[str | None, typer.Option("--mlflow", help="Tracking URI; default beside the weights.")] = None,
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a recipe that comes with rmpsweep.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The weights file to write; default is a file in the cache.")
+    ] = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option("--mlflow", help="The MLflow tracking URI, or none; default is a database beside the weights."),
+    ] = None,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -98,7 +105,7 @@ def train(
 def calibrate(
     sweep: SweepArgument, results: ResultsOption = None, set_: SetOption = None, json_: JsonOption = False
 ) -> None:
-    """Find the thresholds of a sweep's trials, in this process, and keep them in its results.
+    """Find the thresholds of a sweep's trials in this process, and keep them in its results.
 
     Usage: rmpsweep calibrate quickstart
     """

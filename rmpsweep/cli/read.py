@@ -1,4 +1,4 @@
-"""The commands that read a results directory: status, merge, log, report, claims."""
+"""The commands that read a results directory: `status`, `merge`, `log`, `report` and `claims`."""
 
 import contextlib
 import time
@@ -28,8 +28,10 @@ from rmpsweep.tracking import check_uri
 def status(
     target: TargetArgument,
     results: ResultsOption = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Again and again, while a launch runs.")] = False,
-    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between, with --watch.")] = 10.0,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show the status again and again while a launch runs.")
+    ] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="The seconds between two looks of --watch.")] = 10.0,
     json_: JsonOption = False,
 ) -> None:
     """Show what is done and what is left of a sweep, and its accuracies so far, from its results directory alone.
@@ -81,10 +83,12 @@ def _show_status(display: Display, where: Location) -> bool:
 def merge(
     target: TargetArgument,
     results: ResultsOption = None,
-    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Merge what is there.")] = False,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Merge what is there, although results are missing.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Make the result tables from the committed units; refuses gaps.
+    """Make the result tables from the committed units. Gaps are refused.
 
     Usage: rmpsweep merge quickstart --allow-partial
     """
@@ -128,9 +132,13 @@ def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
 
 
 def claims(
-    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="response, steps, loss or activity.")],
-    target: Annotated[str | None, typer.Argument(metavar="SWEEP", help="As for report; none for response.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the files; default claims/ in results.")] = None,
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="The claim: response, steps, loss or activity.")],
+    target: Annotated[
+        str | None, typer.Argument(metavar="SWEEP", help="A sweep or a results directory; none for response.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder of the files; default is claims/ in the results.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Hold a claim of RMP-SNN against our own figures: a table, a figure (SVG and PNG) and its points (CSV).
@@ -148,7 +156,7 @@ def claims(
 
 
 def _show_running(display: Display, running: dict[str, Any]) -> None:
-    """What the launch that runs says of itself."""
+    """Return the lines that describe the running launch."""
     columns = ("worker", "job", "done", "seconds", "place")
     rows = [
         [f"{flight[key]:.0%}" if key == "done" else flight[key] for key in columns] for flight in running["in_flight"]
@@ -165,7 +173,7 @@ def _show_running(display: Display, running: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _reopened(target: str, results: str | None, display: Display) -> Iterator[Planned]:
-    """What was launched, while no other command works on it."""
+    """Open what was launched, and keep other commands from working on it meanwhile."""
     where = results_directory(target, results)
     reopen(where)  # what is no results directory is refused before anything is made in it
     with working_on(where, display.line):

@@ -1,4 +1,4 @@
-"""launch --submit: the same launch as a Ray Job; and cancel, which stops a launch wherever it runs."""
+"""`launch --submit`, which sends a launch as a Ray Job, and `cancel`, which stops a launch wherever it runs."""
 
 import hashlib
 import shutil
@@ -14,13 +14,13 @@ from rmpsweep.sweep.file import dump_sweep, without_secret
 from rmpsweep.sweep.schema import Sweep
 
 MOST_BYTES = 100 << 20
-"""Weights up to this size travel with the job; larger ones are named by a path that is the same on every node."""
+"""Weights of up to this size (bytes) travel with the job. Larger weights need a path that is the same on every node."""
 
 
 def submit_launch(
     sweep: Sweep, results: str | None, address: str | None, options: LaunchOptions, display: Display
 ) -> None:
-    """Send the launch to the cluster at `address`, where the same command finds it until it has ended.
+    """Send the launch as a job to the cluster at `address`. Sending it again while it runs finds the same job.
 
     Raises:
         SweepError: no address, or results in a place that is gone with the job. ClusterError: it takes no jobs.
