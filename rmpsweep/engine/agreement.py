@@ -1,24 +1,29 @@
 """Compares the rates of the spiking layers with the ANN's activations, layer by layer.
 
 The law. Consider constant input and soft reset. A neuron whose activation is a, and whose spikes are worth Λ, should
-have spiked T·a/Λ times after T steps. Charge is conserved and the potential that remains is bounded. Once the neuron
-has begun to fire, the error of its spike count therefore stays bounded, and the error of its rate falls as 1/T (law 3
-in tests/engine). In contrast, the count of a neuron that spikes at random times would be off by about √T, and the count
-of a neuron whose rate is wrong would be off by an amount proportional to T.
+have spiked T·a/Λ times after T steps; it can, as long as a ≤ Λ, since it spikes at most once in a step. Charge is
+conserved and the potential that remains is bounded. Once the neuron fires regularly, the error of its spike count
+therefore stays bounded, and the error of its rate falls as 1/T (law 3 in tests/engine). In contrast, the count of a
+neuron that spikes at random times would be off by about √T, and the count of a neuron whose rate is wrong would be off
+by an amount proportional to T.
 
 The rule. A layer agrees with the ANN if the mean error of its neurons' spike counts grows by a factor of at most
 2^(1/4) from T/2 to T. The error of its rate then falls at least as T^(-3/4), whose exponent is halfway between those of
-1/T and 1/√T. A larger factor is accepted if three standard errors explain it.
+1/T and 1/√T. A larger factor is accepted if the excess, averaged over all pairs of image and neuron that take part, is
+at most three standard errors above 0.
 
-The start-up lag. A neuron that waits L steps for the layers before it misses L·a/Λ spikes. If it has fewer than half of
-its expected spikes, it still lags by more than T/2, and the rule leaves it out: it has not "begun". A layer is
-"starting", which means that more time steps are needed for a verdict, in two cases:
+The start-up lag. A neuron that waits L steps for the layers before it misses L·a/Λ spikes. A neuron has "begun" once it
+has at least half of its expected spikes; the rule leaves out the others. A layer is "starting", which means that more
+time steps are needed for a verdict, in three cases:
 
-- Most of the layer's expected spikes belong to neurons that have not begun. A rate of less than half of what it should
-  be looks the same.
-- The layer does not meet the rule yet, but the error of its rates still falls at least as T^(-1/4), and at least 5 %
-  faster from T/2 to T than from T/4 to T/2. While a lag ends, the error falls faster and faster; while it approaches a
-  bias that stays, it falls more and more slowly.
+- Most of the layer's expected spikes belong to neurons that have not begun. A layer whose rates stay below half of what
+  they should be is therefore called "starting" at every T.
+- The layer does not meet the rule yet, but the error of its rates still falls at least as T^(-1/4), and
+  error(T) / error(T/2) is below 0.95 times error(T/2) / error(T/4). While a lag ends, the error falls faster and
+  faster; while it approaches a bias that stays, it falls more and more slowly.
+- The layer is silent, and a layer before it is starting.
+
+`Verdict` lists the other verdicts. "silent" and "saturated" are decided before the rule.
 """
 
 import math
@@ -69,7 +74,7 @@ class LayerAgreement:
     errors: tuple[float, ...]
     """At T/4, T/2 and T: mean |Λ x spikes / T - activation|, divided by the mean activation."""
     growth: float
-    """Mean spike-count error at T divided by that at T/2, over neurons that have begun firing."""
+    """Mean spike-count error at T divided by that at T/2, over the neurons that have begun."""
     begun: float
     """The share of the layer's expected spikes that belong to neurons that have begun."""
     clipped: float

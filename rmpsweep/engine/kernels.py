@@ -1,4 +1,4 @@
-"""The interface of the kernels, which run once per neuron and step, and what those for CPUs and for GPUs share.
+"""The interface of the kernels, which do the work that grows with neurons x steps, and what CPUs and GPUs share.
 
 In memory, tensors are channels-last, and their channels are padded with silent ones, which never spike.
 """
@@ -32,7 +32,8 @@ def padded(channels: int) -> int:
 class Kernels(Protocol):
     """The kernels that compute the stages of a program, for settings that share weights.
 
-    Tensors are channels-last with padded channels, [T, R, H, W, C]: T steps of a chunk, R rows. Rows share I inputs.
+    Tensors are channels-last with padded channels, [T, R, H, W, C], unless said otherwise: T steps of a chunk, R rows,
+    each a pair of a setting and an input. Of the I different inputs, several rows may read the same one.
     """
 
     constants: Constants
@@ -91,10 +92,12 @@ class Kernels(Protocol):
     ) -> Tensor:
         """Integrate, fire and reset a layer for `steps` steps, as `neuron.step` does.
 
+        The bias of each row's setting is added here; `current` must not contain it.
+
         Args:
             events: those of the value that the layer's weighted node reads; None if there is a `current`.
             current: replaces the events: currents [1 or T, I, H, W, C], and for each row the index of its input.
-            addend: the value or current that a junction adds.
+            addend: the value or current that a junction adds; None if there is no junction.
             setting: the setting of each row, int64 [R].
             potentials, counts: [R, H, W, C], updated.
         Returns:
@@ -111,8 +114,8 @@ class Kernels(Protocol):
         """Compute a stage that turns values into another value, bytes [T, R, H, W, C].
 
         Args:
-            pool: for count pooling, the input summed over steps and the largest such sum of each window, [R, H, W, C].
-            Both are updated.
+            pool: for count pooling, the input summed over steps, in the shape of the input without T, and the largest
+            such sum of each window, in the shape of the output without T. Both are updated.
         """
 
     def tally(self, counts: Tensor, fan_out: Tensor, limit: int) -> Tensor:

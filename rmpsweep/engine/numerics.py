@@ -1,21 +1,24 @@
 """The numbers of a trial: the constants of a converted network, in floating point or on an integer grid.
 
-`float32` and `float64` take the constants as they are. Thresholds and factors are computed in float64 and cast once; a
-bias is cast and then multiplied by 1 / Λ_m.
+In `float32` and `float64` every constant is rounded to that type, and nothing else is quantised. Thresholds, factors
+and weights are computed in float64 and cast once; a bias is cast and then multiplied by 1 / Λ_m.
+
+In the rules below, m is the spiking layer (or the input) in whose unit a node is measured. Thresholds are in that unit
+already; weights and biases are those of the ANN, so that a bias is divided by Λ_m.
 
 `fixed16` and `fixed8` put every sum on an integer grid, so that spikes do not depend on the order of addition. They are
-the same on every device and in every batch, chunk, shard and thread. In the rules below, `round` rounds halves to even,
-whereas `>>` after adding a half rounds halves up.
+the same on every device and in every batch, chunk, shard and thread. `round` rounds halves to even, whereas `>>` after
+adding a half rounds halves up.
 
-- Spikes are 0 or 1, and sums over a pooling window stay undivided: such a node holds integers I that stand for
+- Spikes are 0 or 1, and sums over a pooling window stay undivided: a pooling node holds an integer I where the ANN has
   I / divisor.
 - A convolution or linear layer has one grid step per output channel, g_c = max |W_c| / LARGEST_WEIGHT (1 if the channel
   is all zero). A layer of the read-out has one grid step for all its outputs. The weights are w_q = round(W / g_c),
   where W has first been multiplied, in float64, by what the entering spikes weigh (see `scales`). The sums of the layer
   stand for I g_c / divisor.
 - θ_q = max(1, round(θ divisor / g_c)); b_q = round(b divisor / (Λ_m g_c)); v(0) = min(round(v_init θ_q), θ_q - 1).
-- At a junction, one operand keeps its grid: the operand in the node's own unit m, or if both are in that unit, the
-  first one that holds weighted sums. The other operand enters as (M I + 2^15) >> 16 with M =
+- A junction takes the grid of one operand. That operand must be in the junction's unit m; if both are, it is the first
+  that holds weighted sums. The other operand enters as (M I + 2^15) >> 16 with M =
   round(2^16 (Λ_k / Λ_m) (g_k / g_m)). If the operand that would keep its grid holds spikes rather than weighted sums,
   the junction's grid is 2^12 times finer than that operand's, and both operands enter with a factor M.
 - Constant input is x_q = round(2^12 x / Λ_0). A weighted layer that reads it brings its sums to the grid g_c by
@@ -23,9 +26,10 @@ whereas `>>` after adding a half rounds halves up.
 - The read-out, which is the layers after the last spikes, reads the spikes added up over steps, so a junction there
   rounds once.
 
-Overflow: every sum of one step must stay below 2^53, and T times that sum below 2^62. The bound of a sum is Σ |w_q|
-times the largest input. If it is too large, CalibrationError is raised before anything runs. Potentials are int64 here;
-kernels that keep them in int32 prove that they fit, or detect that they do not (`kernels.POTENTIAL_LIMIT`).
+Overflow: every sum of one step must stay below 2^53, and T times that sum below 2^62. The bound of a
+weighted sum is Σ |w_q| times the largest input, plus the largest |b_q|. If a bound is too large, CalibrationError is
+raised before the settings that share these weights run. The reference keeps potentials in int64; kernels that keep them
+in int32 prove that they fit, or detect that they do not (`kernels.POTENTIAL_LIMIT`).
 """
 
 import math

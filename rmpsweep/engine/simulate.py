@@ -99,18 +99,20 @@ def simulate(
     Args:
         images: [N, C, H, W], as the ANN receives them.
         thresholds: layer -> θ_ℓ (0-d or [C]), "input" -> Λ_0, as `calibrate` returns them.
-        time_steps: ascending step counts, all > start.
+        time_steps: step counts in strictly ascending order, all > start.
         alpha, alpha_scope: scale the thresholds; see `rmpsweep.engine.scales`.
-        v_init: the initial potential, as a fraction of θ.
+        v_init: the initial potential, as a fraction of θ, in [0, 1).
         seed, image_ids: the key of Poisson spikes; image_ids are int64 [N] and default to 0, 1, 2, …
         state, start: continue a run of `start` steps from its `Simulation.state`.
         batch_size, chunk: rows and time steps computed together; chosen by `memory` if not given. Neither affects
-        results, with one exception: for networks that run node by node, floating-point results depend on batch_size.
-        kernels: "auto" runs the kernels of the network's device, if there are any that can run the network, and
-        otherwise node by node. "reference" runs node by node, in one batch if batch_size is not given. "triton" runs
-        the GPU kernels on any device; on the CPU that takes Triton's interpreter (TRITON_INTERPRET=1).
+        results, with one exception: a network that runs node by node has batches of 32 rows if batch_size is not given,
+        its floating-point results depend on batch_size, and chunk is not used.
+        kernels: "auto" runs the kernels of the network's device, and "triton" the GPU kernels on any device (on the CPU
+        that takes Triton's interpreter, TRITON_INTERPRET=1); both run node by node if no kernels can run the network.
+        "reference" runs node by node, in one batch if batch_size is not given.
     Raises:
-        ValueError: a value is out of range; the message names it, what was received and what is allowed.
+        ValueError: time_steps, start or state do not fit together, or α, a threshold, v_init or a word of the setting
+        is not allowed; the message names the value, what was received and what is allowed.
         CalibrationError: a number or sum would be out of the range of the numerics.
     """
     setting = {

@@ -71,8 +71,9 @@ class Look(Planned):
 def look(planned: Planned, last: Journal | None = None) -> Look:
     """Read thresholds and unit files without writing anything. Files that cannot be read count as missing.
 
-    An adaptive search is replayed from the results. The results of trials that it adds have not been checked against
-    their thresholds yet, so all unit files are checked again with these trials in the plan.
+    An adaptive search is replayed from the results. Trials that the search adds are not in the plan of the first scan,
+    which therefore did not check their thresholds; so all unit files are checked again, until the search adds none.
+    Units of trials whose thresholds are missing do not count until these are found again.
 
     Args:
         last: the journal of an earlier look by the same launch; unit files that it verified are not read again.

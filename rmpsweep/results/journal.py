@@ -1,11 +1,12 @@
 """Commit units to a results directory, and tell which unit files count.
 
-A file under its final name is whole. It states which unit it holds and what it was computed from, and a checksum covers
-every byte. `scan` trusts nothing else: a truncated, altered, foreign or stale file counts as missing.
+A file gets its final name only once it is whole. A disk may damage it later, so it states which unit it holds and what
+it was computed from, and a checksum covers every byte. `scan` trusts nothing else: a truncated, altered, foreign or
+stale file counts as missing.
 
 In a folder, the first commit of a unit wins, and a later commit whose results differ is dropped with a warning. Object
-stores offer no way to refuse the second writer, so there every attempt has its own file; `scan` takes the first one and
-compares the others with it.
+stores offer no way to refuse the second writer, so there every attempt has its own file. `scan` takes the one whose
+name sorts first, whenever it was written, and merging refuses if another one differs.
 """
 
 import functools
@@ -104,8 +105,9 @@ class Journal:
 def commit_unit(layout: Layout, result: UnitResult, patience_s: float = PATIENCE_S) -> Location:
     """Write a unit file. The same result gives the same bytes, so committing it twice is harmless.
 
-    In a folder, a file that exists already stays if it verifies and holds this unit. If its results differ, a
-    UserWarning says so, and the new result is dropped. The folder `units/` must exist.
+    In a folder, a file that exists already stays if it verifies, holds this unit and was computed with the same
+    thresholds; any other file is replaced. If the results in the file that stays differ, a UserWarning says so, and the
+    new result is dropped. The folder `units/` must exist.
 
     Args:
         patience_s: how many seconds to wait for storage that is away.
@@ -148,9 +150,10 @@ def scan(layout: Layout, context: str, provenance: Mapping[str, str], last: Jour
 
     Args:
         context: that of the plan; files computed from other weights or data or by another engine do not count.
-        provenance: trial_id -> the digest of its thresholds; files computed with other thresholds do not count.
-        last: an earlier scan by this process. Files that it verified are not read again, because a committed file never
-            changes; whether they count is decided anew.
+        provenance: trial_id -> the digest of its thresholds. A file that holds a trial with other thresholds does not
+            count; trials that are not in `provenance` are not checked.
+        last: an earlier scan by this process. Files that it verified are not read again, because a file that
+            counts never changes; whether they still count is decided anew.
     Raises:
         StorageError: an object store cannot be reached.
     """

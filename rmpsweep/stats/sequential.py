@@ -1,10 +1,11 @@
-"""A decision which of two trials classifies more of a finite set of images correctly, made while the images come in.
+"""Evidence, gathered as images come in, that a rival classifies more of all images correctly than a trial does.
 
-The images come in a random order, and nothing else is random. Suppose that somebody bets money on the rival of a trial:
-that the next image is one that only the rival classifies correctly. If the trial is at least as accurate as the rival
-over all N images, such bets are not expected to win. Their wealth is then a supermartingale, which ever exceeds 1 / δ
-with probability at most δ (Ville 1939). Because the set is finite, a lead of the rival would have to be made up for by
-the images that are left, so the bets become stronger as the images run out.
+The images come in a random order, and nothing else is random. Somebody who begins with a wealth of 1 bets on every image
+that, over the images that are left, the rival does better than it would if both trials were equally accurate over all N
+images. If the trial is at least as accurate as the rival, such bets are not expected to win. Their wealth is then a
+supermartingale, which ever exceeds 1 / δ with probability at most δ (Ville 1939); whoever uses this chooses δ. If the
+trial is not worse, it must catch up with a lead of the rival on the images that are left. The fewer are left, the less
+likely that is, and the more a bet wins.
 
 Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (2024), section 5, sampling
 without replacement.
@@ -42,12 +43,13 @@ def bet_against(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bet, image by image, that the rival is more accurate over all images than each trial.
 
-    Every stake follows from the images before it, so at each `start` the rival may be chosen anew by the images before.
+    A stake depends only on earlier images. So the rival may be changed between calls, as long as it is chosen from the
+    images before `start`.
 
     Args:
         rival: [M], whether the rival classified each of the first M images correctly, M <= num_images.
         trials: [K, M], the same for each trial.
-        start: the image at which bets begin; the images before it only inform the stakes.
+        start: the image at which bets begin, start < M; the images before it inform the stakes and what is expected.
         num_images: N, the size of the finite set.
         log_wealth: [K], the natural logarithm of the wealth before `start`.
     Returns:

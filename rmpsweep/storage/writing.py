@@ -1,7 +1,8 @@
 """Writes that never show anybody half of a file, and that wait while storage is away.
 
 In a folder, a file is written under a temporary name of its own (with a leading dot), synced, read back, and then moved
-into place. An object store has no rename, but an object is put as a whole and appears whole or not at all.
+into place. An object store has no rename, but an object is put as a whole and appears whole or not at all; it is read
+back too, when others may see it already.
 """
 
 import contextlib
@@ -74,9 +75,9 @@ def write_atomic(path: Location, content: bytes, patience_s: float = PATIENCE_S)
 def write_first(path: Path, content: bytes, stays: Callable[[bytes], bool], patience_s: float = PATIENCE_S) -> None:
     """Write a file as `write_atomic` does, but only if it does not exist yet: the first of several writers wins.
 
-    The folder must exist. If it is gone, so is its storage, and a folder made in its place would be lost when the
-    storage returns. On file systems without hard links, two writers at the same instant may both win, one after the
-    other.
+    The folder must exist. A missing folder means that its file system is not mounted: a folder made now would be hidden
+    once it is mounted again, so none is made. On file systems without hard links, the second of two writers at the same
+    instant may replace the first one's file.
 
     Args:
         stays: tells from the contents of an existing file whether it stays; if not, the file is replaced.
@@ -130,7 +131,9 @@ def _check(path: Location, content: bytes) -> None:
 def _stays(path: Path, stays: Callable[[bytes], bool]) -> bool:
     try:
         return stays(path.read_bytes())
-    except OSError:
+    except OSError as error:
+        if error.errno in _AWAY:
+            raise  # the file may be fit to stay, and can be read once the storage is back
         return False
 
 

@@ -188,8 +188,8 @@ def pending(plan: Plan, done: Iterable[Unit], workers: int = 1, within: tuple[in
     Args:
         done: the units that are finished.
         workers: how many workers share the work. For several workers, units are small enough to keep all of them busy,
-            and become smaller towards the end.
-        within: restricts the units to the cells at positions [start, stop); None takes all cells.
+            and become smaller from 75 % of the positions on.
+        within: restricts the units to the cells at positions [start, stop), stop <= plan.limit; None takes all cells.
     """
     first, end = within or (0, plan.limit)
     planned = Unit(0, plan.limit, plan.work)

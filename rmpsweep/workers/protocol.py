@@ -145,7 +145,7 @@ class Pool(Protocol):
         """Return the time in seconds, on the clock that deadlines are measured by."""
 
     def wanted(self) -> int:
-        """Return how many workers there should be at the moment."""
+        """Return how many workers there should be at the moment. Raises ClusterError if the cluster cannot be asked."""
 
     def start(self) -> str:
         """Ask for one more worker, and return its name."""
@@ -159,8 +159,11 @@ class Pool(Protocol):
     def wait(self, timeout_s: float) -> list[PoolEvent]:
         """Return the events since the last call. If there are none, wait for one for at most `timeout_s`.
 
+        A pool in this process does the work inside `wait`, however long that takes.
+
         Raises:
-            ClusterError: no worker can be started any more. A pool in this process also raises what `setup` raises.
+            ClusterError: no worker can be started any more. A pool in this process also raises what `setup` raises, and
+                so it never sends `Refused`.
         """
 
     def describe(self) -> str:

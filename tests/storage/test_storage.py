@@ -63,6 +63,23 @@ def test_the_first_writer_wins_where_it_may_stay(tmp_path):
     assert files(tmp_path) == {"file": b"third"}
 
 
+def test_a_first_file_that_cannot_be_read_for_a_moment_stays(tmp_path, monkeypatch):
+    path, asked = tmp_path / "file", []
+    write_first(path, b"first", never)
+    read = Path.read_bytes
+
+    def failing_once(self):
+        if self == path and not asked:
+            asked.append(self)
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", failing_once)
+    write_first(path, b"second", lambda _: True)
+    assert asked == [path]
+    assert path.read_bytes() == b"first"
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
 def test_the_first_writer_wins_without_hard_links_too(tmp_path, monkeypatch, number):
     def no_links(source, target):
