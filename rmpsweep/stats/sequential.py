@@ -1,9 +1,9 @@
 """Evidence, gathered as images come in, that a rival classifies more of all images correctly than a trial does.
 
-The images come in a random order, and nothing else is random. Somebody who begins with a wealth of 1 bets on every image
-that, over the images that are left, the rival does better than it would if both trials were equally accurate over all N
-images. If the trial is at least as accurate as the rival, such bets are not expected to win. Their wealth is then a
-supermartingale, which ever exceeds 1 / δ with probability at most δ (Ville 1939); whoever uses this chooses δ. If the
+The images come in a random order, and nothing else is random. Somebody who begins with a wealth of 1 bets on every
+image that, over the images that are left, the rival does better than it would if both trials were equally accurate over
+all N images. If the trial is at least as accurate as the rival, such bets are not expected to win. Their wealth is then
+a supermartingale, which ever exceeds 1 / δ with probability at most δ (Ville 1939); whoever uses this chooses δ. If the
 trial is not worse, it must catch up with a lead of the rival on the images that are left. The fewer are left, the less
 likely that is, and the more a bet wins.
 
