@@ -18,7 +18,6 @@ import errno
 import fcntl
 import os
 import socket
-import stat
 import threading
 import time
 import uuid
@@ -32,6 +31,8 @@ LOCK = ".lock"
 POLL_S, BEAT_S, STALE_S, SETTLE_S = 1.0, 15.0, 60.0, 1.0
 """In seconds: how often a waiter looks; how often a holder in an object store renews its lease; the age at which a
 lease is stale; and when a launch looks again at a lease it took, since another may have taken it at the same time."""
+MOST_FAILURES = 100
+"""How often making the folder may fail before it counts as impossible: other holders may be removing it."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -75,14 +76,15 @@ def _lock(lock: Path, tell: Callable[[str], None]) -> int | None:
 
     The descriptor is None if the folder cannot be written, or its file system has no locks.
     """
-    told = False
+    told, failures = False, 0
     while True:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, FileNotFoundError) as error:
-            if _is_in_the_way(error.filename):
+        except (FileExistsError, FileNotFoundError):
+            failures += 1
+            if failures == MOST_FAILURES:
                 raise
-            continue  # the last holder removed the folder while pathlib looked whether it is one
+            continue  # the last holder removed the folder, or one above it, while it was being made
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
@@ -112,14 +114,6 @@ def _lock(lock: Path, tell: Callable[[str], None]) -> int | None:
                 os.pwrite(descriptor, _myself().encode(), 0)
             return descriptor
         os.close(descriptor)  # the last holder has removed this file; another one may be in its place
-
-
-def _is_in_the_way(path: str) -> bool:
-    """Whether something that is no folder lies at this path."""
-    try:
-        return not stat.S_ISDIR(os.lstat(path).st_mode)
-    except FileNotFoundError:
-        return False
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
