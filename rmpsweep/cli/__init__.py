@@ -1,9 +1,18 @@
 """The command line: the only package that prints or exits.
 
-``launch`` is the main command, ``submit`` sends it to a cluster and cancels it; ``run`` plans and computes besides;
-``results`` reads what has been computed, ``compare`` sets several of it side by side; ``check`` looks before and after;
-``lookup`` needs neither; ``options`` is what they share.
-Each command reads as the pipeline: arguments in, verbs of `pipeline` and `publish` called, text and exit codes out.
+The commands, by module:
+
+- ``launch``: launch, the main command;
+- ``submit``: `launch --submit`, which sends the launch to a cluster, and cancel;
+- ``plan``: plan, train and calibrate;
+- ``read``: status, merge, log, report and claims, which read a results directory;
+- ``compare``: compare, which sets trials of several sweeps side by side;
+- ``check``: check, doctor and verify;
+- ``list``: list.
+
+The commands share ``options`` (arguments and options), ``display`` (what is printed) and ``follow`` (what is shown of a
+launch while it runs). A command takes arguments, calls the packages below, mostly `rmpsweep.pipeline`, and turns what
+they return and raise into text and exit codes.
 """
 
 import inspect
@@ -49,8 +58,9 @@ for command in (
 
 
 def main() -> None:
-    """Entry point: errors to standard error, exit codes of `errors`."""
-    # OpenMP threads that spin long while they wait starve each other once another program runs; read when torch loads
+    """Run the command line. An error is printed to standard error and ends the process with its `exit_code`."""
+    # OpenMP threads that spin for long while they wait starve each other once another program runs. The variable is
+    # read when torch loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
@@ -67,6 +77,8 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    """Options of the program itself."""
+    """The options of the program itself."""

@@ -1,7 +1,7 @@
-"""What the commands show: progress while they run, tables at the end. Only this file and `cli` print.
+"""What the commands show: progress while they run, and tables at the end.
 
-On a terminal progress is a bar; elsewhere it is a line now and then. With --json there is one JSON document on standard
-output, and on standard error an event for each line, as JSON.
+On a terminal, progress is a bar; elsewhere it is a line of text now and then. With --json, a command prints one JSON
+document to standard output, and every event as one line of JSON to standard error.
 """
 
 import json
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 5.0
 PLAIN_WIDTH = 120
 TRIAL_IDS = ("trial_id", "trial")
-"""Columns that hold ids of trials."""
+"""The columns that hold trial ids."""
 
 
 class Display:
-    """One command's output."""
+    """The output of one command."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
@@ -50,26 +50,26 @@ class Display:
             self.console.width = PLAIN_WIDTH
 
     def line(self, text: str) -> None:
-        """One line of text."""
+        """Print one line of text; with --json it becomes an event."""
         if self.as_json:
             self.event({"event": "message", "text": text})
         else:
             self.console.print(text, markup=False)
 
     def event(self, plain: Mapping[str, Any]) -> None:
-        """With --json, one line of JSON on standard error: when (UNIX time), and the event."""
+        """With --json, print an event and its UNIX time as one line of JSON to standard error."""
         if self.as_json:
             print(json.dumps({"time": round(time.time(), 3), **plain}), file=sys.stderr, flush=True)
 
     def document(self, value: Any) -> None:
-        """The JSON document, if it was asked for."""
+        """Print the JSON document if --json was given."""
         if self.as_json:
             print(json.dumps(value, indent=2, ensure_ascii=False))
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """A table with numbers to the right. With --json its contents are in the document.
+        """Print a table, with numbers aligned to the right. With --json nothing is printed: the document has the rows.
 
-        In a narrow terminal text is folded; numbers, and the ids of trials, which people copy, stay whole.
+        In a narrow terminal text is folded, but numbers and trial ids, which people copy, stay whole.
         """
         if self.as_json:
             return
@@ -92,7 +92,7 @@ class Display:
         self.console.print(table, markup=False)
 
     def trials(self, trials: Sequence[Mapping[str, Any]]) -> None:
-        """Every trial with the settings that vary; the others once."""
+        """Print every trial with the settings that vary, then the settings that all trials share."""
         fixed = {k: v for k, v in trials[0].items() if all(trial[k] == v for trial in trials)}
         if len(trials) == 1:
             fixed.pop("trial_id")
@@ -101,12 +101,12 @@ class Display:
         self.line("  in every trial: " + ", ".join(f"{k} {v}" for k, v in fixed.items()))
 
     def clear(self) -> None:
-        """An empty screen, on a terminal."""
+        """Clear the screen if the output is a terminal."""
         if not self.as_json:
             self.console.clear()
 
     def standing(self, standing: Mapping[str, Any], images: int, time_steps: int) -> None:
-        """Every trial of a status document: what is done of it, and its accuracy so far at the largest T."""
+        """Print every trial of a status document: its finished cells, and its accuracy so far at the largest T."""
         rows = standing["trials"]
         shown = ["trial_id", "done", "threshold", "reset", "alpha"]
         if standing["running"]:
@@ -126,7 +126,7 @@ class Display:
         self.table(f"Sweep {standing['name']}: cells done; {over}", [*shown, "images", "accuracy", "95 %"], body)
 
     def claim(self, claim: Claim) -> None:
-        """A claim, its tables and what they say."""
+        """Print a claim, its tables and the findings."""
         self.line(claim.statement)
         for table in claim.tables:
             self.table(table.title, table.columns, table.rows)
@@ -134,7 +134,7 @@ class Display:
             self.line(finding)
 
     def comparison(self, found: Comparison) -> None:
-        """Every trial against its baseline by T, then every trial by itself; with --json the document has it all."""
+        """Print every trial against its baseline at each T, then every trial alone. With --json nothing is printed."""
         if self.as_json:
             return
         for name, baseline in dict.fromkeys((each.name, each.baseline) for each in found.differences):
@@ -177,13 +177,13 @@ class Display:
             self.line(f"note: {note}")
 
     def indexing(self, split: str, done: int, total: int | None) -> None:
-        """How the making of an index of images goes on, now and then."""
+        """Print how far the index of a split has come, at most every LINE_EVERY_S seconds."""
         if time.monotonic() > self.indexed + LINE_EVERY_S:
             self.indexed = time.monotonic()
             self.line(f"index of {split}: {done:,}" + (" images found" if total is None else f" of {total:,} images"))
 
     def agreement(self, found: "Agreement") -> None:
-        """The spiking layers against the ANN's, and the rule they are held to."""
+        """Print the errors of the spiking layers relative to the ANN's, and the rule that judges them."""
         t = [f"T = {steps}" for steps in found.time_steps]
         rows = [
             (
@@ -205,18 +205,18 @@ class Display:
         self.line(found.rule)
 
     def epoch(self, report: Any) -> None:
-        """A training epoch."""
+        """Print the results of a training epoch."""
         self.line(
             f"epoch {report.epoch}/{report.epochs}  loss {report.loss:.3f}  train {report.train_accuracy:.2%}  "
             f"test {report.test_accuracy:.2%}  {report.seconds:.1f} s  ETA {duration(report.eta_s)}"
         )
 
     def units(self) -> "UnitProgress":
-        """Progress over units."""
+        """Return a display of the progress over units."""
         return UnitProgress(self)
 
     def summary(self, summary: Any) -> None:
-        """The best trial of each reset."""
+        """Print the best trial of each reset."""
         columns = ("reset", "best α", "threshold", "T within 1 point", "accuracy", "ANN", "firing rate", "images")
         rows = []
         for b in best_trials(summary).values():
@@ -229,7 +229,7 @@ class Display:
 
 
 class UnitProgress:
-    """Images x time steps done, rate and ETA; failures as they happen. A context manager."""
+    """Shows how many image-steps are done, the rate and the ETA, and failures as they happen. A context manager."""
 
     def __init__(self, display: Display) -> None:
         self.display = display
@@ -255,20 +255,20 @@ class UnitProgress:
         self.bar.stop()
 
     def _say(self, about: str, message: str) -> None:
-        """Once, though a worker's loss is its job's too."""
+        """Print a message once, since the loss of a worker and that of its job come with the same message."""
         if message != self.said:
             self.said = message
             self.display.line(about + message)
 
     def event(self, event: Event) -> None:
-        """What a launch tells."""
+        """Show an event of a launch."""
         self.display.event(event.plain())
         match event:
             case StageBegan(stage="evaluating"):
                 self._begin(event.jobs, event.image_steps)
                 return
             case JobQuarantined() if not self.num_units:
-                return  # a calibration, whose error ends the launch and says it
+                return  # a calibration: its error ends the launch and is printed then
             case JobLost():
                 self.failures += 1
                 self._say(f"{event.job}: lost: ", event.message)
@@ -311,7 +311,7 @@ class UnitProgress:
 
 
 def plan_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The plan's figures as (name, value)."""
+    """The figures of a plan as rows (name, value)."""
     return [(key.replace("_", " "), _cell(value)) for key, value in estimate.items()]
 
 
@@ -320,7 +320,7 @@ def _percent(value: float) -> str:
 
 
 def error(message: str) -> None:
-    """An error, on standard error."""
+    """Print an error to standard error."""
     print(f"error: {message}", file=sys.stderr)
 
 

@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Follower:
-    """Shows the events of a launch; an instance is its `on_event`."""
+    """Shows the events of a launch. An instance is passed to the launch as `on_event`."""
 
     def __init__(self, display: Display) -> None:
         self.display, self.units = display, display.units()
@@ -32,7 +32,10 @@ class Follower:
 
     @contextlib.contextmanager
     def stopping(self) -> Iterator[Stop]:
-        """While workers compute, the first SIGINT or SIGTERM asks for a stop, and a second one interrupts."""
+        """Within this context the first SIGINT or SIGTERM asks for a stop, and a second one raises KeyboardInterrupt.
+
+        The value of the context is a function that says whether a stop was asked for.
+        """
         asked = False
 
         def ask(signum: int, frame: FrameType | None) -> None:
