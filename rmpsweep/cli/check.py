@@ -110,8 +110,8 @@ def check(
     else:
         if data or weights is not None or image is not None:
             raise SweepError(
-                f"check: {network!r} is a sweep, which says itself what its weights and images are; give "
-                "--weights, --source, --path, --split, --transform and --image with a network"
+                f"check: {network!r} is a sweep, whose file names its weights and images; --weights, --source, --path, "
+                "--split, --transform and --image are for a network"
             )
         sweep = load_sweep(network)
         setting = validated(Setting, asdict(sweep.settings()[0]) | given, CHECK)

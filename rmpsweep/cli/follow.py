@@ -44,7 +44,7 @@ class Follower:
             if asked:
                 raise KeyboardInterrupt
             asked = True
-            self.display.line("stopping: units in flight are finished first; again to drop them")
+            self.display.line("stopping: units in flight are finished first; a second signal drops them")
 
         before = {each: signal.signal(each, ask) for each in SIGNALS}
         try:
