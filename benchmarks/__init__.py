@@ -1,1 +1,1 @@
-"""Speed and memory against peers, side by side in one run: `make bench`."""
+"""Benchmarks of speed and memory against other simulators, side by side in one run: `make bench`."""

@@ -1,7 +1,8 @@
-"""Simulated image-steps per second and peak memory: rmpsweep, its peers, and the bare ANN (the dense limit).
+"""Measures image-steps per second and peak memory of rmpsweep, its peers, and the bare ANN (the dense limit).
 
-One process times all, each contender once per round in turn, since a machine's speed drifts; a child process for each
-measures memory. Run: make bench (about a quarter of an hour on 2 cores), or python -m benchmarks --help
+One process times all contenders. In each round every contender runs once, in turn, since a machine's speed drifts. A
+child process for each contender measures memory. Run `make bench` (about a quarter of an hour on 2 cores) or
+`python -m benchmarks --help`.
 """
 
 import argparse
@@ -22,7 +23,7 @@ SWEEP_IMAGES, SWEEP_IMAGES_FULL = 32, 256
 
 
 def main() -> None:
-    """Print the tables, write the figures."""
+    """Run the benchmarks that the options name, print their tables, and write the figures if a file is named."""
     options = parse()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -43,8 +44,9 @@ def main() -> None:
     print(f"{figures['hardware']}; {figures['threads']} threads\n{versions}")
     print(
         f"{options.rounds} rounds in alternation. A run of N images x T steps takes {measure.TARGET_S:g} s or more: "
-        f"faster contenders take more steps (T up to {measure.MAX_STEPS}), rates are per image-step.\n"
-        "Ratios: medians over the rounds, above 1 is faster than the other. Peak: memory added by the run.",
+        f"faster contenders take more steps (T up to {measure.MAX_STEPS}); rates are per image-step.\n"
+        "Ratios are medians over the rounds; above 1, the contender is faster than the other. Peak is the memory that "
+        "the run adds.",
         *lines,
         sep="\n",
     )
@@ -74,7 +76,7 @@ def main() -> None:
 
 
 def print_sweep(done: dict[str, Any]) -> None:
-    """The sweep's rows."""
+    """Print the table of the sweep."""
     steps = ", ".join(map(str, sweep.TIME_STEPS))
     print(f"\nsweep: {sweep.CASE.network}, {len(sweep.TRIALS)} trials (8 α x 2 resets), T = {steps} from one run")
     print(f"each, {done['num_images']} images (of a full sweep's {SWEEP_IMAGES_FULL}), one round")
@@ -88,7 +90,7 @@ def print_sweep(done: dict[str, Any]) -> None:
 
 
 def print_scaling(done: dict[str, Any]) -> None:
-    """Seconds by T and by trials, their slopes, and memory by T."""
+    """Print seconds by T and by number of trials, the slopes of both, and peak memory by T."""
     print(f"\nscaling: {done['contender']}, {scaling.CASE.network}, {done['num_images']} images; slope 1 is linear")
     for what, unit in (("steps", "T, 1 trial"), ("trials", f"trials, T = {scaling.TIME_STEPS[0]}")):
         points = ", ".join(f"{size}: {spent:.2f}" for size, spent in done[f"seconds_by_{what}"].items())
@@ -98,7 +100,7 @@ def print_scaling(done: dict[str, Any]) -> None:
 
 
 def print_rates(done: dict[str, Any]) -> None:
-    """Image-steps per second by firing rate."""
+    """Print image-steps per second by firing rate."""
     print(
         f"\nfiring: {done['network']}, {done['numerics']}, T = {rates.STEPS}\n{'firing rate':>11} {'image-steps/s':>14}"
     )
@@ -107,7 +109,7 @@ def print_rates(done: dict[str, Any]) -> None:
 
 
 def print_actors(done: dict[str, Any]) -> None:
-    """Two actors against one."""
+    """Print the speeds of launches with two actors and with one."""
     print(
         f"\nactors: {actors.CASE.network}, 8 trials x T = 64, {done['images']} images, launched from the command line"
     )
@@ -117,7 +119,7 @@ def print_actors(done: dict[str, Any]) -> None:
 
 
 def print_decode(done: dict[str, Any]) -> None:
-    """Images per second against the peer, and the engine's waiting."""
+    """Print the images decoded per second against the peer, and how long the engine waited for input."""
     print(f"\ndecode: {done['images']} to 224 pixels, {decode.IMAGES} a run; each on as many cores as it has workers")
     for workers, compared in done["workers"].items():
         rates = ", ".join(f"{label} {rate:,.0f}" for label, rate in compared["images_per_s"].items())
@@ -131,23 +133,30 @@ def print_decode(done: dict[str, Any]) -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--cases", type=_cases, default=list(CASES), help=f"some of {','.join(CASES)}; or none")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of torch; default torch's own")
-    parser.add_argument("--sweep-images", type=int, default=SWEEP_IMAGES, help="of the sweep on resnet20; 0: no sweep")
-    parser.add_argument("--full", action="store_true", help=f"--sweep-images {SWEEP_IMAGES_FULL}")
-    parser.add_argument("--scaling", action="store_true", help="time against T and trials")
-    parser.add_argument("--rates", action="store_true", help="speed against firing rate")
-    parser.add_argument("--actors", action="store_true", help="whole launches: two actors against one on one core")
-    parser.add_argument("--decode", action="store_true", help="images decoded, against torchvision's DataLoader")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
+    parser.add_argument("--threads", type=int, help="number of torch's threads; default is torch's own choice")
+    parser.add_argument(
+        "--sweep-images", type=int, default=SWEEP_IMAGES, help="number of images of the sweep on resnet20; 0 omits it"
+    )
+    parser.add_argument("--full", action="store_true", help=f"the same as --sweep-images {SWEEP_IMAGES_FULL}")
+    parser.add_argument("--scaling", action="store_true", help="also measure time against T and number of trials")
+    parser.add_argument("--rates", action="store_true", help="also measure speed against firing rate")
+    parser.add_argument(
+        "--actors", action="store_true", help="also time whole launches with two actors against one on one core"
+    )
+    parser.add_argument(
+        "--decode", action="store_true", help="also measure images decoded, against torchvision's DataLoader"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file to write all figures to")
     parser.add_argument(
         "--memory",
         nargs=3,
         metavar=("CASE", "CONTENDER", "WORK"),
-        help="resident bytes before one run and at its peak; WORK: [batch, chunk, channels_last, images, steps]",
+        help="only print resident bytes before one run and at its peak; WORK is "
+        "[batch, chunk, channels_last, images, steps]",
     )
     return parser.parse_args()
 

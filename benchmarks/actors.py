@@ -1,4 +1,4 @@
-"""Whole launches of a CIFAR-like resnet20 sweep: two actors against one on one core, and the time to the first unit."""
+"""Times whole launches of a CIFAR-like resnet20 sweep: two actors on two cores against one actor on one core."""
 
 import io
 import json
@@ -32,7 +32,12 @@ time_steps: [16, 32, 64]
 
 
 def run(rounds: int) -> dict[str, object]:
-    """Launch both in turn; medians of image-steps/s while units are computed, seconds to the first unit, the ratio."""
+    """Launch with one actor and with two, in turn.
+
+    Returns:
+        Medians over the rounds: image-steps per second while units are computed, seconds until the first unit begins,
+        and the ratio of the speeds.
+    """
     rates: dict[str, list[float]] = {ONE: [], TWO: []}
     starts: dict[str, list[float]] = {ONE: [], TWO: []}
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +57,12 @@ def run(rounds: int) -> dict[str, object]:
 
 
 def _launch(sweep: Path, results: Path, cores: int) -> tuple[float, float]:
-    """Image-steps per second from the first unit's begin to the last one's end; seconds until the first began."""
+    """Launch the sweep on this number of cores, with an actor for each.
+
+    Returns:
+        Image-steps per second from the beginning of the evaluation to the end of the last unit, and seconds until that
+        beginning.
+    """
     command = [
         sys.executable,
         "-m",
@@ -82,7 +92,7 @@ def _launch(sweep: Path, results: Path, cores: int) -> tuple[float, float]:
 
 
 def _write(folder: Path) -> Path:
-    """A sweep over images of the benchmark as PNGs."""
+    """Write the images of the benchmark as PNGs, and a sweep over them."""
     images = prepare(CASE, IMAGES).images
     pixels = images * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
     records = [{"bytes": _png(image), "path": f"{i:05d}.png"} for i, image in enumerate(pixels)]

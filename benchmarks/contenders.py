@@ -1,7 +1,7 @@
-"""What is timed. Every contender simulates images x steps of the same converted network and keeps summed logits.
+"""The contenders. Each simulates images x steps of the same converted network and sums the logits over the steps.
 
-Peers run in torch.inference_mode, with the batch size, chunk of steps and memory format found best by `measure.probe`;
-ours runs as a sweep's worker runs it, all images in one call, divided by its own plan.
+Peers run in torch.inference_mode, with the batch size, steps per call and memory format that `measure.probe` finds
+best. rmpsweep runs as in a worker of a sweep: it gets all images in one call and divides them into batches itself.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ CHUNKS = (4, 8, 16)
 
 @dataclass(frozen=True)
 class Form:
-    """How a contender is run: images per batch, steps per call, memory format."""
+    """How a contender is run: images per batch, steps per call (chunk) and memory format."""
 
     batch: int
     chunk: int = 1
@@ -34,7 +34,7 @@ class Form:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """As torch names it."""
+        """The memory format as torch names it."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def __str__(self) -> str:
@@ -43,22 +43,23 @@ class Form:
 
 
 class Contender(Protocol):
-    """forms: those to choose from; run: simulate images [N, C, H, W] for that many steps."""
+    """What is timed."""
 
     forms: list[Form]
+    """The forms to choose from."""
 
     def run(self, images: Tensor, steps: int, form: Form) -> None:
-        """The work that is timed."""
+        """Simulate the images [N, C, H, W] for this number of steps; this is the work that is timed."""
 
 
 class Stepped:
-    """A module called once per step, or per chunk of steps; its state is within."""
+    """A module that is called once per step or chunk of steps, and keeps its own state."""
 
     def __init__(self, module: nn.Module, reset: Callable[[nn.Module], None], forms: list[Form]) -> None:
         self.module, self.reset, self.forms = module, reset, forms
 
     def run(self, images: Tensor, steps: int, form: Form) -> None:
-        """Sum the logits over the steps, batch after batch."""
+        """Sum the logits over the steps, one batch after another."""
         self.module.to(memory_format=form.memory_format)
         with torch.inference_mode():
             for batch in images.split(form.batch):
@@ -67,7 +68,7 @@ class Stepped:
                 sum(self.forward(x, form.chunk) for _ in range(0, steps, form.chunk))
 
     def forward(self, x: Tensor, chunk: int) -> Tensor:
-        """Logits [N, classes] summed over a chunk of steps."""
+        """The logits [N, classes], summed over a chunk of steps."""
         return self.module(x) if chunk == 1 else self.module(x.expand(chunk, *x.shape)).sum(0)
 
 
@@ -79,13 +80,13 @@ class Ours:
         self.forms = [Form(len(prepared.images))]
 
     def run(self, images: Tensor, steps: int, form: Form) -> None:
-        """All images at once."""
+        """Simulate all images in one call, whatever the form."""
         del form
         simulate_many(self.net, images, [self.setting], [steps], keep_state=False)
 
 
 def make(label: str, case: Case, prepared: Prepared) -> Contender:
-    """The contender of that label."""
+    """Make the contender with this label."""
     ann, thresholds = prepared.ann, prepared.thresholds
     single = [Form(batch, 1, last) for batch, last in product(case.batches, (False, True))]
     if label == ANN:
@@ -104,7 +105,7 @@ def make(label: str, case: Case, prepared: Prepared) -> Contender:
 
 
 def available() -> tuple[list[str], list[str]]:
-    """Labels that can run here, and a line about each that cannot."""
+    """The labels of the contenders that can run here, and a line of text about each that cannot."""
     labels, lines = [ANN, SINGLE, MULTI], []
     if importlib.util.find_spec("snntorch"):
         labels.append(SNNTORCH)

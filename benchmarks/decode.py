@@ -1,7 +1,8 @@
-"""Real JPEGs in: images decoded per second against a torchvision DataLoader, and how long the engine waits for them.
+"""Measures images decoded per second against a torchvision DataLoader, and how long the engine waits for images.
 
-Everything of a contender, its main thread too, runs on as many cores as it has workers, the same for both. The images
-are those of $RMPSWEEP_TEST_DATA/imagenet (val20-fullsize.parquet, samples-originals.parquet), else made here.
+All processes and threads of a contender, its main thread too, run on as many cores as it has workers, for both
+contenders alike. The images are the JPEGs of $RMPSWEEP_TEST_DATA/imagenet (val20-fullsize.parquet and
+samples-originals.parquet), or generated ones if these files do not exist.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ from rmpsweep.models.weights import save_weights
 
 CASE = CASES["resnet34"]
 IMAGES, BATCH = 512, 32
-"""Images of one timed run, and the DataLoader's batch."""
+"""Number of images of one timed run, and the batch size."""
 SIMULATED, STEPS = 64, 32
 OURS, PARQUET, PEER = "rmpsweep, folder", "rmpsweep, Parquet", "torchvision DataLoader"
 REAL = Path(os.environ.get("RMPSWEEP_TEST_DATA", "test-data")) / "imagenet"
@@ -49,7 +50,7 @@ time_steps: [{steps}]
 
 
 def run(rounds: int) -> dict[str, Any]:
-    """Images per second of both with 1 and 2 workers, their ratio, and the engine's waiting in a launch."""
+    """Measure images per second of both with 1 and 2 workers, the ratio, and how long the engine waits in a launch."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         encoded, what = _originals()
@@ -69,7 +70,11 @@ def run(rounds: int) -> dict[str, Any]:
 
 
 def compare(workers: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """In a process that has as many cores: images per second of both, medians of the rounds, and of their ratio."""
+    """Time both contenders, in a process that has as many cores as there are workers.
+
+    Returns:
+        Images per second of each contender, and our speed divided by the DataLoader's; medians over the rounds.
+    """
     torch.set_num_threads(1)
     same_files = open_split("imagefolder", str(folder), "folder", "imagenet-224")
     parquet = open_split("parquet", str(folder / "test.parquet"), "test", "imagenet-224")
@@ -89,7 +94,7 @@ def compare(workers: int, rounds: int, folder: Path) -> dict[str, Any]:
         assert sum(len(images) for images, _ in loader) == IMAGES
 
     contenders = {OURS: lambda: ours(same_files), PARQUET: lambda: ours(parquet), PEER: theirs}
-    for contender in contenders.values():  # the loader's processes live on
+    for contender in contenders.values():  # a first run of each, which starts the loader's persistent processes
         contender()
     times = measure.alternate(contenders, rounds)
     rates = {label: IMAGES / statistics.median(spent) for label, spent in times.items()}
@@ -98,7 +103,7 @@ def compare(workers: int, rounds: int, folder: Path) -> dict[str, Any]:
 
 
 def _launch(folder: Path) -> dict[str, Any]:
-    """The input figures of a launch in one process; of fixed16, one trial."""
+    """Launch a sweep of one trial (fixed16) in one process, and return the input figures of the launch."""
     prepared = prepare(CASE, 1)
     save_weights(prepared.ann, folder / "weights.safetensors")
     sweep = folder / "sweep.yaml"
@@ -127,7 +132,7 @@ def _launch(folder: Path) -> dict[str, Any]:
 
 
 def _originals() -> tuple[list[bytes], str]:
-    """Encoded images, and what they are."""
+    """Encoded images, and a description of them."""
     files = [REAL / name for name in ("val20-fullsize.parquet", "samples-originals.parquet")]
     if all(file.is_file() for file in files):
         rows = [row["bytes"] for file in files for row in pq.read_table(file)["image"].to_pylist()]
@@ -143,7 +148,7 @@ def _originals() -> tuple[list[bytes], str]:
 
 
 def _write(folder: Path, encoded: list[bytes]) -> None:
-    """The same images as a folder of files and as Parquet (row groups of 100)."""
+    """Write the images as a folder of files, and the same images as Parquet with row groups of 100."""
     (folder / "folder" / "class").mkdir(parents=True)
     for number, content in enumerate(encoded):
         (folder / "folder" / "class" / f"{number:05d}.jpg").write_bytes(content)

@@ -17,23 +17,23 @@ from benchmarks.contenders import Contender, Form, make
 from benchmarks.networks import CASES, prepare
 
 PROBE_S = 0.25
-"""A form is repeated at least this long, and at least twice, after a first time that does not count."""
+"""A form is repeated for at least this time in seconds, and at least twice, after a first run that does not count."""
 
 TARGET_S = 1.0
-"""A contender that does a case's work faster takes more steps, up to MAX_STEPS."""
+"""A contender that does the work of a case in less than this time in seconds takes more steps, up to MAX_STEPS."""
 
 MAX_STEPS = 256
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of one call."""
+    """The seconds that one call takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def probe(contender: Contender, images: Tensor) -> Form:
-    """The fastest form per image-step; no time is spent where there is only one."""
+    """Find the form that is fastest per image-step. If there is only one form, nothing is run."""
     if len(contender.forms) == 1:
         return contender.forms[0]
 
@@ -48,7 +48,7 @@ def probe(contender: Contender, images: Tensor) -> Form:
 
 
 def enough_steps(contender: Contender, images: Tensor, form: Form, steps: int) -> int:
-    """Steps, doubled as often as brings one run to TARGET_S; the run that compiles does not count."""
+    """Double `steps` until one run takes at least TARGET_S, up to MAX_STEPS; a first run that compiles is not timed."""
     contender.run(images, 4, form)
     spent = seconds(lambda: contender.run(images, steps, form))
     doublings = max(0, math.ceil(math.log2(TARGET_S / spent)))
@@ -56,7 +56,7 @@ def enough_steps(contender: Contender, images: Tensor, form: Form, steps: int) -
 
 
 def alternate(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every work in every round; in a round each runs once, in turn, so that drift hits all."""
+    """The seconds of every work in every round. In a round each runs once, in turn, so that drift affects all alike."""
     times: dict[str, list[float]] = {label: [] for label in works}
     for _ in range(rounds):
         for label, work in works.items():
@@ -65,12 +65,12 @@ def alternate(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
 
 
 def median_ratio(own: list[float], other: list[float]) -> float:
-    """Median over the rounds of own / other."""
+    """The median over the rounds of own / other."""
     return statistics.median(a / b for a, b in zip(own, other, strict=True))
 
 
 def peak_bytes(case: str, label: str, form: Form, num_images: int, steps: int) -> int:
-    """What a contender's run adds to the resident memory at its peak, in a process of its own."""
+    """Measure how many bytes a contender's run adds to the resident memory at its peak, in a process of its own."""
     work = json.dumps([form.batch, form.chunk, form.channels_last, num_images, steps])
     threads = str(torch.get_num_threads())
     command = [sys.executable, "-m", "benchmarks", "--threads", threads, "--memory", case, label, work]
@@ -79,9 +79,10 @@ def peak_bytes(case: str, label: str, form: Form, num_images: int, steps: int) -
 
 
 def answer_memory(case_name: str, label: str, work: str) -> str:
-    """The child's side of `peak_bytes`: resident bytes before the run, and at its peak, as JSON.
+    """The child process's part of `peak_bytes`: resident bytes before the run and at its peak, as JSON.
 
-    The peak is the kernel's VmHWM, which unlike ru_maxrss can be put back to the present use after building (Linux).
+    The peak is the kernel's VmHWM (Linux). Unlike ru_maxrss it can be reset to the present use once the contender has
+    been built.
     """
     *form, num_images, steps = json.loads(work)
     case = CASES[case_name]

@@ -1,4 +1,4 @@
-"""The networks that are timed, their inputs and thresholds; equal in every process."""
+"""The networks that are timed, with their inputs and thresholds, which are the same in every process."""
 
 import math
 from dataclasses import dataclass
@@ -19,10 +19,7 @@ CALIBRATION_IMAGES = 16
 
 @dataclass(frozen=True)
 class Case:
-    """A network at one input size, and the least work of one timed run: num_images x steps, both powers of two.
-
-    batches: sizes tried for the peers, ascending; weights: a trained state dict, else random values of a fixed seed.
-    """
+    """A network at one input size, and the least work of one timed run: num_images x steps, both powers of two."""
 
     network: str
     classes: int
@@ -30,7 +27,9 @@ class Case:
     num_images: int
     steps: int
     batches: tuple[int, ...]
+    """The batch sizes that are tried for the peers, ascending."""
     weights: Path | None = None
+    """A trained state dict; None for random weights with a fixed seed."""
 
 
 TRAINED = Path(__file__).parents[1] / "sweeps" / "weights" / "cifar10-resnet20.safetensors"
@@ -46,16 +45,23 @@ CASES = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every contender of a case starts from: images [N, 3, H, W], layer -> θ (0-d), the ANN and its conversion."""
+    """What every contender of a case starts from."""
 
     ann: nn.Module
     net: SpikingNetwork
+    """The converted ANN."""
     images: Tensor
+    """[N, 3, H, W]."""
     thresholds: dict[str, Tensor]
+    """Layer -> θ, 0-d."""
 
 
 def prepare(case: Case, num_images: int | None = None) -> Prepared:
-    """Build, convert and calibrate; the same values for the same case, the first images whatever their number."""
+    """Build, convert and calibrate a network.
+
+    The same case always gives the same values, and its images are the first ones of a fixed series, whatever their
+    number.
+    """
     torch.manual_seed(0)
     ann = build(case.network, case.classes, 3, case.side).eval()
     if case.weights:
@@ -67,7 +73,7 @@ def prepare(case: Case, num_images: int | None = None) -> Prepared:
 
 
 def smooth_images(num_images: int, side: int) -> Tensor:
-    """Random images [N, 3, side, side] with most of their power at low frequencies, as photographs have; normalised."""
+    """Random normalised images [N, 3, side, side], whose power is mostly at low frequencies, as in photographs."""
     total = torch.zeros(num_images, 3, side, side)
     for index in range(num_images):
         generator = torch.Generator().manual_seed(index)
@@ -79,7 +85,7 @@ def smooth_images(num_images: int, side: int) -> Tensor:
 
 
 def firing_rate(prepared: Prepared, steps: int, numerics: Numerics) -> float:
-    """Spikes per neuron per step, over all layers and images."""
+    """The spikes per neuron per step, over all layers and images."""
     done = simulate(prepared.net, prepared.images, prepared.thresholds, [steps], numerics=numerics)
     spikes = sum(int(counts[-1]) for counts in done.spike_counts.values())
     neurons = sum(math.prod(prepared.net.node(layer).shape) for layer in prepared.net.layers)

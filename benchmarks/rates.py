@@ -1,4 +1,4 @@
-"""What firing costs: image-steps per second of vgg16 against the mean firing rate, which α sets."""
+"""Measures what firing costs: image-steps per second of vgg16 against the mean firing rate, which α determines."""
 
 import statistics
 from functools import partial
@@ -14,7 +14,7 @@ STEPS = 32
 
 
 def run(numerics: str, rounds: int) -> list[dict[str, float]]:
-    """For each α: mean firing rate (spikes per neuron and step) and image-steps per second, median of the rounds."""
+    """For each α: the mean firing rate (spikes per neuron per step) and the median of image-steps per second."""
     prepared = prepare(CASE)
     neurons = sum(prepared.net.fan_out[layer].numel() for layer in prepared.net.layers)
 

@@ -1,4 +1,4 @@
-"""Linear cost: seconds against T and against trials, and peak memory against T, on resnet20."""
+"""Measures how cost grows on resnet20: seconds against T and number of trials, and peak memory against T."""
 
 import math
 import statistics
@@ -15,7 +15,12 @@ TRIALS = (1, 2, 4, 8, 16)
 
 
 def run(label: str, rounds: int) -> dict[str, object]:
-    """Median seconds and the least-squares slope of log seconds (1: linear) for one of ours; peak bytes at each T."""
+    """Measure the contender `label`, one of ours.
+
+    Returns:
+        Median seconds by T and by number of trials, the least-squares slope of log seconds against the logarithm of
+        each (1 is linear), and peak bytes at each T.
+    """
     prepared = prepare(CASE)
 
     def simulate(trials: int, steps: int) -> None:
@@ -26,7 +31,7 @@ def run(label: str, rounds: int) -> dict[str, object]:
         simulate_many(prepared.net, prepared.images, settings, [steps], keep_state=False)
 
     points = dict.fromkeys([*((1, steps) for steps in TIME_STEPS), *((trials, TIME_STEPS[0]) for trials in TRIALS)])
-    simulate(1, 4)  # whatever is compiled at the first call
+    simulate(1, 4)  # the first call compiles
     times = measure.alternate({str(point): partial(simulate, *point) for point in points}, rounds)
     seconds = {point: statistics.median(times[str(point)]) for point in points}
     by_steps = {steps: seconds[1, steps] for steps in TIME_STEPS}

@@ -1,8 +1,8 @@
-"""What an adaptive search would have made of a full grid, in many random orders of its images.
+"""Replays an adaptive search on the results of a full grid, in many random orders of its images.
 
-python -m benchmarks.search RESULTS [--orders 200]: from predictions.parquet and summary.parquet alone. For some T of
-interest: the share of the grid's image-steps that the search takes, and how far below the grid's best the best of the
-trials is that it leaves.
+Run `python -m benchmarks.search RESULTS [--orders 200]`; only predictions.parquet and summary.parquet are read. For
+several T of interest it measures the share of the grid's image-steps that the search would have taken, and how far the
+best of the trials that were not stopped is below the best of the grid.
 """
 
 import argparse
@@ -22,7 +22,7 @@ NEAR_POINTS = 0.3
 
 
 def read_grid(results: Path) -> tuple[list[str], list[int], NDArray[np.int8]]:
-    """Trials in the order of the grid, time steps, and whether each was right: [trials, T, images]."""
+    """Read trials in the order of the grid, time steps, and 1 for each correct prediction: int8 [trials, T, images]."""
     summary = pq.read_table(results / "summary.parquet", columns=["trial_id", "time_steps"])
     trials = list(dict.fromkeys(summary["trial_id"].to_pylist()))
     steps = sorted(set(summary["time_steps"].to_pylist()))
@@ -41,8 +41,12 @@ def read_grid(results: Path) -> tuple[list[str], list[int], NDArray[np.int8]]:
 def replayed(
     trials: list[str], steps: list[int], correct: NDArray[np.int8], search: Search, orders: int, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Per order: share of the grid's image-steps, points lost to the grid's best (at the worst T of interest), trials
-    that were not stopped."""
+    """Replay the search in random orders of the images.
+
+    Returns:
+        For each order: the share of the grid's image-steps that the search takes, the percentage points by which the
+        best trial left is below the grid's best (at the worst T of interest), and the number of trials left.
+    """
     interest = search.time_steps or tuple(steps)
     rows = [steps.index(t) for t in interest]
     of_all = correct[:, rows].sum(2, dtype=int)
@@ -63,7 +67,7 @@ def replayed(
 
 
 def main() -> None:
-    """Print a table: a row for each T of interest, and for all of them."""
+    """Print a table with a row for each T as the only T of interest, and one for all T together."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("--orders", type=int, default=200)

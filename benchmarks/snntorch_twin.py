@@ -1,4 +1,4 @@
-"""`twins` for snnTorch, in a module of its own since snnTorch may be missing."""
+"""The twin in snnTorch, in a module apart from `twins` since snnTorch may not be installed."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,11 @@ from benchmarks.twins import twin_of
 
 
 def snntorch_twin(ann: nn.Module, thresholds: Mapping[str, Tensor]) -> nn.Module:
-    """Leaky without leak for ReLU.
+    """A copy of the ANN with snnTorch's Leaky, without leak, in place of each ReLU.
 
-    Its default reset_delay=True subtracts θ at the next step, which gives IFNode's spikes, and computes less than
-    False, which gives other spikes: a neuron still above θ after its reset neither fires nor resets again.
+    Leaky's default reset_delay=True subtracts θ at the next step, which gives the spikes of SpikingJelly's IFNode. It
+    also computes less than reset_delay=False, which gives other spikes: a neuron that is still above θ after its reset
+    then neither fires nor resets again.
     """
 
     def spiking(threshold: float) -> nn.Module:
@@ -22,7 +23,7 @@ def snntorch_twin(ann: nn.Module, thresholds: Mapping[str, Tensor]) -> nn.Module
 
 
 def reset(twin: nn.Module) -> None:
-    """Forget the membrane potentials."""
+    """Reset the membrane potentials."""
     for module in twin.modules():
         if isinstance(module, snntorch.Leaky):
             module.reset_mem()

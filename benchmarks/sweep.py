@@ -1,4 +1,4 @@
-"""A sweep: 16 trials (8 α, both resets) x 5 time steps on resnet20, against the best SpikingJelly script for it."""
+"""Times a sweep of 16 trials (8 α, both resets) x 5 T on resnet20, against the best SpikingJelly script for it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,11 +24,15 @@ TIME_STEPS = (16, 32, 64, 128, 256)
 
 
 def run(labels: Sequence[str], num_images: int, peer: tuple[str, Form]) -> list[dict[str, object]]:
-    """One row per contender, each run once: seconds, image-steps/s, ratio, predictions equal to SpikingJelly's.
+    """Run each contender once.
 
     Args:
-        labels: of ours.
+        labels: the contenders that are ours.
+        num_images: number of images that each trial evaluates.
         peer: SpikingJelly's best label and form, found on the same network.
+    Returns:
+        A row for each contender: seconds, image-steps per second, speed divided by SpikingJelly's, and the fraction of
+        predictions that are equal to SpikingJelly's.
     """
     prepared = prepare(CASE, num_images)
     images, thresholds = prepared.images, prepared.thresholds
@@ -49,7 +53,7 @@ def run(labels: Sequence[str], num_images: int, peer: tuple[str, Form]) -> list[
         predicted[name] = torch.stack([simulation.logits.argmax(-1) for simulation in done])
 
     for name in labels:
-        ours(name, images[:2], [4])  # whatever is compiled at the first call
+        ours(name, images[:2], [4])  # the first call compiles
     works = {label: theirs} | {name: partial(ours, name, images, TIME_STEPS) for name in labels}
     times = {name: measure.seconds(work) for name, work in works.items()}
     image_steps = len(TRIALS) * TIME_STEPS[-1] * num_images
@@ -70,7 +74,7 @@ def run(labels: Sequence[str], num_images: int, peer: tuple[str, Form]) -> list[
 def _one_trial(
     twin: torch.nn.Module, thresholds: dict[str, Tensor], images: Tensor, trial: tuple[float, Reset], form: Form
 ) -> Tensor:
-    """Predicted class at every T [len(TIME_STEPS), N], each T read off the same run."""
+    """The predicted classes at every T, [len(TIME_STEPS), N], all read off one run."""
     set_trial(twin, thresholds, *trial)
     parts = []
     for batch in images.split(form.batch):

@@ -1,4 +1,4 @@
-"""One table for a network: every contender timed in alternation, its memory measured in a child process."""
+"""The table of one network: contenders are timed in alternation, and the memory of each in a child process."""
 
 import statistics
 from collections.abc import Sequence
@@ -19,14 +19,16 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Timed:
-    """figures: for the JSON file; best_peer: SpikingJelly's faster step mode and its form."""
+    """The measurements of one network."""
 
     figures: dict[str, Any]
+    """The figures for the JSON file."""
     best_peer: tuple[str, Form]
+    """SpikingJelly's faster step mode, and its form."""
 
 
 def time_case(case: Case, labels: Sequence[str], rounds: int) -> Timed:
-    """Measure and print; ratios are medians over the rounds, above 1 is faster than the other."""
+    """Measure a network and print a table. Ratios are medians over the rounds; above 1, the contender is faster."""
     prepared = prepare(case)
     images = prepared.images
     weights = "trained" if case.weights else "random"

@@ -1,4 +1,4 @@
-"""The same converted network in a peer's neurons: weights of the ANN, unit spikes, soft reset, thresholds θ."""
+"""The converted network made of a peer's neurons, with the ANN's weights, unit spikes, soft reset and thresholds θ."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ STATELESS = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatte
 
 
 class ScaledShortcut(nn.Module):
-    """The shortcut of a residual block times Λ_input / Λ_branch = 1 / θ of the branch's one spiking layer."""
+    """The shortcut of a residual block, times Λ_input / Λ_branch, which is 1 / θ of the branch's one spiking layer."""
 
     def __init__(self, shortcut: nn.Module | None, factor: float) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class ScaledShortcut(nn.Module):
 
 
 def twin_of(ann: nn.Module, thresholds: Mapping[str, Tensor], spiking: Callable[[float], nn.Module]) -> nn.Module:
-    """A copy of the ANN with spiking(θ) in place of each ReLU, and every shortcut scaled."""
+    """A copy of the ANN with spiking(θ) in place of each ReLU, and with every shortcut scaled."""
     twin = copy.deepcopy(ann).eval()
     for name, threshold in thresholds.items():
         if name != INPUT:
@@ -37,7 +37,7 @@ def twin_of(ann: nn.Module, thresholds: Mapping[str, Tensor], spiking: Callable[
 
 
 def spikingjelly_twin(ann: nn.Module, thresholds: Mapping[str, Tensor], step_mode: str) -> nn.Module:
-    """IFNode for ReLU; in step mode 'm' input and output are [steps, N, ...]."""
+    """A copy of the ANN with IFNode in place of each ReLU; in step mode 'm' input and output are [steps, N, ...]."""
     twin = twin_of(ann, thresholds, lambda threshold: neuron.IFNode(v_threshold=threshold, v_reset=None))
     if step_mode == "m":
         for name, _ in [(n, m) for n, m in twin.named_modules() if isinstance(m, STATELESS)]:
@@ -47,7 +47,7 @@ def spikingjelly_twin(ann: nn.Module, thresholds: Mapping[str, Tensor], step_mod
 
 
 def set_trial(twin: nn.Module, thresholds: Mapping[str, Tensor], alpha: float, reset: Reset) -> None:
-    """Make a SpikingJelly twin another trial of the sweep: every θ times α, its reset."""
+    """Turn a SpikingJelly twin into another trial of the sweep: set its reset, and multiply every θ by α."""
     for name, module in twin.named_modules():
         if isinstance(module, neuron.IFNode):
             module.v_threshold = alpha * float(thresholds[name])

@@ -1,4 +1,4 @@
-"""What `rmpsweep check` does: a network and a few images found, converted, calibrated and compared layer by layer."""
+"""What `rmpsweep check` does: it converts a network, calibrates it on a few images, and compares it with the ANN."""
 
 import contextlib
 import warnings
@@ -30,27 +30,32 @@ IMAGENET_SHAPE, IMAGENET_CLASSES = (3, 224, 224), 1000
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: the network converted, and images [N, C, H, W]; weights, origin: what these are, in words;
-    warnings: of the conversion."""
+    """A converted network, and the images that it is checked on."""
 
     label: str
+    """What the network is called."""
     weights: str
+    """Where the weights come from, in words."""
     origin: str
+    """Where the images come from, in words."""
     net: "SpikingNetwork"
     images: "Tensor"
+    """[N, C, H, W]."""
     warnings: tuple[str, ...]
+    """Warnings of the conversion."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of it; warnings: of conversion and calibration, and about choices that are not faithful."""
+    """The result of a check."""
 
     subject: Subject
     agreement: "Agreement"
     warnings: tuple[str, ...]
+    """Warnings of conversion and calibration, and about settings that make the spiking network unfaithful."""
 
     def summary(self) -> str:
-        """In a sentence."""
+        """The result in one sentence."""
         subject, found = self.subject, self.agreement
         parting, layers = found.parting, [layer.layer for layer in found.layers]
         starting = sum(layer.verdict == "starting" for layer in found.layers)
@@ -66,7 +71,7 @@ class Checked:
         return f"{what}: all {len(layers)} spiking layers agree with the ANN"
 
     def document(self) -> dict[str, Any]:
-        """Plain values."""
+        """The result as plain values, for JSON."""
         parting = self.agreement.parting
         return {
             "network": self.subject.label,
@@ -80,15 +85,16 @@ class Checked:
 
 
 def is_network(target: str) -> bool:
-    """Whether an argument is the name of a network (of the registry, a library's, module:factory), not of a sweep."""
+    """Whether an argument names a network (in the registry, in a library, or as module:factory) and not a sweep."""
     return is_known(target) or (":" in target and not Path(target).exists())
 
 
 def load_sweeps_network(sweep: Sweep, num_images: int) -> Subject:
-    """The network of a sweep and the first images of its evaluated split.
+    """Load the network of a sweep, and the first images of its evaluated split in the sweep's order.
 
     Raises:
-        NetworkError, DataError: what a worker would find; weights that are still to be trained.
+        NetworkError, DataError: the network or the images are unusable, as a worker would find them.
+        NetworkError: the weights have not been trained yet.
     """
     from rmpsweep.workers.loading import load_network, open_evaluated
 
@@ -106,14 +112,16 @@ def load_sweeps_network(sweep: Sweep, num_images: int) -> Subject:
 def load_named_network(
     name: str, weights: str | None, data: Data | None, image_shape: tuple[int, int, int] | None, num_images: int
 ) -> Subject:
-    """A network by name, on images of a source or on random ones.
+    """Load a network by name, with images of a data source or random images.
 
     Args:
-        name: as `is_network` knows it.
-        weights: a file, or the name of weights its library publishes; None for random ones (seed 0).
-        data: None for random images (normal, seed 0) of image_shape, [C, H, W], default what the network is made for.
+        name: a name that `is_network` accepts.
+        weights: a file, or the name of weights that the network's library publishes; None for random weights (seed 0).
+        data: where the images come from; None for random images (normally distributed, seed 0).
+        image_shape: the shape [C, H, W] of random images; None for the size that the network is made for.
     Raises:
-        NetworkError, DataError: it cannot be built or converted, the weights do not fit, the images are unusable.
+        NetworkError, DataError: the network cannot be built or converted, the weights do not fit, or the images are
+            unusable.
     """
     import torch
 
@@ -137,12 +145,14 @@ def load_named_network(
 
 
 def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checked:
-    """Calibrate on the images and compare, both at α = 1 and under constant input.
+    """Calibrate the network on the images and compare it with the ANN, both at α = 1 and under constant input.
 
     Args:
-        setting: its threshold rule, granularity, input scale, reset, max pooling and numerics count.
+        setting: only its threshold rule, granularity, input scale, reset, max pooling and numerics are used.
+        time_steps: T, a multiple of 4.
     Raises:
-        CalibrationError: a silent layer, or a threshold file that does not fit. SweepError: time_steps.
+        CalibrationError: a layer is silent, or the thresholds of a file or of an own rule do not fit.
+        SweepError: time_steps is not a multiple of 4.
     """
     from rmpsweep.engine import calibrate
     from rmpsweep.engine.agreement import biased_pools, biased_reset, compare_layers
@@ -150,7 +160,7 @@ def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checke
 
     if time_steps < 4 or time_steps % 4:
         raise SweepError(
-            f"--time-steps: got {time_steps}, expected a multiple of 4, since T/4 and T/2 are looked at too"
+            f"--time-steps: got {time_steps}, expected a multiple of 4, since rates are compared at T/4 and T/2 too"
         )
     net, images = subject.net, subject.images
     with _noting() as notes:
@@ -190,7 +200,7 @@ def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checke
 
 @contextlib.contextmanager
 def _noting() -> Iterator[list[str]]:
-    """A list that holds, at the end, what was warned of."""
+    """Catch warnings. The list that is given holds their texts, each once, when the context has ended."""
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -199,14 +209,14 @@ def _noting() -> Iterator[list[str]]:
 
 
 def _find(name: str, weights: Path | None) -> Path | None:
-    """The file of weights, fetched if its library publishes it."""
+    """Return the file of the weights; published weights are fetched first."""
     if weights is None or weights.suffix in SUFFIXES or not is_external(name):
         return weights
     return find_published(name, str(weights), download=True)[0]
 
 
 def _build(name: str, weights: Path | None, shape: Sequence[int]) -> "nn.Module":
-    """The network for images [C, H, W], with as many classes as the weights have."""
+    """Build the network for images of shape [C, H, W]. A known network gets as many classes as the weights have."""
     import torch
 
     channels, size = shape[0], (shape[1], shape[2])

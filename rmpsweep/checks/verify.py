@@ -1,6 +1,7 @@
-"""Committed units computed again: is what is on disk what this code, these weights and these images give?
+"""Verify results: compute some committed units again and compare them, bit for bit, with the files on disk.
 
-Everything is taken from the results directory, and nothing is written into it. A draw of units stands for all of them.
+That shows whether the files are what this code, these weights and these images give. Everything needed is read from the
+results directory, and nothing is written into it. The units are drawn at random, and stand for all of them.
 """
 
 import contextlib
@@ -31,17 +32,18 @@ from rmpsweep.workers.state import Snapshot
 
 @dataclass(frozen=True)
 class UnitCheck:
-    """A unit on disk against the same unit computed again.
-
-    positions: of its images in the sweep's order; rows: predictions, one for each trial, image and T; differ: column
-    of the predictions, "activity" or "provenance" -> how many entries differ; trials: that they belong to.
-    """
+    """The comparison of a unit on disk with the same unit computed again."""
 
     unit: str
     positions: tuple[int, int]
+    """The unit's images are those from the first of these positions in the sweep's order up to, not including, the
+    second."""
     rows: int
+    """Number of predictions, one for each trial, image and T."""
     differ: Mapping[str, int]
+    """Column of the predictions, "activity" or "provenance" -> number of entries that differ, if any do."""
     trials: tuple[str, ...]
+    """Trial ids of the entries that differ."""
 
     def __str__(self) -> str:
         images = f"unit {self.unit} (images {self.positions[0]} to {self.positions[1] - 1} of the order)"
@@ -53,21 +55,23 @@ class UnitCheck:
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of it.
-
-    committed: units on disk; left_out: those with trials that are no longer planned, whose settings nobody knows;
-    rejected: unit files that do not count, and why; failed: unit -> why it could not be computed; devices_then,
-    devices_now: of the last launch, and of this computation; numerics: of the trials.
-    """
+    """The result of a verification."""
 
     compared: tuple[UnitCheck, ...]
     failed: Mapping[str, str]
+    """Unit id -> why the unit could not be computed."""
     committed: int
+    """Number of units on disk."""
     left_out: int
+    """How many of them hold trials that are no longer planned and whose settings are therefore unknown."""
     rejected: Mapping[str, str]
+    """Name of a unit file that does not count -> why."""
     devices_then: tuple[str, ...]
+    """The devices of the last launch."""
     devices_now: tuple[str, ...]
+    """The devices of this computation."""
     numerics: tuple[str, ...]
+    """The numerics of the planned trials, each once."""
 
     @property
     def differing(self) -> list[UnitCheck]:
@@ -75,7 +79,7 @@ class Verification:
         return [check for check in self.compared if check.differ]
 
     def summary(self) -> str:
-        """In a few sentences."""
+        """The result in a sentence."""
         equal = len(self.compared) - len(self.differing)
         tried = len(self.compared) + len(self.failed)
         parts = [f"{equal} of {tried} units are equal bit for bit, of {self.committed} on disk"]
@@ -86,12 +90,12 @@ class Verification:
         return "; ".join(parts)
 
     def document(self) -> dict[str, Any]:
-        """Plain values."""
+        """The result as plain values, for JSON."""
         equal = not self.differing and not self.failed
         return {"equal": equal, **asdict(self)}
 
     def check(self) -> None:
-        """Raises VerificationError where a unit differs or could not be computed; names them."""
+        """Raise VerificationError if units differ or could not be computed; the message names them."""
         if not self.differing and not self.failed:
             return
         lines = [str(check) for check in self.differing]
@@ -100,39 +104,39 @@ class Verification:
         raise VerificationError(
             f"{self.summary()}\n" + "\n".join(f"  {line}" for line in lines) + f"\nComputed on {then}, again on {now}; "
             f"numerics {', '.join(self.numerics)}. float32, float64 and the ANN's own rows may differ between kinds of "
-            "device; fixed16 and fixed8 do not: there a file was altered, or a machine computes wrong. To have a unit "
-            "computed anew, delete its file in units/ and launch again"
+            "device. fixed16 and fixed8 do not: if these differ, a file was altered or a machine computes wrongly. To "
+            "have a unit computed again, delete its file in units/ and launch again"
         )
 
 
 @dataclass(frozen=True)
 class VerificationJob:
-    """Compute a unit and compare it; nothing is committed."""
+    """A job that computes a unit and compares it with the result on disk. Nothing is committed."""
 
     job: EvaluationJob
     expected: UnitResult
 
     @property
     def job_id(self) -> str:
-        """The unit's."""
+        """The unit's id."""
         return self.job.job_id
 
     @property
     def cost(self) -> float:
-        """The unit's."""
+        """The image-steps of the unit."""
         return self.job.cost
 
     def sparing(self) -> "VerificationJob":
-        """One row at a time."""
+        """The same job with less memory: it computes one row of a batch at a time."""
         return replace(self, job=self.job.sparing())
 
-    def run(self, worker: JobWorker) -> UnitCheck:
-        """What came of it."""
+    def run(self, worker: "Worker") -> UnitCheck:
+        """Evaluate the unit and compare the results."""
         return compare(self.job_id, self.expected, worker.evaluate(self.job))
 
 
 def compare(unit_id: str, on_disk: UnitResult, computed: UnitResult) -> UnitCheck:
-    """Compare two results of one unit, entry by entry."""
+    """Compare the result of a unit on disk with a computed one, entry by entry."""
     differ: Counter[str] = Counter()
     trials: set[str] = set()
     owners = on_disk.predictions["trial_id"].to_numpy()
@@ -141,7 +145,7 @@ def compare(unit_id: str, on_disk: UnitResult, computed: UnitResult) -> UnitChec
         differ[name] += int(np.count_nonzero(unequal))
         trials |= set(owners[unequal].tolist())
     theirs, ours = ({(each.trial_id, each.layer): each for each in r.activity} for r in (on_disk, computed))
-    if all(trial != ANN for trial, _ in theirs):  # units of earlier versions do not hold its operations
+    if all(trial != ANN for trial, _ in theirs):  # units of earlier versions do not hold the ANN's operations
         ours = {key: each for key, each in ours.items() if key[0] != ANN}
     for key in theirs.keys() | ours.keys():
         if theirs.get(key) != ours.get(key):
@@ -160,15 +164,18 @@ def compare(unit_id: str, on_disk: UnitResult, computed: UnitResult) -> UnitChec
 
 
 def verify_units(results: Location, units: int, seed: int, tell: Callable[[str], None], place: Place) -> Verification:
-    """Compute units drawn at random again, and compare them with what is on disk. Writes nothing there.
+    """Draw committed units at random, compute them again, and compare them with the files. Nothing is written.
 
     Args:
-        units: how many; all of them if there are fewer.
-        tell: gets a line for each.
-        place: where they are computed.
+        units: how many units to draw; if there are fewer, all of them are verified.
+        seed: seed of the random draw.
+        tell: called with a line of text for each unit that was compared.
+        place: where the units are computed.
     Raises:
-        ResultsError, StorageError: no sweep has been launched here, no unit committed, or by another engine.
-        NetworkError, DataError: weights or images are not what they were. ClusterError: no worker can be had.
+        ResultsError, StorageError: no sweep has been launched here, no unit is committed, or another version of the
+            engine computed the results.
+        NetworkError, DataError: the weights or the images are not those of the results.
+        ClusterError: no worker can be started.
     """
     now = look(reopen(results))
     weights = _weights_of(now)
@@ -205,7 +212,7 @@ def verify_units(results: Location, units: int, seed: int, tell: Callable[[str],
 
 
 def _weights_of(planned: Planned) -> Path:
-    """The weights file, where it and the images are those of the results."""
+    """Return the weights file. Raises an error if weights, images or engine are not those of the results."""
     sweep, facts, data = planned.sweep, planned.plan.facts, planned.sweep.data
     split = data.open(data.split, index=planned.layout.index)
     if split.fingerprint != facts.data_fingerprint:

@@ -1,7 +1,8 @@
-"""The claims of RMP-SNN (Han, Srinivasan and Roy, arXiv:2003.01811), each held against our own figures.
+"""The claims of RMP-SNN (Han, Srinivasan and Roy, arXiv:2003.01811), each compared with our own measurements.
 
-Reading order: claim (what comes out), then one file per claim: response, steps, loss, activity. They take tables and
-return values; this file reads the tables and writes the figures.
+Reading order: ``claim`` (the result), then one module for each claim: ``response``, ``steps``, ``loss`` and
+``activity``. These take tables and return values; this module reads the tables and writes the figures, which ``charts``
+draws.
 """
 
 from rmpsweep import results as files
@@ -18,11 +19,14 @@ SUBJECTS = ("response", "steps", "loss", "activity")
 
 
 def examine(subject: str, layout: Layout | None) -> Claim:
-    """Hold a claim against the merged tables of a sweep; "response" is measured on the neuron and takes none.
+    """Compare a claim with the merged tables of a sweep. "response" is measured on a single neuron and needs no sweep.
 
+    Args:
+        subject: one of SUBJECTS.
+        layout: the results of the sweep; None for "response".
     Raises:
-        SweepError: unknown subject; no results given, or given to "response".
-        ResultsError: the tables lack what the claim compares. StorageError: they cannot be read.
+        SweepError: the subject is unknown, no results are given, or results are given for "response".
+        ResultsError: the tables lack what the claim compares. StorageError: the tables cannot be read.
     """
     if subject not in SUBJECTS:
         raise SweepError(f"claims: got {subject!r}, expected one of {', '.join(SUBJECTS)}")
@@ -40,7 +44,7 @@ def examine(subject: str, layout: Layout | None) -> Claim:
 
 
 def write(claim: Claim, folder: Location) -> list[Location]:
-    """Write the figure as SVG and PNG and its points as CSV, each named after the subject. Raises StorageError."""
+    """Write the figure as SVG and PNG and its points as CSV, in files named after the subject. Raises StorageError."""
     from rmpsweep.claims.charts import render_png, render_svg
 
     svg, png, table = (folder / f"{claim.subject}.{kind}" for kind in ("svg", "png", "csv"))

@@ -1,4 +1,4 @@
-"""Firing activity of each layer as thresholds are lowered."""
+"""The claim "activity": how the firing rate of each layer changes as thresholds are lowered."""
 
 import pyarrow as pa
 
@@ -16,16 +16,16 @@ STATEMENT = (
 
 
 def activity_rows(summary: pa.Table, activity: pa.Table) -> list[Row]:
-    """Firing rate of every spiking layer of every trial at every T.
+    """The firing rate of every spiking layer of every trial at every T.
 
     Args:
         summary: one row per (trial, T).
         activity: one row per (trial, layer, T), layers in forward order.
     Returns:
-        In the order of `activity`: trial_id, settings, layer, time_steps, neurons, images, spikes, saturated (pairs of
-        image and neuron), firing_rate (spikes per neuron per step, in [0, 1]).
+        Rows in the order of `activity` with trial_id, the settings, layer, time_steps, neurons, images, spikes,
+        saturated (number of pairs of image and neuron) and firing_rate (spikes per neuron per step, in [0, 1]).
     Raises:
-        ResultsError: there is no activity.
+        ResultsError: `activity` holds no spiking layer of a trial of the summary.
     """
     settings = {row["trial_id"]: {name: row[name] for name in SETTINGS} for row in summary.to_pylist()}
     counted = [row for row in activity.to_pylist() if row["layer"] != INPUT and row["trial_id"] in settings]
@@ -44,7 +44,7 @@ def activity_rows(summary: pa.Table, activity: pa.Table) -> list[Row]:
 
 
 def activity_claim(summary: pa.Table, activity: pa.Table) -> Claim:
-    """The claim against a sweep's tables, shown at the largest T.
+    """Compare the claim with a sweep's tables at the largest T.
 
     Raises:
         ResultsError: as `activity_rows`.
@@ -85,7 +85,7 @@ def _table(title: str, rows: list[Row]) -> ShownTable:
 
 
 def _finding(reset: str, trials: list[Row]) -> str:
-    """From the largest α to the smallest, all spiking neurons together."""
+    """Say how firing rate, over all spiking neurons, and accuracy change from the largest α to the smallest."""
     low, high = trials[0], trials[-1]
     if low is high:
         return f"{reset.capitalize()} reset: {low['firing_rate']:.4f} spikes per neuron per step; one α only."

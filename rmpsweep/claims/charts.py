@@ -1,6 +1,6 @@
-"""The figures of the claims: rows -> Vega-Lite specifications with sizes of their own, and these -> SVG and PNG.
+"""The figures of the claims: Vega-Lite specifications of a fixed size, made from rows, and their SVG and PNG.
 
-Drawn for paper: the report's style in its light theme, on white.
+The figures are drawn for print, in the report's style with its light theme, on white.
 """
 
 import json
@@ -17,18 +17,20 @@ INK = "#1f2a30"
 PANEL_WIDTH, PANEL_HEIGHT = 330, 230
 PNG_SCALE = 2.0
 ZOOM_POINTS = 6.0
-"""Height of the panel around hard reset's best accuracy, in percentage points."""
+"""Height of the panel that shows accuracies close to hard reset's best, in percentage points."""
 LOSS_CLASSES = (0.5, 1, 2, 5, 10, 20, 50)
-"""Bounds of the colours of the conversion loss, in percentage points."""
+"""Conversion losses at which the colour changes, in percentage points."""
 
 
 def response_chart(over_ratio: Sequence[Row], over_f_in: Sequence[Row], curves: Sequence[Row]) -> Row:
-    """f_out against V_in/V_th at one f_in, and against f_in at several V_in/V_th: curves exact, points measured.
+    """Draw f_out against V_in/V_th at one f_in, and against f_in at several V_in/V_th.
+
+    Curves show the closed forms, points the measurements.
 
     Args:
-        over_ratio: measured points at one f_in: reset, v_in_over_v_th, f_in, f_out (rates in spikes per step).
-        over_f_in: measured points at several V_in/V_th.
-        curves: corners of the closed forms; over names the quantity they run along.
+        over_ratio: measured points at one f_in, with reset, v_in_over_v_th, f_in and f_out (rates in spikes per step).
+        over_f_in: measured points at several V_in/V_th, likewise.
+        curves: corners of the closed forms, likewise; the column `over` names the quantity along which a curve runs.
     """
     import altair as alt
 
@@ -65,11 +67,15 @@ def _response(alt: Any, x: Any, points: Sequence[Row], curve: Sequence[Row], *, 
 
 
 def steps_chart(rows: Sequence[Row], marks: Sequence[Row], ann_accuracy: float) -> Row:
-    """Accuracy against T: every trial thin and the best of each reset bold; and the best alone, close to hard reset's.
+    """Draw accuracy against T in two panels.
+
+    One panel shows every trial as a thin line and the best of each reset in bold; the other one shows only the best,
+    with an axis that is limited to accuracies close to hard reset's best.
 
     Args:
-        rows: reset, trial_id, time_steps, accuracy (fraction), best_of_reset.
-        marks: reset, time_steps and accuracy of hard reset's best, then of soft where it first exceeds it, if it does.
+        rows: with reset, trial_id, time_steps, accuracy (fraction) and best_of_reset.
+        marks: reset, time_steps and accuracy, first of hard reset's best, then of the first T at which soft reset
+            exceeds it, if there is one.
         ann_accuracy: fraction in [0, 1].
     """
     import altair as alt
@@ -120,11 +126,11 @@ def _percent(alt: Any, domain: tuple[float, float]) -> Any:
 
 
 def loss_chart(rows: Sequence[Row], panels: Sequence[str]) -> Row:
-    """Conversion loss, α × T, one panel per reset and rule, in classes of colour with the numbers written in.
+    """Draw conversion loss by α and T as coloured cells that show the numbers, with one panel per reset and rule.
 
     Args:
-        rows: panel, alpha, time_steps, loss_points (percentage points).
-        panels: titles in the order drawn.
+        rows: with panel, alpha, time_steps and loss_points (percentage points).
+        panels: the titles of the panels, in the order in which they are drawn.
     """
     import altair as alt
 
@@ -151,11 +157,12 @@ def loss_chart(rows: Sequence[Row], panels: Sequence[str]) -> Row:
 
 
 def activity_chart(rows: Sequence[Row], panels: Sequence[str]) -> Row:
-    """Firing rate of every layer, one line per α, one panel per reset and rule.
+    """Draw the firing rate of every layer, with one line per α and one panel per reset and rule.
 
     Args:
-        rows: panel, alpha, layer, time_steps, firing_rate (spikes per neuron per step), layers in forward order.
-        panels: titles in the order drawn.
+        rows: with panel, alpha, layer, time_steps and firing_rate (spikes per neuron per step), layers in forward
+            order.
+        panels: the titles of the panels, in the order in which they are drawn.
     """
     import altair as alt
 
@@ -176,14 +183,14 @@ def activity_chart(rows: Sequence[Row], panels: Sequence[str]) -> Row:
 
 
 def render_svg(chart: Row) -> str:
-    """The figure as SVG."""
+    """Render a figure as SVG."""
     import vl_convert
 
     return str(vl_convert.vegalite_to_svg(chart))
 
 
 def render_png(chart: Row) -> bytes:
-    """The figure as PNG, two pixels for each of its points."""
+    """Render a figure as PNG, PNG_SCALE pixels wide and high for each pixel of the specification."""
     import vl_convert
 
     return bytes(vl_convert.vegalite_to_png(chart, scale=PNG_SCALE))

@@ -1,4 +1,4 @@
-"""Accuracy lost by conversion, against α and T."""
+"""The claim "loss": how much accuracy the conversion loses, by α and T."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,14 +16,15 @@ STATEMENT = (
 
 
 def loss_rows(summary: pa.Table, predictions: pa.Table | None) -> list[Row]:
-    """Conversion loss of every trial at every T, with its paired 95 % interval where predictions are given.
+    """The conversion loss of every trial at every T, with its paired 95 % interval if predictions are given.
 
     Args:
         summary: one row per (trial, T).
-        predictions: one row per (trial, T, image), the ANN's under its own name; None: no intervals.
+        predictions: one row per (trial, T, image), with the rows of the ANN among them; None to leave out intervals.
     Returns:
-        In the order of `summary`: trial_id, settings, time_steps, images, ann_accuracy, accuracy (fractions),
-        loss_points, ci_low_points, ci_high_points (percentage points; None without predictions).
+        Rows in the order of `summary` with trial_id, the settings, time_steps, images, ann_accuracy and accuracy
+        (fractions), and loss_points, ci_low_points and ci_high_points (percentage points; the bounds are None without
+        predictions).
     Raises:
         ResultsError: the summary is empty, or the ANN has not been evaluated on the images of a trial.
     """
@@ -35,7 +36,7 @@ def loss_rows(summary: pa.Table, predictions: pa.Table | None) -> list[Row]:
 
 
 def loss_claim(summary: pa.Table, predictions: pa.Table | None) -> Claim:
-    """The claim against a sweep's tables.
+    """Compare the claim with a sweep's tables; without predictions there are no intervals.
 
     Raises:
         ResultsError: as `loss_rows`.
@@ -59,7 +60,11 @@ def loss_claim(summary: pa.Table, predictions: pa.Table | None) -> Claim:
 
 
 def _discordant(predictions: pa.Table) -> dict[tuple[str, int], tuple[int, int, int]]:
-    """(trial_id, T) -> images only the ANN classifies correctly, images only the SNN does, images of both."""
+    """Count images for every (trial_id, T), of those that both ANN and SNN have evaluated.
+
+    Returns:
+        (trial_id, T) -> number of images that only the ANN classifies correctly, that only the SNN does, and of all.
+    """
     of_ann = pc.equal(predictions["trial_id"], ANN)
     ann = predictions.filter(of_ann).select(["image_id", "correct"]).rename_columns(["image_id", "ann"])
     both = predictions.filter(pc.invert(of_ann)).join(ann, "image_id", join_type="inner")

@@ -1,4 +1,7 @@
-"""The neuron's response: soft reset follows a line, hard reset a staircase; every point is measured."""
+"""The claim "response": the output rate of a neuron follows a line with soft reset, and a staircase with hard reset.
+
+Every point is simulated and compared with a closed form.
+"""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -16,25 +19,29 @@ STATEMENT = (
 )
 TIME_STEPS = 200
 F_IN = Fraction(1, 2)
-"""Input rate of the points over V_in/V_th."""
+"""The input rate of the points that are drawn over V_in/V_th."""
 RATIOS = tuple(Fraction(k, 32) for k in range(1, 81))
 """V_in/V_th of these points."""
+
 CHOSEN_RATIOS = (Fraction(3, 8), Fraction(3, 4), Fraction(3, 2))
-"""V_in/V_th of the points over f_in."""
+"""V_in/V_th of the points that are drawn over f_in."""
 INPUT_RATES = tuple(Fraction(j, 20) for j in range(21))
+"""f_in of these points."""
 TABLE_RATIOS = tuple(Fraction(k, 8) for k in (2, 3, 4, 6, 8, 12, 15, 16, 20))
+"""V_in/V_th of the rows of the table, some of RATIOS."""
 
 
 def closed_form_spikes(ratio: Fraction, f_in: Fraction, time_steps: int, reset: Reset) -> int:
-    """Output spikes for a regular input train that begins at the first step.
+    """The number of output spikes for a regular input spike train that begins at the first step.
 
     soft: min(T, floor(T f_in V_in/V_th))        hard: floor(T f_in / ceil(V_th/V_in))
 
-    Soft: with A(t) the input up to step t in thresholds, the count is min over s <= T of floor(A(s)) + T - s. As the
-    train begins at once, A(s) >= s f_in V_in/V_th, so the minimum is at s = 0 or s = T.
+    The form for soft reset: let A(t) be the input up to step t, in units of the threshold. The count is the minimum
+    over s <= T of floor(A(s)) + T - s. As the train begins at once, A(s) >= s f_in V_in/V_th, so the minimum is at
+    s = 0 or s = T.
 
     Args:
-        ratio: V_in/V_th > 0.
+        ratio: V_in/V_th, greater than 0.
         f_in: input spikes per step, in [0, 1]; time_steps x f_in must be whole.
     """
     input_spikes = time_steps * f_in
@@ -49,7 +56,10 @@ def closed_form_spikes(ratio: Fraction, f_in: Fraction, time_steps: int, reset: 
 
 
 def closed_form_rate(ratio: Fraction, f_in: Fraction, reset: Reset) -> Fraction:
-    """Output spikes per step as T grows: min(1, (V_in/V_th) f_in) for soft, f_in / ceil(V_th/V_in) for hard reset."""
+    """The limit of the output rate, in spikes per step, as T grows.
+
+    It is min(1, (V_in/V_th) f_in) for soft reset and f_in / ceil(V_th/V_in) for hard reset.
+    """
     match reset:
         case "soft":
             return min(Fraction(1), ratio * f_in)
@@ -60,7 +70,7 @@ def closed_form_rate(ratio: Fraction, f_in: Fraction, reset: Reset) -> Fraction:
 
 
 def _corners(reset: Reset) -> list[Fraction]:
-    """The V_in/V_th where `closed_form_rate` turns at F_IN, and the ends of the axis."""
+    """The V_in/V_th at which the curve of `closed_form_rate` for f_in = F_IN begins, bends or jumps, and ends."""
     match reset:
         case "soft":
             return [Fraction(0), 1 / F_IN, RATIOS[-1]]
@@ -71,12 +81,12 @@ def _corners(reset: Reset) -> list[Fraction]:
 
 
 def in_operating_range(ratio: Fraction, f_in: Fraction) -> bool:
-    """V_th <= V_in < V_th/f_in; without input there is no upper bound."""
+    """Whether V_th <= V_in < V_th/f_in; without input (f_in = 0) there is no upper bound."""
     return ratio >= 1 and ratio * f_in < 1
 
 
 def response_claim() -> Claim:
-    """Measure and compare; needs no results."""
+    """Simulate neurons and compare their responses with the claim; no results are needed."""
     over_ratio = _measure([(ratio, F_IN) for ratio in RATIOS])
     over_f_in = _measure([(ratio, f_in) for f_in in INPUT_RATES for ratio in CHOSEN_RATIOS])
     rows = over_ratio + over_f_in
@@ -107,7 +117,10 @@ def response_claim() -> Claim:
 
 
 def _measure(points: Sequence[tuple[Fraction, Fraction]]) -> list[Row]:
-    """A row for each reset and (V_in/V_th, f_in). Threshold 1, so V_in is dyadic and every sum exact."""
+    """Simulate a neuron for each reset and each (V_in/V_th, f_in), and make a row of each.
+
+    The threshold is 1, so that V_in is a dyadic fraction and every sum is exact.
+    """
     import torch
 
     from rmpsweep.engine.response import output_spikes, regular_train
@@ -133,7 +146,7 @@ def _measure(points: Sequence[tuple[Fraction, Fraction]]) -> list[Row]:
 
 
 def _curves() -> list[Row]:
-    """Corners of the closed forms for T without bound: over V_in/V_th at F_IN, and over f_in at the chosen ratios."""
+    """Corners of the curves of `closed_form_rate`: over V_in/V_th at F_IN, and over f_in at the chosen ratios."""
     over_ratio = [_curve(reset, ratio, F_IN, over="v_in_over_v_th") for reset in RESETS for ratio in _corners(reset)]
     over_f_in = [
         _curve(reset, ratio, f_in, over="f_in")

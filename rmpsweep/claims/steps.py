@@ -1,4 +1,4 @@
-"""Time steps soft reset needs to surpass the best accuracy of hard reset."""
+"""The claim "steps": how many time steps soft reset needs to surpass the best accuracy of hard reset."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,12 +20,12 @@ STATEMENT = (
 
 
 CLAIMED: tuple[Reset, ...] = ("soft", "hard")
-"""The resets that the claim is about; trials of others are drawn and not compared."""
+"""The resets that the claim is about. Trials with other resets are drawn but not compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrialPoint:
-    """One trial at one T."""
+class Cell:
+    """The accuracy of one trial at one T."""
 
     trial_id: str
     threshold: str
@@ -37,41 +37,41 @@ class TrialPoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FewerSteps:
-    """The statistic of the claim, over all trials of a network."""
+    """The statistic of the claim, over all trials of a sweep."""
 
     images: int
     trials: Mapping[str, int]
-    """Trials of each reset: the best of so many."""
-    hard: TrialPoint
+    """Number of trials of each reset, the best of which are compared."""
+    hard: Cell
     """Hard reset's best accuracy, at the smallest T that attains it."""
     hard_best_at_largest: bool
-    """That T is the largest reported, so hard reset may still have been improving."""
-    exceeds: TrialPoint | None
-    """Soft reset more accurate than that, at the smallest T."""
-    reaches: TrialPoint | None
-    """Soft reset at least as accurate, at the smallest T."""
+    """Whether that T is the largest one reported, so that hard reset may still have been improving."""
+    exceeds: Cell | None
+    """The smallest T at which soft reset is more accurate than `hard`; None if it never is."""
+    reaches: Cell | None
+    """The smallest T at which soft reset is at least as accurate as `hard`; None if it never is."""
 
     @property
     def ratio_exceeds(self) -> float | None:
-        """Time steps of hard over those of soft; above 1 soft reset needs fewer. None if it never exceeds."""
+        """T of `hard` divided by T of `exceeds`; above 1, soft reset needs fewer time steps. None without `exceeds`."""
         return self.hard.time_steps / self.exceeds.time_steps if self.exceeds else None
 
     @property
     def ratio_reaches(self) -> float | None:
-        """The same for reaching."""
+        """T of `hard` divided by T of `reaches`; None without `reaches`."""
         return self.hard.time_steps / self.reaches.time_steps if self.reaches else None
 
 
 def fewer_steps(summary: pa.Table) -> FewerSteps:
-    """T of hard reset's best accuracy against the first T at which soft reset exceeds it.
+    """Compare the T of hard reset's best accuracy with the first T at which soft reset exceeds it.
 
-    Both are the best over all trials of their reset; ties at equal T go to the higher accuracy, then the smaller
+    Both are the best over all trials with their reset. Ties at equal T go to the higher accuracy, then to the smaller
     trial_id.
 
     Args:
         summary: one row per (trial, T).
     Raises:
-        ResultsError: one reset is missing, or the trials do not cover the same images and T.
+        ResultsError: one of the two resets is missing, or the trials do not cover all planned images at the same T.
     """
     rows = summary.to_pylist()
     _check(rows)
@@ -89,16 +89,16 @@ def fewer_steps(summary: pa.Table) -> FewerSteps:
     )
 
 
-def best_at_each(summary: pa.Table) -> dict[str, dict[int, TrialPoint]]:
-    """reset -> T -> its most accurate trial at that T (ties: smaller trial_id), in ascending T."""
-    best: dict[str, dict[int, TrialPoint]] = {reset: {} for reset in RESETS}
+def best_at_each(summary: pa.Table) -> dict[str, dict[int, Cell]]:
+    """reset -> T -> the most accurate trial of the reset at that T, in ascending T; ties go to the smaller trial_id."""
+    best: dict[str, dict[int, Cell]] = {reset: {} for reset in RESETS}
     for row in sorted(summary.to_pylist(), key=lambda row: (row["time_steps"], -row["correct"], row["trial_id"])):
         best[row["reset"]].setdefault(row["time_steps"], _cell(row))
     return best
 
 
 def steps_claim(summary: pa.Table, predictions: pa.Table | None) -> Claim:
-    """The claim against a sweep's tables; without predictions, without paired tests.
+    """Compare the claim with a sweep's tables; without predictions there are no paired tests.
 
     Raises:
         ResultsError: as `fewer_steps`.
@@ -156,17 +156,17 @@ def _cell(row: Row) -> TrialPoint:
 
 
 def _rows_of(predictions: pa.Table, cells: Any) -> pa.Table:
-    """Predictions of the given trials, each at its T only."""
+    """The predictions of the cells, each a trial at one T."""
     chosen = [(pc.field("trial_id") == cell.trial_id) & (pc.field("time_steps") == cell.time_steps) for cell in cells]
     return pa.concat_tables([predictions.filter(each) for each in chosen])
 
 
 def _surpassing(predictions: pa.Table, found: FewerSteps) -> PairedComparison | None:
-    """Soft reset where it first exceeds against hard reset's best, each at its own T."""
+    """Compare soft reset, where it first exceeds hard reset's best, with that best, each at its own T."""
     if found.exceeds is None:
         return None
     soft, hard = (_rows_of(predictions, [cell]) for cell in (found.exceeds, found.hard))
-    # Paired by image at one T: hard reset's rows stand in at soft reset's
+    # compare_paired pairs rows of one T: give hard reset's rows the T of soft reset's.
     at_soft = hard.set_column(hard.column_names.index("time_steps"), "time_steps", soft["time_steps"])
     return compare_paired(soft, at_soft)[0]
 

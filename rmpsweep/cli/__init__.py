@@ -1,14 +1,18 @@
 """The command line: the only package that prints or exits.
 
-``launch``   the main command; ``follow`` shows it while it runs, and ``submit`` sends it to a cluster and cancels it
-``plan``     the commands `plan`, `train` and `calibrate`
-``read``     the commands that read a results directory: `status`, `merge`, `log`, `report` and `claims`
-``compare``  sets trials side by side
-``check``    the commands `check`, `doctor` and `verify`
-``list``     lists the names that a sweep file can use
-``options``  the options that commands share, and ``display`` what they show
+The commands, by module:
 
-Each command takes its arguments, calls `pipeline` or `checks`, and shows text or JSON. Errors decide the exit code.
+- ``launch``: launch, the main command;
+- ``submit``: `launch --submit`, which sends the launch to a cluster, and cancel;
+- ``plan``: plan, train and calibrate;
+- ``read``: status, merge, log, report and claims, which read a results directory;
+- ``compare``: compare, which sets trials of several sweeps side by side;
+- ``check``: check, doctor and verify;
+- ``list``: list.
+
+The commands share ``options`` (arguments and options), ``display`` (what is printed) and ``follow`` (what is shown of a
+launch while it runs). A command takes arguments, calls the packages below, mostly `rmpsweep.pipeline`, and turns what
+they return and raise into text and exit codes.
 """
 
 import inspect
@@ -54,8 +58,9 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line. Errors go to standard error, and their exit codes are those in `errors`."""
-    # OpenMP threads that spin long while they wait starve each other once another program runs; read when torch loads
+    """Run the command line. An error is printed to standard error and ends the process with its `exit_code`."""
+    # OpenMP threads that spin for long while they wait starve each other once another program runs. The variable is
+    # read when torch loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()

@@ -1,4 +1,4 @@
-"""The commands that check: `check` a network, `doctor` the machines before a sweep, and `verify` its results."""
+"""The commands that check: check tests a network before it is swept, doctor runs before a sweep, verify after it."""
 
 import re
 from dataclasses import asdict
@@ -34,45 +34,65 @@ CHECK = Path("check")
 def check(
     network: Annotated[
         str,
-        typer.Argument(help="A sweep, or a network: its name, torchvision:NAME, timm:NAME or package.module:factory."),
+        typer.Argument(
+            help="A sweep, or a network: a name of `rmpsweep list networks`, torchvision:NAME, timm:NAME or "
+            "package.module:factory."
+        ),
     ],
     weights: Annotated[
         str | None,
-        typer.Option("--weights", help="A weights file, or the name of published weights; default is random weights."),
+        typer.Option(
+            "--weights",
+            help="A weights file, or the name of weights that the network's library publishes; default is random "
+            "weights.",
+        ),
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--source", help="The source of the images, as data.source; default is random images.")
+        str | None,
+        typer.Option("--source", help="Where the images come from, as data.source; default is random images."),
     ] = None,
-    path: Annotated[str | None, typer.Option("--path", help="The path of the images, as data.path.")] = None,
-    split: Annotated[str | None, typer.Option("--split", help="The split of the images, as data.split.")] = None,
+    path: Annotated[str | None, typer.Option("--path", help="Folder or file of the images, as data.path.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Split of the images, as data.split.")] = None,
     transform: Annotated[
-        str | None, typer.Option("--transform", help="The transform of the images: a preset's name, or weights.")
+        str | None,
+        typer.Option(
+            "--transform",
+            help="How to transform the images: the name of a preset, or `weights` for what published weights expect.",
+        ),
     ] = None,
     image: Annotated[
-        str | None, typer.Option("--image", metavar="CxHxW", help="The shape of the random images.")
+        str | None, typer.Option("--image", metavar="CxHxW", help="Channels, height and width of random images.")
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="The number of images.")] = 8,
+    images: Annotated[int, typer.Option("--images", min=1, help="Number of images to compare on.")] = 8,
     time_steps: Annotated[
-        int, typer.Option("--time-steps", min=4, help="The number of time steps T, a multiple of 4.")
+        int, typer.Option("--time-steps", min=4, help="Number of time steps T, a multiple of 4.")
     ] = 256,
     threshold: Annotated[
         str | None,
-        typer.Option("--threshold", help="The threshold rule; default is the sweep's first, or activation_max."),
+        typer.Option(
+            "--threshold", help="Threshold rule; default is the sweep's first, or activation_max for a network."
+        ),
     ] = None,
     max_pool: Annotated[
-        str | None, typer.Option("--max-pool", help="count, spike or average; default is the sweep's first, or count.")
+        str | None,
+        typer.Option(
+            "--max-pool",
+            help="How max pooling is converted: count, spike or average; default is the sweep's first, or count for a "
+            "network.",
+        ),
     ] = None,
     numerics: Annotated[
-        str, typer.Option("--numerics", help="The numerics: float64, float32, fixed16 or fixed8.")
+        str, typer.Option("--numerics", help="Number format of the simulation: float64, float32, fixed16 or fixed8.")
     ] = "float64",
     json_: JsonOption = False,
 ) -> None:
-    """Convert a network and compare the rates of its spiking layers with the ANN's activations, on a few images.
+    """Convert a network and compare the firing rates of its spiking layers with the ANN's activations on a few images.
 
     Usage: rmpsweep check torchvision:resnet18 --weights resnet18.pth --images 4
 
-    Under constant input every layer's error should fall as 1/T; the first one where it does not is named, with likely
-    causes. Exit codes: 0 all layers agree, 2 the network cannot be converted (the node is named), 3 a layer parts.
+    Under constant input the error of every layer should fall as 1/T. The command names the first layer where it does
+    not, with likely causes. Exit codes: 0 if no layer departs from the ANN, 2 if the network cannot be converted (the
+    message names the node), 3 if a layer departs from the ANN.
     """
     from rmpsweep.checks.network import check_network, is_network, load_named_network, load_sweeps_network
 
@@ -90,8 +110,8 @@ def check(
     else:
         if data or weights is not None or image is not None:
             raise SweepError(
-                f"check: {network!r} is a sweep, which says itself what its weights and images are; give "
-                "--weights, --source, --path, --split, --transform and --image with a network"
+                f"check: {network!r} is a sweep, whose file names its weights and images; --weights, --source, --path, "
+                "--split, --transform and --image are for a network"
             )
         sweep = load_sweep(network)
         setting = validated(Setting, asdict(sweep.settings()[0]) | given, CHECK)
@@ -119,7 +139,7 @@ def _image_shape(text: str | None) -> tuple[int, int, int] | None:
 
 def doctor(
     sweep: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP]", help="A sweep whose data, weights and results are checked too.")
+        str | None, typer.Argument(metavar="[SWEEP]", help="A sweep whose inputs are checked too.")
     ] = None,
     results: ResultsOption = None,
     address: AddressOption = None,
@@ -127,7 +147,7 @@ def doctor(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Check that this machine, and every node of a cluster, can run a sweep; with one, its data, weights and results.
+    """Check that this machine and every node of a cluster can run a sweep, and that a given sweep's inputs are usable.
 
     Usage: rmpsweep doctor quickstart --address auto
     """
@@ -147,14 +167,14 @@ def doctor(
 def verify(
     target: TargetArgument,
     results: ResultsOption = None,
-    units: Annotated[int, typer.Option("--units", min=1, help="The number of units, drawn at random.")] = 5,
-    seed: Annotated[int, typer.Option("--seed", help="The seed of the draw.")] = 0,
+    units: Annotated[int, typer.Option("--units", min=1, help="Number of units to compute, drawn at random.")] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the random draw.")] = 0,
     actors: ActorsOption = None,
     inline: InlineOption = False,
     address: AddressOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Compute units of a sweep again and compare every bit with what is on disk; changes nothing.
+    """Compute some units of a sweep again and compare every bit with the files on disk. Nothing is changed.
 
     Usage: rmpsweep verify quickstart --units 10
     """

@@ -1,4 +1,4 @@
-"""The command `compare`, which sets trials side by side."""
+"""The command compare, which sets trials side by side."""
 
 import re
 from dataclasses import asdict
@@ -23,8 +23,8 @@ SidesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="A B …",
-        help="Sweeps or results directories, which stand for their best trial of each reset, or SWEEP@TRIAL: one "
-        "trial, by the first digits of its trial_id. A is the baseline.",
+        help="Each is a sweep or a results directory, which stands for its best trial of each reset, or SWEEP@TRIAL "
+        "for one trial, named by the first digits of its trial_id. A is the baseline.",
         show_default=False,
     ),
 ]
@@ -32,13 +32,15 @@ SidesArgument = Annotated[
 
 def compare(
     sides: SidesArgument,
-    at: Annotated[list[int] | None, typer.Option("--at", help="Compare at this T only; repeatable.")] = None,
+    at: Annotated[
+        list[int] | None, typer.Option("--at", help="Compare at this T only; may be given several times.")
+    ] = None,
     page: Annotated[
-        Path | None, typer.Option("--page", help="Also write the comparison as an HTML page with charts.")
+        Path | None, typer.Option("--page", help="HTML file to write the comparison to, with charts.")
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Set trials side by side: accuracy and paired differences at every shared T, T to 99 % of the ANN, cost.
+    """Compare trials: accuracy and differences at every shared T, the T that reaches 99 % of the ANN, and cost.
 
     Usage: rmpsweep compare results/quickstart@650a results/other --at 32
     """
@@ -89,7 +91,10 @@ def _side(argument: str) -> Side:
 
 
 def _split(argument: str) -> tuple[str, str]:
-    """Split SWEEP@TRIAL in two. An @ in front of an object store's bucket ends its credentials and does not count."""
+    """Split SWEEP@TRIAL into its parts; without a trial, the second part is "".
+
+    The @ after the credentials in the address of an object store's bucket does not split.
+    """
     target, at, trial = argument.rpartition("@")
     if not (at and trial) or "/" in trial or Path(argument).is_dir() or re.fullmatch(r"\w+://[^/]*", target):
         return argument, ""

@@ -1,7 +1,7 @@
-"""What the commands show: progress while they run, tables at the end. Only this file and `cli` print.
+"""What the commands show: progress while they run, and tables at the end.
 
-On a terminal progress is a bar; elsewhere it is a line now and then. With --json there is one JSON document on standard
-output, and on standard error an event for each line, as JSON.
+On a terminal, progress is a bar; elsewhere it is a line of text now and then. With --json, a command prints one JSON
+document to standard output, and every event as one line of JSON to standard error.
 """
 
 import json
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 5.0
 PLAIN_WIDTH = 120
 TRIAL_IDS = ("trial_id", "trial")
-"""The columns that hold ids of trials."""
+"""The columns that hold trial ids."""
 
 
 class Display:
@@ -50,26 +50,26 @@ class Display:
             self.console.width = PLAIN_WIDTH
 
     def line(self, text: str) -> None:
-        """Show one line of text."""
+        """Print one line of text; with --json it becomes an event."""
         if self.as_json:
             self.event({"event": "message", "text": text})
         else:
             self.console.print(text, markup=False)
 
     def event(self, plain: Mapping[str, Any]) -> None:
-        """With --json, write an event and its UNIX time as one line of JSON to standard error."""
+        """With --json, print an event and its UNIX time as one line of JSON to standard error."""
         if self.as_json:
             print(json.dumps({"time": round(time.time(), 3), **plain}), file=sys.stderr, flush=True)
 
     def document(self, value: Any) -> None:
-        """Write the JSON document, if it was asked for."""
+        """Print the JSON document if --json was given."""
         if self.as_json:
             print(json.dumps(value, indent=2, ensure_ascii=False))
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Show a table, with numbers aligned to the right. With --json nothing is shown; the document has the contents.
+        """Print a table, with numbers aligned to the right. With --json nothing is printed: the document has the rows.
 
-        In a narrow terminal text is folded; numbers, and the ids of trials, which people copy, stay whole.
+        In a narrow terminal text is folded, but numbers and trial ids, which people copy, stay whole.
         """
         if self.as_json:
             return
@@ -92,7 +92,7 @@ class Display:
         self.console.print(table, markup=False)
 
     def trials(self, trials: Sequence[Mapping[str, Any]]) -> None:
-        """Show every trial with the settings that vary, and the other settings once."""
+        """Print every trial with the settings that vary, then the settings that all trials share."""
         fixed = {k: v for k, v in trials[0].items() if all(trial[k] == v for trial in trials)}
         if len(trials) == 1:
             fixed.pop("trial_id")
@@ -101,12 +101,12 @@ class Display:
         self.line("  in every trial: " + ", ".join(f"{k} {v}" for k, v in fixed.items()))
 
     def clear(self) -> None:
-        """Clear the screen, if it is a terminal."""
+        """Clear the screen if the output is a terminal."""
         if not self.as_json:
             self.console.clear()
 
     def standing(self, standing: Mapping[str, Any], images: int, time_steps: int) -> None:
-        """Show how much of every trial is done, and its accuracy so far at the largest T."""
+        """Print every trial of a status document: its finished cells, and its accuracy so far at the largest T."""
         rows = standing["trials"]
         shown = ["trial_id", "done", "threshold", "reset", "alpha"]
         if standing["running"]:
@@ -126,7 +126,7 @@ class Display:
         self.table(f"Sweep {standing['name']}: cells done; {over}", [*shown, "images", "accuracy", "95 %"], body)
 
     def claim(self, claim: Claim) -> None:
-        """Show a claim, its tables and its findings."""
+        """Print a claim, its tables and the findings."""
         self.line(claim.statement)
         for table in claim.tables:
             self.table(table.title, table.columns, table.rows)
@@ -134,7 +134,7 @@ class Display:
             self.line(finding)
 
     def comparison(self, found: Comparison) -> None:
-        """Show every trial against its baseline by T, then every trial by itself. With --json nothing is shown."""
+        """Print every trial against its baseline at each T, then every trial alone. With --json nothing is printed."""
         if self.as_json:
             return
         for name, baseline in dict.fromkeys((each.name, each.baseline) for each in found.differences):
@@ -177,13 +177,13 @@ class Display:
             self.line(f"note: {note}")
 
     def indexing(self, split: str, done: int, total: int | None) -> None:
-        """Show now and then how far the index of the images is."""
+        """Print how far the index of a split has come, at most every LINE_EVERY_S seconds."""
         if time.monotonic() > self.indexed + LINE_EVERY_S:
             self.indexed = time.monotonic()
             self.line(f"index of {split}: {done:,}" + (" images found" if total is None else f" of {total:,} images"))
 
     def agreement(self, found: "Agreement") -> None:
-        """Show the spiking layers beside the ANN's, and the rule by which they agree."""
+        """Print the errors of the spiking layers relative to the ANN's, and the rule that judges them."""
         t = [f"T = {steps}" for steps in found.time_steps]
         rows = [
             (
@@ -205,18 +205,18 @@ class Display:
         self.line(found.rule)
 
     def epoch(self, report: Any) -> None:
-        """Show a training epoch."""
+        """Print the results of a training epoch."""
         self.line(
             f"epoch {report.epoch}/{report.epochs}  loss {report.loss:.3f}  train {report.train_accuracy:.2%}  "
             f"test {report.test_accuracy:.2%}  {report.seconds:.1f} s  ETA {duration(report.eta_s)}"
         )
 
     def units(self) -> "UnitProgress":
-        """Return the progress display for units."""
+        """Return a display of the progress over units."""
         return UnitProgress(self)
 
     def summary(self, summary: Any) -> None:
-        """Show the best trial of each reset."""
+        """Print the best trial of each reset."""
         columns = ("reset", "best α", "threshold", "T within 1 point", "accuracy", "ANN", "firing rate", "images")
         rows = []
         for b in best_trials(summary).values():
@@ -229,7 +229,7 @@ class Display:
 
 
 class UnitProgress:
-    """A context manager that shows image-steps done, rate and ETA, and failures as they happen."""
+    """Shows how many image-steps are done, the rate and the ETA, and failures as they happen. A context manager."""
 
     def __init__(self, display: Display) -> None:
         self.display = display
@@ -255,20 +255,20 @@ class UnitProgress:
         self.bar.stop()
 
     def _say(self, about: str, message: str) -> None:
-        """Show a message once: the loss of a worker is told of its job too."""
+        """Print a message once, since the loss of a worker and that of its job come with the same message."""
         if message != self.said:
             self.said = message
             self.display.line(about + message)
 
     def event(self, event: Event) -> None:
-        """Show one event of a launch."""
+        """Show an event of a launch."""
         self.display.event(event.plain())
         match event:
             case StageBegan(stage="evaluating"):
                 self._begin(event.jobs, event.image_steps)
                 return
             case JobQuarantined() if not self.num_units:
-                return  # a calibration, whose error ends the launch and says it
+                return  # a calibration: its error ends the launch and is printed then
             case JobLost():
                 self.failures += 1
                 self._say(f"{event.job}: lost: ", event.message)
@@ -311,7 +311,7 @@ class UnitProgress:
 
 
 def plan_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the plan's figures as pairs (name, value)."""
+    """The figures of a plan as rows (name, value)."""
     return [(key.replace("_", " "), _cell(value)) for key, value in estimate.items()]
 
 
@@ -320,7 +320,7 @@ def _percent(value: float) -> str:
 
 
 def error(message: str) -> None:
-    """Write an error to standard error."""
+    """Print an error to standard error."""
     print(f"error: {message}", file=sys.stderr)
 
 

@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Follower:
-    """Shows the events of a launch. An instance serves as its `on_event`."""
+    """Shows the events of a launch. An instance is passed to the launch as `on_event`."""
 
     def __init__(self, display: Display) -> None:
         self.display, self.units = display, display.units()
@@ -32,7 +32,10 @@ class Follower:
 
     @contextlib.contextmanager
     def stopping(self) -> Iterator[Stop]:
-        """Handle signals while workers compute: the first SIGINT or SIGTERM asks for a stop, the second interrupts."""
+        """Within this context the first SIGINT or SIGTERM asks for a stop, and a second one raises KeyboardInterrupt.
+
+        The value of the context is a function that says whether a stop was asked for.
+        """
         asked = False
 
         def ask(signum: int, frame: FrameType | None) -> None:
@@ -41,7 +44,7 @@ class Follower:
             if asked:
                 raise KeyboardInterrupt
             asked = True
-            self.display.line("stopping: units in flight are finished first; again to drop them")
+            self.display.line("stopping: units in flight are finished first; a second signal drops them")
 
         before = {each: signal.signal(each, ask) for each in SIGNALS}
         try:

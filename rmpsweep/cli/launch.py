@@ -1,4 +1,4 @@
-"""The main command `launch`: compute what is missing, then merge, report and log."""
+"""The command launch, which computes what is missing of a sweep, then merges, reports and logs."""
 
 import time
 from dataclasses import asdict
@@ -49,12 +49,12 @@ def launch(
     submit: SubmitOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Run what is missing of a sweep, then merge, report and log.
+    """Compute what is missing of a sweep, then merge the results, write the report and log to MLflow.
 
     Usage: rmpsweep launch quickstart
 
-    The same command continues an interrupted sweep; a changed grid, one more T or a larger --limit computes only what
-    is new. Ctrl-C lets units in flight finish; a second Ctrl-C drops them.
+    The same command continues an interrupted sweep. After a change of the grid, another T or a larger --limit, it
+    computes only what is new. Ctrl-C lets units in flight finish; a second Ctrl-C drops them.
     """
     display = Display(json_)
     began = time.time()
@@ -91,7 +91,7 @@ def launch(
 
 
 def _show(done: Launched, display: Display, began: float) -> None:
-    """Show the outcome of a launch."""
+    """Print the results of a launch."""
     if not done.has_published:
         display.line("nothing to do: every result is there, merged, reported and logged")
     now, results = done.look, done.results

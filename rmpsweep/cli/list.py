@@ -1,4 +1,4 @@
-"""The command `list`, which needs no sweep."""
+"""The command list, which needs no sweep."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +14,14 @@ from rmpsweep.sweep.file import RECIPES, SWEEPS, names
 def list_(
     what: Annotated[
         str,
-        typer.Argument(help="What to list: sweeps, recipes, networks, presets, thresholds …; default is everything."),
+        typer.Argument(
+            help="What to list: sweeps, recipes, networks, sources, transforms, thresholds or presets; default is "
+            "everything."
+        ),
     ] = "",
     json_: JsonOption = False,
 ) -> None:
-    """List the names a sweep file can use.
+    """List the names that a sweep file can use.
 
     Usage: rmpsweep list networks
     """

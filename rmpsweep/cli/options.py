@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share."""
+"""The arguments and options that several commands share."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,36 +19,57 @@ TargetArgument = Annotated[
 ]
 ResultsOption = Annotated[
     str | None,
-    typer.Option("--results", help="The results directory: a folder, s3://… or gs://…; default results/<name>."),
+    typer.Option(
+        "--results", help="Where the results lie: a folder, or an address s3://… or gs://…; default is results/NAME."
+    ),
 ]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Evaluate at most this number of images.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Evaluate at most this many images.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a key of the sweep file, as in grid.alpha=[0.4,0.8]; repeatable."),
+    typer.Option("--set", help="Replace a value of the file: key.path=value; may be given several times."),
 ]
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="Write one JSON document to standard output, and events to standard error.")
+    bool, typer.Option("--json", help="Print one JSON document to standard output instead of text and tables.")
 ]
 ActorsOption = Annotated[
-    int | None, typer.Option("--actors", min=1, help="The number of Ray actors; each holds one network.")
+    int | None,
+    typer.Option(
+        "--actors",
+        min=1,
+        help="Number of Ray actors, each with a network of its own; default is run.actors of the sweep, or a number "
+        "that suits the cluster.",
+    ),
 ]
 InlineOption = Annotated[bool, typer.Option("--inline", help="Compute in this process, without Ray.")]
-AddressOption = Annotated[str | None, typer.Option("--address", help="The Ray cluster to use: auto, or host:port.")]
-MaxFailuresOption = Annotated[
-    int | None, typer.Option("--max-failures", min=0, help="Stop after more than this number of failed attempts.")
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", help="Ray cluster to use: auto, or host:port; default is to start Ray on this machine."),
 ]
-FailFastOption = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first unit that is given up.")]
+MaxFailuresOption = Annotated[
+    int | None, typer.Option("--max-failures", min=0, help="Stop once more attempts than this have failed.")
+]
+FailFastOption = Annotated[
+    bool, typer.Option("--fail-fast", help="Stop as soon as one unit has failed for good (is quarantined).")
+]
 SubmitOption = Annotated[
-    bool, typer.Option("--submit", help="Send the launch as a Ray Job to the dashboard at --address http://…")
+    bool,
+    typer.Option(
+        "--submit", help="Run the launch as a Ray Job on the cluster whose dashboard is at --address http://…"
+    ),
 ]
 MlflowOption = Annotated[
-    str | None, typer.Option("--mlflow", help="The MLflow tracking URI, or none; default is a database in the results.")
+    str | None,
+    typer.Option(
+        "--mlflow",
+        help="MLflow tracking URI, or none to log nowhere; default is mlflow.tracking_uri of the sweep, or a database "
+        "in the results.",
+    ),
 ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LaunchOptions:
-    """The options of `launch` that a job on a cluster gets too; each field is named as its option is."""
+    """The options of `launch` that are passed on to a job on a cluster. Each field is named after its option."""
 
     limit: int | None
     actors: int | None
@@ -57,7 +78,7 @@ class LaunchOptions:
     fail_fast: bool
 
     def to_argv(self) -> list[str]:
-        """Return the options as arguments of a command, without those that were not given."""
+        """The options as arguments of a command, without those that were not given."""
         arguments = []
         for field in fields(self):
             value, option = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
@@ -69,7 +90,11 @@ class LaunchOptions:
 
 
 def results_directory(target: str, results: str | None) -> Location:
-    """Return the results directory of a sweep, given the sweep or the directory itself. Raises ResultsError."""
+    """Return where results lie: at `results` if given, else at `target` if it is a directory, else by the sweep's name.
+
+    Raises:
+        ResultsError: no sweep has been launched in the default place. SweepError: there is no such sweep.
+    """
     if results is not None:
         return locate(results)
     if "://" in target or Path(target).is_dir():

@@ -1,4 +1,4 @@
-"""The commands `plan`, `train` and `calibrate`."""
+"""The commands plan, train and calibrate: what a launch would do, and two of its steps by themselves."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +44,7 @@ def plan(
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Show what launch would do with the same options; changes nothing.
+    """Show what launch would do with the same options. Nothing is computed or changed.
 
     Usage: rmpsweep plan quickstart --set 'grid.alpha={start: 0.1, stop: 1, num: 10}'
     """
@@ -69,16 +69,18 @@ def train(
         str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a recipe that comes with rmpsweep.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="The weights file to write; default is a file in the cache.")
+        Path | None, typer.Option("--out", help="Weights file to write; default is a file in the cache.")
     ] = None,
     mlflow: Annotated[
         str | None,
-        typer.Option("--mlflow", help="The MLflow tracking URI, or none; default is a database beside the weights."),
+        typer.Option(
+            "--mlflow", help="MLflow tracking URI, or none to log nowhere; default is a database beside the weights."
+        ),
     ] = None,
     set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Train a constrained network; the same command continues an interrupted training.
+    """Train a constrained network by a recipe. The same command continues an interrupted training.
 
     Usage: rmpsweep train digits-vgg-small --out digits.safetensors
     """
@@ -105,7 +107,7 @@ def train(
 def calibrate(
     sweep: SweepArgument, results: ResultsOption = None, set_: SetOption = None, json_: JsonOption = False
 ) -> None:
-    """Find the thresholds of a sweep's trials in this process, and keep them in its results.
+    """Find the thresholds of a sweep's trials in this process, and store them in the results.
 
     Usage: rmpsweep calibrate quickstart
     """

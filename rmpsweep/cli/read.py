@@ -1,4 +1,4 @@
-"""The commands that read a results directory: `status`, `merge`, `log`, `report` and `claims`."""
+"""The commands that read a results directory: status, merge, log, report and claims."""
 
 import contextlib
 import time
@@ -31,10 +31,10 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show the status again and again while a launch runs.")
     ] = False,
-    every: Annotated[float, typer.Option("--every", min=0.1, help="The seconds between two looks of --watch.")] = 10.0,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two displays with --watch.")] = 10.0,
     json_: JsonOption = False,
 ) -> None:
-    """Show what is done and what is left of a sweep, and its accuracies so far, from its results directory alone.
+    """Show what is done and what is left of a sweep, and the accuracies so far, from the results directory alone.
 
     Usage: rmpsweep status quickstart --watch
     """
@@ -53,7 +53,7 @@ def status(
 
 
 def _show_status(display: Display, where: Location) -> bool:
-    """Whether a launch runs."""
+    """Print the status; the answer is whether a launch is running."""
     now = look(reopen(where))
     standing = status_document(now)
     running = standing["running"]
@@ -84,11 +84,11 @@ def merge(
     target: TargetArgument,
     results: ResultsOption = None,
     allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Merge what is there, although results are missing.")
+        bool, typer.Option("--allow-partial", help="Merge the results that exist although some are missing.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Make the result tables from the committed units. Gaps are refused.
+    """Make the result tables from the committed units. Missing results are an error unless --allow-partial is given.
 
     Usage: rmpsweep merge quickstart --allow-partial
     """
@@ -103,7 +103,7 @@ def merge(
 def log(
     target: TargetArgument, results: ResultsOption = None, mlflow: MlflowOption = None, json_: JsonOption = False
 ) -> None:
-    """Log merged results to MLflow; logging again changes nothing.
+    """Log the merged results to MLflow. Logging the same results again changes nothing.
 
     Usage: rmpsweep log quickstart --mlflow http://127.0.0.1:5000
     """
@@ -119,7 +119,7 @@ def log(
 
 
 def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOption = False) -> None:
-    """Write report.html again from the merged tables.
+    """Write the page report.html again from the merged tables.
 
     Usage: rmpsweep report quickstart
     """
@@ -132,16 +132,23 @@ def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
 
 
 def claims(
-    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="The claim: response, steps, loss or activity.")],
+    subject: Annotated[
+        str, typer.Argument(metavar="SUBJECT", help="Which claim to examine: response, steps, loss or activity.")
+    ],
     target: Annotated[
-        str | None, typer.Argument(metavar="SWEEP", help="A sweep or a results directory; none for response.")
+        str | None,
+        typer.Argument(metavar="SWEEP", help="A sweep, or a results directory; must be left out for response."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The folder of the files; default is claims/ in the results.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder to write the files to; default is claims/ in the results, or claims/ here for response.",
+        ),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Hold a claim of RMP-SNN against our own figures: a table, a figure (SVG and PNG) and its points (CSV).
+    """Compare a claim of the RMP-SNN paper with measured results: tables, a figure (SVG and PNG) and its points (CSV).
 
     Usage: rmpsweep claims steps quickstart
     """
@@ -156,7 +163,7 @@ def claims(
 
 
 def _show_running(display: Display, running: dict[str, Any]) -> None:
-    """Return the lines that describe the running launch."""
+    """Print what the running launch reports about itself."""
     columns = ("worker", "job", "done", "seconds", "place")
     rows = [
         [f"{flight[key]:.0%}" if key == "done" else flight[key] for key in columns] for flight in running["in_flight"]
@@ -173,8 +180,8 @@ def _show_running(display: Display, running: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _reopened(target: str, results: str | None, display: Display) -> Iterator[Planned]:
-    """Open what was launched, and keep other commands from working on it meanwhile."""
+    """Give what was launched in a results directory, and keep other commands from working on it meanwhile."""
     where = results_directory(target, results)
-    reopen(where)  # what is no results directory is refused before anything is made in it
+    reopen(where)  # raises where there is no results directory, before anything is made there
     with working_on(where, display.line):
         yield reopen(where)

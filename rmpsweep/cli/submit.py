@@ -1,4 +1,4 @@
-"""`launch --submit`, which sends a launch as a Ray Job, and `cancel`, which stops a launch wherever it runs."""
+"""`launch --submit`, which runs a launch as a Ray Job, and cancel, which stops a launch wherever it runs."""
 
 import hashlib
 import shutil
@@ -14,16 +14,17 @@ from rmpsweep.sweep.file import dump_sweep, without_secret
 from rmpsweep.sweep.schema import Sweep
 
 MOST_BYTES = 100 << 20
-"""Weights of up to this size (bytes) travel with the job. Larger weights need a path that is the same on every node."""
+"""Weights up to this size travel with the job. Larger ones must lie at a path that is the same on every node."""
 
 
 def submit_launch(
     sweep: Sweep, results: str | None, address: str | None, options: LaunchOptions, display: Display
 ) -> None:
-    """Send the launch as a job to the cluster at `address`. Sending it again while it runs finds the same job.
+    """Send the launch as a job to the cluster at `address`. Until the job has ended, the same command finds it again.
 
     Raises:
-        SweepError: no address, or results in a place that is gone with the job. ClusterError: it takes no jobs.
+        SweepError: there is no dashboard address, the results or a threshold file lie at a path that the job may not
+            find, or the tracking URI holds a password. ClusterError: the cluster takes no jobs.
     """
     from rmpsweep.workers.pools.submission import submit
 
@@ -62,14 +63,15 @@ def submit_launch(
 
 
 def cancel(target: TargetArgument, results: ResultsOption = None, json_: JsonOption = False) -> None:
-    """Ask the launch that runs on a results directory to stop; units in flight are finished first.
+    """Ask the launch that is running on a results directory to stop. Units in flight are finished first.
 
     Usage: rmpsweep cancel quickstart
     """
     display = Display(json_)
     layout = Layout(results_directory(target, results))
     PlanFile.read(layout)
-    running = layout.progress.is_file()  # however old: a unit computed in the driver's process keeps it from writing
+    # The file may be old: a unit that is computed in the driver's own process keeps the driver from writing it.
+    running = layout.progress.is_file()
     if running:
         write_text(layout.cancel, "")
         display.line(f"{layout.root}: asked to stop; units in flight are finished first, the same launch continues")

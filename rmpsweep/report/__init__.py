@@ -1,9 +1,13 @@
-"""The report: tables of a sweep -> one HTML page that needs nothing but a browser.
+"""The report: makes one HTML page, which needs nothing but a browser, from the tables of a sweep.
 
-The page carries its style, data and drawing library with it and makes no request; a content security policy in the
-page holds it to that. Reading order: ``render`` below; what the page says is chosen in ``trials``, ``comparisons``,
-``layers`` and ``classes``, drawn in the modules named ``…charts``, and laid out in ``page/``: ``page.html.j2``, a file
-for each section, ``style.css``, and ``page.js``, which draws the charts and filters.
+The page contains its style, data and drawing library and makes no request; a content security policy in the page
+enforces that.
+
+Reading order: ``render`` below. ``trials``, ``differences``, ``layers`` and ``classes`` compute what the page says.
+``charts/`` has the Vega-Lite specifications of the charts. ``page/`` has the layout: ``page.html.j2``, a file for each
+section, ``style.css``, and ``page.js``, which draws the charts and filters the trials. ``info`` is what a report is
+given besides the tables, ``templates`` and ``formats`` serve the layout, and ``thumbnails`` makes small images.
+``compare_page`` makes the page of `rmpsweep compare` in the same look.
 """
 
 from collections.abc import Mapping
@@ -44,7 +48,11 @@ CLASSES_SHOWN = 30
 
 
 def needed_predictions(summary: pa.Table) -> pc.Expression:
-    """Which rows of the predictions `render` reads: the ANN's, the best trials', and of every trial one T or two."""
+    """The filter for the rows of the predictions that `render` reads.
+
+    These are all rows of the ANN and of the best trials, and of every trial the rows at the largest T and at the
+    `decisive_time_steps` of the best trial overall.
+    """
     best = best_trials(summary)
     chosen = overall_best(best)
     steps = {*_largest(by_trial(summary.to_pylist())).values(), *([decisive_time_steps(chosen)] if chosen else [])}
@@ -55,14 +63,14 @@ def needed_predictions(summary: pa.Table) -> pc.Expression:
 def render(
     summary: pa.Table, activity: pa.Table, predictions: pa.Table, info: ReportInfo, fetch: Fetch = no_pictures
 ) -> str:
-    """The report of a sweep as one self-contained HTML page.
+    """Render the report of a sweep as one self-contained HTML page.
 
     Args:
-        summary: one row per (trial, T); may be empty or cover fewer images than planned, which the page then says.
-        activity: one row per (trial, layer, T), layers in forward order; the row of layer "input" has no firing rate.
-        predictions: one row per (trial, T, image), sorted by these; `needed_predictions` says which are read.
+        summary: one row per (trial, T); may be empty or cover fewer images than planned, and the page then says so.
+        activity: one row per (trial, layer, T), layers in forward order; for the layer "input" no firing rate is shown.
+        predictions: one row per (trial, T, image), sorted by these; only `needed_predictions` are read.
         info: name, ANN, provenance and failures.
-        fetch: called once, for the images shown and the names of the classes.
+        fetch: called once, to get the images shown and the names of the classes.
     """
     predictions = predictions.filter(needed_predictions(summary))
     rows = summary.to_pylist()
@@ -138,7 +146,7 @@ def _largest(trials: Mapping[str, Mapping[int, Row]]) -> dict[str, int]:
 
 
 def _trial_charts(data: TrialData, info: ReportInfo, ann_joules: Mapping[str, float]) -> dict[str, Row]:
-    """Element id -> Vega-Lite specification, as of the functions below; charts without data are left out."""
+    """Element id -> Vega-Lite specification, here and in the functions below; charts without data are left out."""
     if not data.points["T"]:
         return {}
     ann = 100 * info.ann_accuracy
@@ -187,6 +195,6 @@ def _layer_charts(best: Mapping[str, BestTrial], layers: list[Row], thresholds: 
 
 def _class_charts(classes: list[ClassAccuracy], class_name: Any) -> dict[str, Row]:
     names = [class_name(each.label) for each in classes]
-    if len(set(names)) < len(names):  # as in ImageNet, where two classes are called "crane"
+    if len(set(names)) < len(names):  # in ImageNet, for example, two classes are called "crane"
         names = [f"{name} ({each.label})" for name, each in zip(names, classes, strict=True)]
     return {"class-chart": class_charts.class_chart(classes, names)} if classes else {}

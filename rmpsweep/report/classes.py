@@ -1,4 +1,4 @@
-"""What the page says of classes and images: where the best trials lose, and what most trials get wrong."""
+"""What the page says about classes and images: where the best trials lose accuracy, and what most trials get wrong."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,35 +18,38 @@ HARDEST = 24
 
 @dataclass(frozen=True, slots=True)
 class ClassAccuracy:
-    """Of the images of one class that all have evaluated; fractions in [0, 1]. trials: reset -> its best trial's."""
+    """Accuracies on the images of one class that the ANN and all best trials have evaluated, fractions in [0, 1]."""
 
     label: int
     images: int
+    """Number of these images."""
     ann: float
+    """The ANN's accuracy."""
     trials: Mapping[str, float]
+    """Reset -> the accuracy of its best trial."""
 
     def loss_points(self, reset: str) -> float:
-        """The ANN's accuracy minus that of a reset's best trial, in percentage points."""
+        """The ANN's accuracy minus that of the reset's best trial, in percentage points."""
         return 100 * (self.ann - self.trials[reset])
 
 
 @dataclass(frozen=True, slots=True)
 class HardImage:
-    """An image that the ANN classifies correctly. wrong: trials that do not at their largest T, of `trials`.
-
-    predictions: reset -> what its best trial says at its largest T.
-    """
+    """An image that the ANN classifies correctly and some trials do not."""
 
     image_id: int
     label: int
     wrong: int
+    """How many of `trials` classify the image wrongly at their largest T."""
     trials: int
+    """Number of trials that have evaluated the image."""
     predictions: Mapping[str, int]
+    """Reset -> the prediction of its best trial at its largest T."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """By one trial at one T: image ids ascending, labels and predictions, [N]."""
+    """What one trial at one T has predicted: image ids in ascending order, labels and predictions, each [N]."""
 
     ids: NDArray[Any]
     label: NDArray[Any]
@@ -54,12 +57,12 @@ class _Said:
 
 
 def class_accuracies(best: Mapping[str, BestTrial], predictions: pa.Table) -> list[ClassAccuracy]:
-    """Per class over the images that the ANN and the best trials share, at the trials' largest T.
+    """The accuracies by class, over the images that the ANN and the best trials share, at the trials' largest T.
 
-    The classes in which `overall_best` loses most come first.
+    The classes in which the best trial overall (`overall_best`) loses most come first.
 
     Args:
-        predictions: rows of the ANN and of the best trials count.
+        predictions: must hold the rows of the ANN and of the best trials; other rows are not used.
     """
     said = _said(best, predictions)
     common = said[ANN].ids
@@ -90,14 +93,16 @@ def class_accuracies(best: Mapping[str, BestTrial], predictions: pa.Table) -> li
 def hardest_images(
     best: Mapping[str, BestTrial], largest: Mapping[str, int], predictions: pa.Table, cells: Cells, limit: int = HARDEST
 ) -> list[HardImage]:
-    """The images that the ANN classifies correctly and the largest share of trials does not.
+    """The images that the ANN classifies correctly and that the largest share of trials classifies wrongly.
 
-    Of partial results, only images that at least half as many trials have evaluated as any other image.
+    In partial results, an image counts only if at least half as many trials have evaluated it as any other image.
 
     Args:
-        largest: trial_id -> the T at which it counts.
-        predictions: rows of the ANN and of the best trials count.
-        cells: as `stats.correct_by_cell` gives them, of all trials at that T.
+        best: the best trials, whose predictions are returned.
+        largest: trial_id -> the T at which the trial counts.
+        predictions: must hold the rows of the ANN and of the best trials; other rows are not used.
+        cells: from `stats.correct_by_cell`, with the cells of `largest`.
+        limit: the largest number of images to return.
     """
     said = _said(best, predictions)
     ids = said[ANN].ids
@@ -130,7 +135,7 @@ def _prediction(said: _Said, image_id: int) -> int | None:
 
 
 def _said(best: Mapping[str, BestTrial], predictions: pa.Table) -> dict[str, _Said]:
-    """Of the ANN, and of each reset's best trial at its largest T."""
+    """Look up the predictions of the ANN, and of each reset's best trial at its largest T."""
     named: Sequence[tuple[str, str, int]] = [
         (ANN, ANN, 0),
         *((reset, trial.trial_id, trial.time_steps) for reset, trial in best.items()),

@@ -1,4 +1,4 @@
-"""The page of a comparison: trials side by side, in the look of the report. Laid out in ``page/compare.html.j2``."""
+"""The page of `rmpsweep compare`: trials side by side, in the look of the report, laid out in page/compare.html.j2."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from rmpsweep.stats.comparison import PAIRED, UNPAIRED, Comparison, Difference
 
 
 def render(found: Comparison) -> str:
-    """A comparison as one self-contained HTML page."""
+    """Render a comparison as one self-contained HTML page."""
     pairs: dict[tuple[str, str], list[Difference]] = {}
     for each in found.differences:
         pairs.setdefault((each.name, each.baseline), []).append(each)
@@ -33,7 +33,7 @@ def render(found: Comparison) -> str:
 
 
 def accuracy_chart(found: Comparison) -> Row:
-    """Accuracy of every trial against T with its 95 % interval."""
+    """Draw the accuracy of every trial against T, with its 95 % interval."""
     import altair as alt
 
     rows: list[Row] = [
@@ -66,7 +66,10 @@ def accuracy_chart(found: Comparison) -> Row:
 
 
 def difference_chart(differences: Sequence[Difference]) -> Row:
-    """Every trial minus its baseline at every T, a panel for each; filled where Holm's p is below 0.05."""
+    """Draw accuracy minus that of the baseline at every T, with a panel for each trial and its baseline.
+
+    Points are filled where the Holm-adjusted p is below 0.05.
+    """
     import altair as alt
 
     rows: list[Row] = [

@@ -1,4 +1,4 @@
-"""What the page says of differences: is the best trial's lead real, and from which T is it as good as the ANN?"""
+"""What the page says about differences: is the best trial's lead real, and from which T is it as good as the ANN?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,31 +24,36 @@ from rmpsweep.terms import ANN, SETTINGS
 Row = dict[str, Any]
 Cells = Mapping[tuple[str, int], Cell]
 LEVEL = 0.05
-"""A Holm-adjusted p below it counts as a difference."""
+"""A Holm-adjusted p below this level counts as a difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rivals:
-    """The other α of a trial's setting against the most accurate one at one T, over the same images.
-
-    alphas: of the trials, by trial_id; best: trial_id of the most accurate; accuracy: its own, a fraction.
-    """
+    """Trials that differ in α alone, compared with the most accurate of them at one T, over the same images."""
 
     time_steps: int
     images: int
     alphas: Mapping[str, float]
+    """trial_id -> α, for all these trials."""
     best: str
+    """trial_id of the most accurate one."""
     accuracy: float
+    """The accuracy of the most accurate one, a fraction."""
     compared: tuple[ComparisonWithBest, ...]
+    """The comparison of every other trial with the most accurate one."""
 
     @property
     def indistinct(self) -> list[float]:
-        """The α that these images cannot tell from the best."""
+        """The α that these images cannot tell from the best one, in ascending order."""
         return sorted(self.alphas[each.name] for each in self.compared if each.p_holm >= LEVEL)
 
 
 def overall_best(best: Mapping[str, BestTrial]) -> BestTrial | None:
-    """Of the best trials, the one within 1 point of the ANN at the smallest T, else the most accurate at the end."""
+    """Choose one of the best trials of the resets; None if there is none.
+
+    The chosen trial comes within 1 percentage point of the ANN at the smallest T. If several do, or none does, it is
+    the one of them with the highest accuracy at its largest T.
+    """
     return min(
         best.values(),
         key=lambda trial: (trial.time_steps_within_1pt or float("inf"), -trial.final_accuracy),
@@ -57,22 +62,27 @@ def overall_best(best: Mapping[str, BestTrial]) -> BestTrial | None:
 
 
 def decisive_time_steps(trial: BestTrial) -> int:
-    """The T at which a trial is chosen: where it comes within 1 point of the ANN, else its largest."""
+    """The T that decides how good a trial is: the first T within 1 point of the ANN, or else its largest T."""
     return trial.time_steps_within_1pt or trial.time_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResetComparison:
-    """The best trials of two resets on the same images."""
+    """The comparison of the best trials of two resets on the same images."""
 
     first: str
+    """A reset."""
     other: str
+    """Another reset."""
     at: Sequence[PairedComparison]
-    """First minus other, at every T that both report; at least one."""
+    """First minus other at every T that both report; there is at least one."""
 
 
 def compare_resets(best: Mapping[str, BestTrial], predictions: pa.Table) -> list[ResetComparison]:
-    """The best trial of the first reset, soft if there is one, against that of every other with images in common."""
+    """Compare the best trial of the first reset with that of every other reset, if they have images in common.
+
+    The first reset is the first one of `best`, which is soft if there are trials with soft reset.
+    """
     rows = {reset: predictions.filter(pc.field("trial_id") == trial.trial_id) for reset, trial in best.items()}
     first, *others = rows or [""]
     compared = [(other, compare_paired(rows[first], rows[other])) for other in others]
@@ -80,10 +90,10 @@ def compare_resets(best: Mapping[str, BestTrial], predictions: pa.Table) -> list
 
 
 def reach_ann(trial: BestTrial, cells: Cells) -> TimeStepsToReach | None:
-    """T at which a trial reaches 99 % of the ANN; None where they share no image.
+    """The T at which a trial reaches 99 % of the ANN's accuracy; None if the two share no image.
 
     Args:
-        cells: as `stats.correct_by_cell` gives them; (ANN, 0) and every T of the trial count.
+        cells: from `stats.correct_by_cell`, with (ANN, 0) and every T of the trial.
     """
     steps = sorted(t for trial_id, t in cells if trial_id == trial.trial_id)
     if not steps or (ANN, 0) not in cells:
@@ -93,12 +103,14 @@ def reach_ann(trial: BestTrial, cells: Cells) -> TimeStepsToReach | None:
 
 
 def rivals(trial: BestTrial, rows: Sequence[Row], cells: Cells) -> Rivals | None:
-    """The trials that differ from this one in α alone, at its `decisive_time_steps`; None where there is no other.
+    """Compare the trials that differ from this one in at most α, at the `decisive_time_steps` of this trial.
 
-    Those with fewer images than the others are left out.
+    Trials with fewer images than the others are left out. The result is None if fewer than two trials remain, or if
+    they share no image.
 
     Args:
-        rows: of the summary.
+        rows: the rows of the summary.
+        cells: from `stats.correct_by_cell`.
     """
     time_steps = decisive_time_steps(trial)
     alike = {

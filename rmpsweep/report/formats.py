@@ -1,4 +1,4 @@
-"""How the page writes numbers: as `rmpsweep.formats` does, without line breaks before units."""
+"""How the page writes numbers: as `rmpsweep.formats` does, but without line breaks before units."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the page says of layers: activity of the best trials, and thresholds."""
+"""What the page says about layers: the activity of the best trials, and the thresholds."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -15,7 +15,11 @@ Row = dict[str, Any]
 
 
 def layer_rows(best: Mapping[str, BestTrial], activity: pa.Table) -> list[Row]:
-    """Rows of `activity` of the best trials, divided by neurons, images and steps; layers in forward order."""
+    """The activity of the best trials: firing rate (spikes per neuron per step) and synops per image.
+
+    Returns:
+        Rows with panel, reset, layer, time_steps, firing_rate and synops_per_image, layers in forward order.
+    """
     rows = []
     for reset, trial in best.items():
         for row in activity.filter(pc.field("trial_id") == trial.trial_id).to_pylist():
@@ -33,7 +37,7 @@ def layer_rows(best: Mapping[str, BestTrial], activity: pa.Table) -> list[Row]:
 
 
 def threshold_rows(calibration: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """One row for each rule and layer, in forward order: smallest, median and largest threshold of its channels."""
+    """Smallest, median and largest threshold of the channels, one row for each rule and layer, in forward order."""
     values: dict[tuple[str, str], list[float]] = {}
     for row in calibration:
         if row["layer"] != INPUT:

@@ -1,4 +1,4 @@
-"""What every page is made with: templates of ``page/``, and the drawing library that goes into them."""
+"""What every page is made from: the templates in ``page/``, and the drawing library that goes into them."""
 
 import functools
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def environment() -> "Environment":
-    """Templates of ``page/``, with the filters of `formats`; a name that a template lacks is an error."""
+    """The environment of the templates in ``page/``, with the filters of `formats`. An undefined name is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     made = Environment(
@@ -26,7 +26,7 @@ def environment() -> "Environment":
 
 @functools.cache
 def library() -> str:
-    """JavaScript of Vega, Vega-Lite and Vega-Embed."""
+    """The JavaScript of Vega, Vega-Lite and Vega-Embed."""
     import vl_convert
 
     return str(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub lacks the default

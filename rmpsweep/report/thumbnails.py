@@ -1,4 +1,4 @@
-"""Images of a split as data URIs, small."""
+"""Small images of a split, as data URIs."""
 
 import base64
 import io
@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from rmpsweep.data import ImageSplit
 
 SIDE = 64
-"""Pixels; larger images are scaled down to fit, smaller ones stay as they are."""
+"""Longest side in pixels: larger images are scaled down to fit, smaller ones stay as they are."""
 
 
 def thumbnails(split: ImageSplit, image_ids: Sequence[int]) -> dict[int, str]:
-    """image_id -> WebP as a data URI, as the network sees it before normalisation: resized, cropped.
+    """Make thumbnails of images as the network sees them before normalisation, that is, resized and cropped.
 
+    Returns:
+        image_id -> a WebP image as a data URI.
     Raises:
         DataError, StorageError: an image cannot be read.
     """

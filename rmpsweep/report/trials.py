@@ -1,4 +1,4 @@
-"""What the page says of trials: one row of the table each, and the points that its charts share and filter."""
+"""What the page says about trials: the rows of its table, and the points that its charts share and filter."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from rmpsweep.terms import RESETS
 Row = dict[str, Any]
 Columns = dict[str, list[Any]]
 LABELS = {"reset": "Reset", "threshold": "Rule", "alpha": "Scale α"}
-"""What people call the settings that trials are filtered by; the others keep their names."""
+"""Setting -> its label on the page; other settings are shown by their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +28,33 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A group of checkboxes. setting: column of the summary; values: what it takes, as text."""
+    """A group of checkboxes that filters trials by one setting."""
 
     setting: str
+    """Column of the summary."""
     label: str
     values: tuple[str, ...]
+    """The values of the setting, as text."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrialData:
-    """The points of the charts, kept once for all of them: columns of equal length.
-
-    trials: trial, panel, reset, alpha, best and the settings that vary; panels: in the order drawn, the resets of a
-    rule side by side; points: number (row of `trials`), T, images, accuracy, low and high in percent, synops and
-    estimated joules per image by convention; keys: setting of a filter -> for each trial the place of its value in
-    `Filter.values`.
-    """
+    """The data of the charts of trials, which the page holds once for all of them, as columns."""
 
     trials: Columns
+    """trial, panel, reset, alpha, best and the settings that vary; one entry for each trial."""
     panels: tuple[str, ...]
+    """The titles of the panels in the order in which they are drawn, with the resets of a rule side by side."""
     points: Columns
+    """number (position in `trials`), T, images, accuracy, low and high (in percent), synops and estimated joules per
+    image by convention; one entry for each trial and T."""
     filters: tuple[Filter, ...]
     keys: Columns
+    """Setting of a filter -> for each trial, the position of its value in `Filter.values`."""
 
 
 def coverage(rows: Sequence[Row], info: ReportInfo) -> Coverage:
-    """Of the summary's rows, against the plan."""
+    """Count how much of the plan the rows of the summary cover."""
     fewest: dict[str, tuple[int, int]] = {}
     for row in rows:
         planned = min(row["images_planned"], info.images_planned)
@@ -69,7 +70,7 @@ def coverage(rows: Sequence[Row], info: ReportInfo) -> Coverage:
 
 
 def by_trial(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
-    """trial_id -> T -> its row of the summary; best at its largest T first, by reset."""
+    """trial_id -> T -> row of the summary. Trials are sorted by reset, then from best to worst at their largest T."""
     trials: dict[str, dict[int, Row]] = {}
     for row in sorted(rows, key=lambda row: row["time_steps"]):
         trials.setdefault(row["trial_id"], {})[row["time_steps"]] = row
@@ -82,7 +83,7 @@ def by_trial(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
 
 
 def estimated_energies(summary: pa.Table, activity: pa.Table) -> dict[str, dict[tuple[str, int], Energy]]:
-    """Convention -> (trial_id, T) -> estimated energy of an inference."""
+    """Convention -> (trial_id, T) -> estimated energy per image."""
     return {name: energies(summary, activity, convention) for name, convention in CONVENTIONS.items()}
 
 
@@ -91,7 +92,13 @@ def trial_data(
     best: Mapping[str, BestTrial],
     energy: Mapping[str, Mapping[tuple[str, int], Energy]],
 ) -> TrialData:
-    """What the charts of trials draw. trials: as `by_trial` gives them, in the order of the table."""
+    """Collect what the charts of trials draw.
+
+    Args:
+        trials: from `by_trial`, in the order of the page's table.
+        best: the best trial of each reset, which the charts mark.
+        energy: from `estimated_energies`.
+    """
     firsts = [next(iter(trial.values())) for trial in trials.values()]
     varying = varying_settings(firsts)
     of_panel = [name for name in varying if name not in ("alpha", "reset", "seed")]
@@ -151,5 +158,5 @@ def _percent(fraction: float) -> float:
 
 
 def _rounded(number: float) -> float:
-    """Four significant digits: what a chart can show."""
+    """Round to four significant digits, which is what a chart can show."""
     return float(f"{number:.4g}")

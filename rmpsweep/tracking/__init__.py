@@ -1,7 +1,7 @@
-"""Results and trainings -> MLflow. The only package that imports mlflow, and only once something is logged.
+"""Logs results and trainings to MLflow. Only this package imports mlflow, and only when something is logged.
 
-``connection`` reaches a server or database; ``content`` says what the runs of a sweep hold, ``sweeps`` logs them;
-``training`` logs a training while it runs.
+``connection`` connects to a server or database. ``content`` determines what the runs of a sweep hold, and ``sweeps``
+logs them. ``training`` logs a training while it runs.
 """
 
 from rmpsweep.tracking.connection import check_uri, without_password

@@ -1,4 +1,4 @@
-"""Reaching MLflow: which tracking URIs there are, how long to wait, and what a failure means for the user."""
+"""Connections to MLflow: which tracking URIs are allowed, how long to wait, and what a failure means for the user."""
 
 import contextlib
 import os
@@ -22,17 +22,19 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Read by MLflow; what the user has set stays. A server that does not answer is given up after about 2 minutes."""
+"""Environment variables that MLflow reads; those that the user has set stay as they are. With these values, MLflow
+gives up a server that does not answer after about 2 minutes."""
 
 _DATABASE = r"sqlite:///(?!/*:memory:$).*[^/]|(postgresql|mysql)(\+\w+)?://.+"
 _SERVER = r"https?://([^/@\s]*@)?([\w.-]+|\[[\da-fA-F:.]+\])(:\d+)?(/\S*)?|databricks(://.+)?"
 
 
 def check_uri(tracking_uri: str) -> None:
-    """Check the form of a tracking URI, without connecting and without importing mlflow.
+    """Check the form of a tracking URI without connecting to it and without importing mlflow.
 
     Raises:
-        InputError: not a SQL database, an MLflow server or Databricks; directories of files are no longer a store.
+        InputError: the URI names no SQL database, MLflow server or Databricks. MLflow no longer keeps runs in
+            directories of files.
     """
     if re.fullmatch(f"{_DATABASE}|{_SERVER}", tracking_uri):
         return
@@ -49,12 +51,18 @@ def check_uri(tracking_uri: str) -> None:
 def connected(
     tracking_uri: str, artifacts: Sequence[Path], remedy: str, store: str | None = None
 ) -> Iterator[tuple["MlflowClient", str | None]]:
-    """A client, and where artifacts of a new experiment go (None where the server decides).
+    """Connect to MLflow.
+
+    The value of the context is a client, and the place where artifacts of a new experiment go (a URI, None if the
+    server decides).
 
     Args:
-        store: URI of the folder they go to where the tracking URI is a database other than a file; default beside them.
+        artifacts: the files that will be logged as artifacts.
+        remedy: what the user can do if MLflow cannot be used; a sentence at the end of the error's message.
+        store: URI of the folder for artifacts if the tracking URI is a database other than SQLite; default is a folder
+            beside the artifacts.
     Raises:
-        InputError: a malformed URI. TrackingError: whatever MLflow or its database refuses within.
+        InputError: the URI is malformed. TrackingError: MLflow or its database raised an error within the context.
     """
     check_uri(tracking_uri)
     for name, value in _ENVIRONMENT.items():
@@ -73,7 +81,7 @@ def connected(
 
 
 def _refusal(tracking_uri: str, error_code: str) -> str | None:
-    """What to set or whom to ask where a server with accounts refuses (401, 403); None for any other error."""
+    """Say what to set or whom to ask if a server with accounts has refused (401, 403); None for any other error."""
     from mlflow.utils.credentials import read_mlflow_creds
 
     names = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
@@ -84,18 +92,23 @@ def _refusal(tracking_uri: str, error_code: str) -> str | None:
         return None
     if user or os.environ.get("MLFLOW_TRACKING_TOKEN"):
         return f"the server does not know user {user!r} with the password or token given: check {names}"
-    return f"the server asks who logs, and no user is given: set {names}"
+    return f"the server requires a user, and none is given: set {names}"
 
 
 def experiment_id(client: "MlflowClient", name: str, location: str | None) -> str:
-    """The experiment of that name, made where there is none."""
+    """Return the id of the experiment of that name, which is made if there is none."""
     experiment = client.get_experiment_by_name(name)
     found: str = experiment.experiment_id if experiment else client.create_experiment(name, location)
     return found
 
 
 def _reach_database(tracking_uri: str, artifacts: Sequence[Path], store: str | None) -> str | None:
-    """Connect once (MLflow by itself would try for minutes); where artifacts go, as a URI: beside the file."""
+    """Connect to the database once, since MLflow by itself would try for minutes.
+
+    Returns:
+        URI of the folder for artifacts: beside the SQLite file; for another database `store`, or else beside the first
+        artifact. None without artifacts.
+    """
     from sqlalchemy import create_engine, inspect, make_url
 
     url = make_url(tracking_uri)
@@ -114,10 +127,10 @@ def _reach_database(tracking_uri: str, artifacts: Sequence[Path], store: str | N
 
 
 def is_server(tracking_uri: str) -> bool:
-    """Whether requests go over HTTP, to something that takes several at a time."""
+    """Whether a valid tracking URI names a server, which takes several requests at a time, and not a database."""
     return not re.fullmatch(_DATABASE, tracking_uri)
 
 
 def without_password(text: str) -> str:
-    """A URI, or a message with one, its password replaced by stars."""
+    """The text, a URI or a message that contains one, with the password replaced by stars."""
     return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)

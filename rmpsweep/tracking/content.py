@@ -1,8 +1,9 @@
-"""What the runs of a sweep hold, from its summary table: names, tags, params, metrics. Pure: knows no mlflow.
+"""What the MLflow runs of a sweep hold: names, tags, params and metrics, computed from its summary table.
 
-MLflow shows, of the values of a metric at one step, the one with the largest time stamp. Time stamps are therefore
-counts, in ms after the sweep was first launched: of the images behind a value, summed where it is drawn from several
-(trial, T), so that more images or more T give a later one. Durations of runs mean nothing.
+This module does not import mlflow. MLflow shows, of several values of a metric at one step, the one with the largest
+time stamp. Time stamps are therefore counts of images: a value that is computed from n images gets the time n ms after
+the first launch of the sweep, and a value that is computed from several (trial, T) gets the sum of their images. More
+images or more T thus give a later time stamp. The durations of runs mean nothing.
 """
 
 import hashlib
@@ -28,13 +29,7 @@ STEP_METRICS = ("accuracy", "top5", "firing_rate", "spikes_per_image", "synops_p
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """What MLflow is told of a sweep besides its summary table.
-
-    `created_ms`: when the sweep was first launched, ms since the epoch; like `params`, never another for this sweep_id
-    (MLflow keeps the first value of a param). `tags`: what may change, such as versions, devices, coverage.
-    `artifacts`: files with different names, kept on the sweep's run; `artifact_store`: URI of the folder a database
-    server has them put in, default beside them.
-    """
+    """What is logged of a sweep besides its summary table."""
 
     sweep_id: str
     name: str
@@ -43,18 +38,24 @@ class SweepRecord:
     dataset: str
     data_fingerprint: str
     created_ms: int
+    """When the sweep was first launched, in ms since the epoch; must always be the same for one sweep_id."""
     params: dict[str, str]
+    """Must always be the same for one sweep_id, since MLflow keeps the first value of a param."""
     tags: dict[str, str]
+    """What may change from launch to launch, such as versions, devices and coverage."""
     artifacts: tuple[Path, ...]
+    """Files with different names, which are logged to the sweep's run."""
     artifact_store: str | None = None
+    """URI of the folder for artifacts if the runs are in a database other than SQLite; default is a folder beside the
+    artifacts."""
     images_skipped: int = 0
-    """Of the planned images those that cannot be decoded."""
+    """How many of the planned images cannot be decoded."""
     stopped: Mapping[str, int] = field(default_factory=dict)
-    """Trial id -> images, for the trials that an adaptive search stopped early."""
+    """Trial id -> number of images after which an adaptive search stopped the trial."""
 
 
 class Point(NamedTuple):
-    """A value of a metric, fields in the order of mlflow.entities.Metric."""
+    """A value of a metric; the fields are in the order of mlflow.entities.Metric."""
 
     key: str
     value: float
@@ -63,7 +64,7 @@ class Point(NamedTuple):
 
 
 class Content(NamedTuple):
-    """All that one run should hold; it ends at its last time stamp."""
+    """Everything that one run should hold. The run ends at its last time stamp, `end_ms`."""
 
     name: str
     tags: dict[str, str]
@@ -76,7 +77,7 @@ class Content(NamedTuple):
 
 
 def sweep_content(record: SweepRecord, summary: "pa.Table") -> Content:
-    """What the run of the sweep holds."""
+    """The content of the sweep's own run."""
     from rmpsweep.stats import best_trials
 
     rows = summary.to_pylist()
@@ -90,7 +91,7 @@ def sweep_content(record: SweepRecord, summary: "pa.Table") -> Content:
 
 
 def trial_contents(record: SweepRecord, parent_run_id: str, summary: "pa.Table") -> dict[str, Content]:
-    """Trial id -> what its run holds."""
+    """Trial id -> the content of the trial's run."""
     from rmpsweep.stats import varying_settings
 
     rows = sorted(summary.to_pylist(), key=lambda row: (row["trial_id"], row["time_steps"]))
@@ -108,10 +109,10 @@ def trial_contents(record: SweepRecord, parent_run_id: str, summary: "pa.Table")
 
 
 def _trial_content(record: SweepRecord, name: str, tags: dict[str, str], rows: Sequence[dict[str, Any]]) -> Content:
-    """What the run of a trial holds, from its rows of the summary in ascending T."""
+    """The content of a trial's run, from the trial's rows of the summary in ascending T."""
     from rmpsweep.stats import time_steps_within
 
-    points = []  # accuracy first: MLflow's parallel coordinates begin with the first
+    points = []  # accuracy comes first, since MLflow's parallel coordinates begin with the first metric
     for row in rows:
         timestamp_ms, step = record.created_ms + row["images"], row["time_steps"]
         points += [Point(key, row[key], timestamp_ms, step) for key in STEP_METRICS]
@@ -133,13 +134,13 @@ def _trial_content(record: SweepRecord, name: str, tags: dict[str, str], rows: S
 
 
 def _trial_name(setting: dict[str, Any], varying: Sequence[str]) -> str:
-    """ "soft α=0.8", then whatever else varies in the sweep: short enough for the legends of charts."""
+    """Name a trial, e.g. "soft α=0.8", then what else varies in the sweep; short enough for the legends of charts."""
     others = [str(setting[key]) if key == "threshold" else f"{key}={setting[key]}" for key in varying]
     return " ".join([f"{setting['reset']} α={setting['alpha']:g}", *others])
 
 
 def _pareto(rows: Sequence[dict[str, Any]], cost: str) -> set[str]:
-    """Trials with a (accuracy, cost) that no other beats, of the rows over the most images."""
+    """Ids of the trials with an (accuracy, cost) that no other row beats, among the rows over the most images."""
     from rmpsweep.stats import pareto_rows
 
     most = max((row["images"] for row in rows), default=0)
@@ -148,7 +149,8 @@ def _pareto(rows: Sequence[dict[str, Any]], cost: str) -> set[str]:
 
 
 def _totals(record: SweepRecord, rows: Sequence[dict[str, Any]]) -> tuple[int, list[Point]]:
-    """The time stamp of what all these rows decide, and what the row with most images says of images and the ANN."""
+    """The time stamp of values that are computed from all these rows, and the numbers of images and the ANN's accuracy
+    from the row with the most images."""
     end_ms = record.created_ms + sum(row["images"] for row in rows)
     widest = max(rows, key=lambda row: (row["images"], row["time_steps"], row["trial_id"]), default={})
     return end_ms, [Point(key, widest[key], end_ms) for key in ("images", "images_planned", "ann_accuracy") if widest]

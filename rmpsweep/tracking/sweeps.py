@@ -1,8 +1,8 @@
-"""A sweep -> MLflow: one run for it, one child run per trial.
+"""Logs a sweep to MLflow: one run for the sweep, and one child run for each trial.
 
-Logging again is safe: runs are found by tag before any is made, nothing is derived from the clock, and each run
-carries a digest of what it holds. A run is RUNNING while it is written to and FINISHED by its last request, so that a
-finished run with the right digest is left alone, and an interrupted one is taken up again.
+Logging again is safe. Runs are looked up by tag before any is made, nothing depends on the clock, and each run carries
+a digest of what it holds. A run is RUNNING while it is being written, and its last request makes it FINISHED. A
+finished run with the right digest is therefore left alone, and an interrupted one is continued.
 """
 
 import hashlib
@@ -35,40 +35,48 @@ if TYPE_CHECKING:
 _DIGEST, _ARTIFACTS, _COMPLETE = "rmpsweep.digest", "rmpsweep.artifacts_digest", "rmpsweep.complete"
 _NAME_LENGTH, _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 250, 6000, 8000, 36
 _REQUESTS_AT_ONCE = 4
-"""To a server; a database is written to by one at a time."""
+"""How many requests go to a server at the same time; a database gets one after the other."""
 
 
 @dataclass(frozen=True)
 class LoggedSweep:
-    """Where a sweep has been logged (the URI without its password), and how many runs it has and has just gained."""
+    """Where a sweep has been logged."""
 
     tracking_uri: str
+    """Without the password."""
     experiment_id: str
     parent_run_id: str
+    """The sweep's own run."""
     runs_created: int
+    """Number of runs that were made just now."""
     runs_total: int
+    """Number of runs of the sweep, its own among them."""
 
 
 def log_sweep(tracking_uri: str, record: SweepRecord, summary: "pa.Table") -> LoggedSweep:
-    """Log a sweep and its trials; with tables already logged, change nothing. docs/mlflow.md lists what is logged.
+    """Log a sweep and its trials. Logging the same table again changes nothing. docs/mlflow.md lists what is logged.
 
-    A trial's run has accuracy, top5, firing_rate, spikes_per_image and synops_per_image with step = T, and one number
-    each of accuracy_T<T>, images, images_planned, ann_accuracy, points_below_ann (at the largest T) and, where reached,
-    time_steps_within_1pt, T_at_99pct (of the ANN's accuracy) and synops_per_image_at_99pct. The sweep's run has trials,
-    images, images_planned, ann_accuracy, best_<reset>_accuracy and best_<reset>_time_steps_within_1pt
-    (`stats.best_trials`), and the artifacts; without a server these go to `mlartifacts` beside the SQLite file, or else
-    beside themselves. Its tag rmpsweep.complete comes last: "true" if every row of the table counts all planned images
-    but those skipped.
+    The run of a trial has the metrics accuracy, top5, firing_rate, spikes_per_image and synops_per_image with step = T.
+    It has single values of accuracy_T<T>, images, images_planned, ann_accuracy and points_below_ann (at the largest T),
+    and, where they exist, of time_steps_within_1pt, T_at_99pct (99 % of the ANN's accuracy) and
+    synops_per_image_at_99pct.
+
+    The sweep's own run has trials, images, images_planned, ann_accuracy, best_<reset>_accuracy and
+    best_<reset>_time_steps_within_1pt (see `stats.best_trials`), and the artifacts. Without a server, artifacts go to
+    `mlartifacts` beside the SQLite file; for another database, to `record.artifact_store`, or else to `mlartifacts`
+    beside the artifacts themselves. The tag rmpsweep.complete is set last. It is "true" if every row of the table
+    covers all planned images except those that are skipped.
 
     Args:
         summary: one row per (trial, T).
     Raises:
-        InputError: a malformed URI.
-        TrackingError: server or database unreachable or refusing; what has been logged stays and is not repeated.
+        InputError: the URI is malformed.
+        TrackingError: the server or database cannot be reached or refuses. What has been logged stays and is not logged
+            again.
     """
     remedy = (
-        "The results themselves are safe; once that is put right, or with another server or database named by "
-        "--mlflow, run `rmpsweep log`"
+        "The results themselves are safe: once the cause is removed, or with --mlflow and another server or database, "
+        "run `rmpsweep log`"
     )
     with connected(tracking_uri, record.artifacts, remedy, record.artifact_store) as (client, location):
         return _log(client, location, record, summary)
@@ -82,7 +90,7 @@ def _log(client: "MlflowClient", location: str | None, record: SweepRecord, summ
     parent = runs[""] = runs.get("") or _create(client, experiment, sweep, record)
     if not _holds(parent, sweep):
         _set_tag(client, parent, _COMPLETE, "false")
-        _name_data(client, parent, record)  # before the trials: requests at once must not each make the data set
+        _name_data(client, parent, record)  # before the trials: their requests at once must not each make the data set
 
     def log_trial(trial: tuple[str, Content]) -> None:
         trial_id, content = trial
@@ -110,7 +118,10 @@ def _log(client: "MlflowClient", location: str | None, record: SweepRecord, summ
 
 
 def _find_runs(client: "MlflowClient", experiment: str, sweep_id: str) -> dict[str, "Run"]:
-    """Trial id -> run, and "" -> the sweep's own; the smallest run id, should a retried request have made two."""
+    """Trial id -> run, and "" -> the sweep's own run.
+
+    If a retried request has made two runs of a trial, the one with the smaller run id counts.
+    """
     found, token = [], None
     while token != "":
         page = client.search_runs([experiment], f"tags.`{SWEEP_ID}` = '{sweep_id}'", page_token=token)
@@ -130,7 +141,7 @@ def _holds(run: "Run", content: Content) -> bool:
 
 
 def _write(client: "MlflowClient", run: "Run", content: Content) -> None:
-    """Bring a run up to its content, in as few requests as it takes: for each, a server with accounts hashes anew."""
+    """Bring a run up to date with its content, in few requests: a server with accounts hashes the password at each."""
     from mlflow.entities import Metric, Param, RunTag
 
     run_id, data = run.info.run_id, run.data
@@ -140,7 +151,7 @@ def _write(client: "MlflowClient", run: "Run", content: Content) -> None:
     no_longer = {key for key in data.metrics if key.endswith((WITHIN_1PT, AT_99PCT))} - {p.key for p in content.points}
     points = content.points + [Point(key, float("nan"), content.end_ms) for key in sorted(no_longer)]
     tags = {key: value[:_TAG_LENGTH] for key, value in content.tags.items()} | {_DIGEST: content.digest()}
-    client.log_batch(  # splits by itself into requests within MLflow's limits
+    client.log_batch(  # splits itself into requests within MLflow's limits
         run_id,
         metrics=[Metric(*point) for point in points],
         params=[Param(key, content.params[key][:_PARAM_LENGTH]) for key in content.params if key not in data.params],
@@ -161,7 +172,7 @@ def _name_data(client: "MlflowClient", run: "Run", record: SweepRecord) -> None:
 
 
 def _upload(client: "MlflowClient", run: "Run", artifacts: Sequence[Path]) -> None:
-    """Upload the files whose SHA-256 differs from that of the last upload."""
+    """Upload the files whose SHA-256 differs from that of their last upload."""
     uploaded = json.loads(run.data.tags.get(_ARTIFACTS, "{}"))
     digests = {}
     for path in artifacts:

@@ -1,4 +1,4 @@
-"""A training -> one MLflow run, epoch by epoch: logging again adds only the epochs that are not there yet."""
+"""Logs a training to one MLflow run, epoch by epoch. Logging again adds only epochs that are not logged yet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,27 +12,26 @@ _EPOCH = "epoch"
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What MLflow is told of a training.
-
-    training_id: equal for what gives equal weights; a resumed training goes on in its run. params: the recipe.
-    history: of each epoch done: loss, train_accuracy, test_accuracy, learning_rate, seconds.
-    artifacts: weights and card, once the training is complete; empty before that.
-    """
+    """What is logged of a training."""
 
     training_id: str
+    """The same for trainings that give the same weights; a resumed training continues its run."""
     experiment: str
     params: Mapping[str, str]
+    """The recipe."""
     history: Sequence[Mapping[str, float]]
+    """For each finished epoch: loss, train_accuracy, test_accuracy, learning_rate and seconds."""
     artifacts: tuple[Path, ...] = ()
+    """The weights and their card once the training is complete; empty before that."""
 
 
 def log_training(tracking_uri: str, record: TrainingRecord) -> str:
-    """Log what is new of a training, with step = epoch; the run's id.
+    """Log the new epochs of a training, with step = epoch, and return the run's id.
 
     Raises:
-        InputError: a malformed URI. TrackingError: server or database unreachable or refusing.
+        InputError: the URI is malformed. TrackingError: the server or database cannot be reached or refuses.
     """
-    remedy = "What has been trained is kept; the same command goes on, with --mlflow none without logging"
+    remedy = "What has been trained is kept; the same command continues, and does not log with --mlflow none"
     with connected(tracking_uri, record.artifacts, remedy) as (client, location):
         from mlflow.entities import Metric, Param
 

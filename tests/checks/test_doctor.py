@@ -231,7 +231,7 @@ def test_of_many_bad_nodes_a_few_are_named():
     ("address", "mode", "token", "ok", "message"),
     [
         ("", "", True, True, "there is none; a token is asked for"),
-        ("127.0.0.1:8265", "disabled", False, True, "who reaches Ray's ports may run code"),
+        ("127.0.0.1:8265", "disabled", False, True, "whoever reaches Ray's ports can run code"),
         ("[::1]:8265", "disabled", True, True, "which only its own machine reaches"),
         ("localhost:8265", "", True, True, "which only its own machine reaches"),
         ("10.0.0.1:8265", "", False, True, "not reached from here"),

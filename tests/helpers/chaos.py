@@ -1,8 +1,8 @@
-"""A Ray cluster of several nodes on this machine, kept by a process of its own, and a killer of its parts.
+"""A Ray cluster of several nodes on this machine, and a killer of its parts.
 
-Run as a program this file is the keeper: it starts the head, then does what each line of its input says, and answers
-with a line; when the input ends, the cluster does. Everything the cluster starts belongs to the keeper's session, which
-is how nothing of it is overlooked.
+A process of its own, the keeper, runs the cluster. Run as a program, this file is the keeper: it starts the head, does
+what each line of its input says, and answers each with a line. When the input ends, it stops the cluster. Everything
+that the cluster starts belongs to the keeper's session, so that no process of the cluster is overlooked.
 """
 
 import json
@@ -26,15 +26,19 @@ QUICK_TO_NOTICE = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_failure_threshold": "5",
 }
-"""A node that is gone is noticed in 3 seconds instead of 20; how long a slow one has to answer is left as it is."""
+"""Settings with which Ray notices in 3 seconds instead of 20 that a node is gone. The time that a slow node has to
+answer is left as it is."""
 KINDS = {"actor": 5, "worker": 2, "raylet": 1, "node": 2, "driver": 2}
-"""What is killed, and how often in proportion. actor: a process at a unit; worker: any of Ray's worker processes,
-starting, loading or idle too; raylet: a node's raylet alone, whose workers find out by themselves; node: every process
-of a node; driver: the launch itself."""
+"""What is killed, and how often relative to the others.
+
+actor: a process that computes a unit. worker: any of Ray's worker processes, also one that is starting, loading or
+idle. raylet: a node's raylet alone, whose workers find out by themselves. node: every process of a node. driver: the
+launch itself.
+"""
 
 
 def processes() -> dict[int, tuple[int, int]]:
-    """Process id -> its parent and its session, of everything that runs."""
+    """Process id -> parent and session, for every process that is running."""
     found = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -48,7 +52,7 @@ def processes() -> dict[int, tuple[int, int]]:
 
 
 def title(pid: int) -> str:
-    """Its command line; Ray's workers have theirs say what they do."""
+    """The command line of a process; those of Ray's workers say what they do."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
@@ -56,7 +60,7 @@ def title(pid: int) -> str:
 
 
 def kill(*pids: int) -> int:
-    """SIGKILL; how many were there to be killed."""
+    """Send SIGKILL to the processes, and return how many of them existed."""
     killed = 0
     for pid in pids:
         try:
@@ -68,7 +72,7 @@ def kill(*pids: int) -> int:
 
 
 def wait_until(condition: Callable[[], Any], deadline_s: float = 60.0, what: Callable[[], Any] = lambda: "") -> Any:
-    """What `condition` returns once that is true."""
+    """Wait until `condition` returns something true, and return that."""
     deadline = time.monotonic() + deadline_s
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {deadline_s:.0f} s: {what() or condition}"
@@ -77,9 +81,10 @@ def wait_until(condition: Callable[[], Any], deadline_s: float = 60.0, what: Cal
 
 
 class LocalCluster:
-    """A head without CPUs, which drivers are attached to, and nodes that may die. nodes: by the ids of their raylets.
+    """A cluster with a head, which has no CPUs and to which drivers connect, and nodes that may die.
 
-    Leaving the context stops everything; what then still runs is killed, and an error.
+    `nodes` holds the process ids of the nodes' raylets. Leaving the context stops everything. Processes that are still
+    running then are killed, and are an error.
     """
 
     def __init__(self, cpus: Sequence[int] = (1, 1, 1), environment: dict[str, str] | None = None) -> None:
@@ -134,32 +139,32 @@ class LocalCluster:
         return self._answer()
 
     def add(self, cpus: int = 1, wait: bool = True) -> int:
-        """One more node; the id of its raylet."""
+        """Add a node and return the process id of its raylet."""
         return int(self._ask("add", cpus, wait))
 
     def lose(self, node: int, whole: bool = True) -> None:
-        """Kill a node without grace: all its processes at once, or all but its workers."""
+        """Kill a node without warning: all its processes at once, or all but its workers."""
         children = [pid for pid, (parent, _) in processes().items() if parent == node]
         kill(node, *(pid for pid in children if whole or not is_worker(title(pid))))
         self._ask("remove", node)
         self.nodes.remove(node)
 
     def resources(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Of all nodes together, in all and free."""
+        """The resources of all nodes together: the total, and what is free."""
         total, free = self._ask("resources")
         return total, free
 
     def pids(self) -> list[int]:
-        """Of everything the cluster has started and that still runs."""
+        """The ids of all running processes that the cluster has started."""
         return [pid for pid, (_, session) in processes().items() if session == self.session]
 
     def workers(self) -> dict[int, tuple[int, str]]:
-        """Ray's worker processes: process id -> raylet, title."""
+        """Ray's worker processes: process id -> process id of the raylet, title."""
         found = {pid: (parent, title(pid)) for pid, (parent, session) in processes().items() if session == self.session}
         return {pid: (parent, name) for pid, (parent, name) in found.items() if is_worker(name)}
 
     def check_free(self, deadline_s: float = 60.0) -> None:
-        """Nothing is taken, and no worker is left."""
+        """Check that all resources become free and that no actor is left."""
 
         def actors() -> list[str]:
             return [name for _, name in self.workers().values() if name.startswith("ray::Actor")]
@@ -175,14 +180,14 @@ def is_worker(name: str) -> bool:
 
 @dataclass
 class Harassed:
-    """A command that was run until it had succeeded.
-
-    exits: of launches that ended by themselves, by exit code; sessions: of every launch, one each.
-    """
+    """How a command went that was run until it succeeded."""
 
     kills: Counter[str] = field(default_factory=Counter)
+    """Number of kills by kind."""
     exits: Counter[int] = field(default_factory=Counter)
+    """Number of launches that ended by themselves, by exit code."""
     sessions: list[int] = field(default_factory=list)
+    """The session of every launch."""
     seconds: float = 0.0
 
     @property
@@ -192,7 +197,7 @@ class Harassed:
 
 
 class Killer:
-    """Kills parts of a cluster and the launch that uses it at random moments; the same launch is started again."""
+    """Kills parts of a cluster, and the launch that uses it, at random moments, and starts the same launch again."""
 
     def __init__(
         self,
@@ -201,14 +206,19 @@ class Killer:
         pause_s: float = 1.0,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """pause_s: mean time between the moment a kill may come and the kill."""
+        """Make a killer.
+
+        Args:
+            pause_s: mean time in seconds from the moment at which a kill may happen to the kill.
+            say: called with a line of text about each kill and each exit.
+        """
         self.cluster, self.generator, self.pause_s, self.say = cluster, generator, pause_s, say
 
     def harass(self, command: Iterable[object], results: Path, most: int, log: Path) -> Harassed:
-        """Run a command, killing at most so often, until it ends with exit code 0.
+        """Run a command again and again, with at most `most` kills, until it ends with exit code 0.
 
-        A unit that is hit three times is quarantined (exit code 3); a crew that is hit again and again while it loads
-        is given up (4). Both are as they should be, and the same command goes on.
+        A unit that is hit three times is quarantined (exit code 3), and workers that are hit again and again while they
+        load are given up (exit code 4). Both are as they should be, and the same command then continues.
         """
         harassed, began, barren = Harassed(), time.monotonic(), 0
         while True:
@@ -248,7 +258,7 @@ class Killer:
             driver.wait()
 
     def _pause(self, driver: subprocess.Popen[bytes], results: Path) -> bool:
-        """Wait for a random moment: mostly after one more unit, sometimes at once; whether the launch still runs."""
+        """Wait for a random moment, mostly after one more unit is committed; return whether the launch still runs."""
         before, deadline = committed(results), time.monotonic() + 15
         if self.generator.random() < 0.6:
             while committed(results) <= before and driver.poll() is None and time.monotonic() < deadline:
@@ -259,7 +269,7 @@ class Killer:
         return driver.poll() is None
 
     def _strike(self, kind: str, driver: subprocess.Popen[bytes]) -> bool:
-        """Whether there was such a thing to kill."""
+        """Kill something of this kind, and return whether there was such a thing."""
         if kind == "driver":
             driver.kill()
             return driver.wait() == -signal.SIGKILL
@@ -273,15 +283,15 @@ class Killer:
 
 
 def committed(results: Path) -> int:
-    """Units whose files are there."""
+    """The number of unit files."""
     return sum(1 for _ in (results / "units").glob("*.parquet"))
 
 
 def keep(folder: str) -> None:
-    """The keeper."""
+    """Run the keeper, whose cluster keeps its files in `folder`."""
     parent = os.getppid()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever else is printed goes to the log
+    os.dup2(2, 1)  # everything else that is printed goes to the log
     import ray
     from ray.cluster_utils import Cluster
 
@@ -304,7 +314,7 @@ def keep(folder: str) -> None:
         print(json.dumps(answer), file=answers)
     if os.getppid() == parent:
         cluster.shutdown()
-    if os.getppid() != parent:  # whoever asked for the cluster was killed: nobody else cleans up
+    if os.getppid() != parent:  # the process that asked for the cluster was killed, so nobody else cleans up
         kill(*(pid for pid, (_, session) in processes().items() if session == os.getsid(0) and pid != os.getpid()))
         shutil.rmtree(folder, ignore_errors=True)
 

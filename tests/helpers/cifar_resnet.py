@@ -1,5 +1,7 @@
-"""He's CIFAR ResNet with option-A shortcuts (He et al. 2016, section 4.2), with the module names and the operators of
-akamaster/pytorch_resnet_cifar10, resnet.py: `F.relu`, `F.pad` of a strided slice, `F.avg_pool2d`, `view`.
+"""The CIFAR ResNet of He et al. 2016, section 4.2, with option-A shortcuts.
+
+It has the module names and the operators of akamaster/pytorch_resnet_cifar10, resnet.py: `F.relu`, `F.pad` of a strided
+slice, `F.avg_pool2d` and `view`.
 """
 
 import torch
@@ -17,13 +19,13 @@ class LambdaLayer(nn.Module):
 
 
 def option_a(in_channels: int, channels: int) -> nn.Module:
-    """Every second row and column, between channels of zeros."""
+    """A shortcut that takes every second row and column, and adds channels of zeros on both sides."""
     margin = (channels - in_channels) // 2
     return LambdaLayer(lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, margin, margin), "constant", 0))
 
 
 def option_a_as_convolution(in_channels: int, channels: int) -> nn.Module:
-    """The same as a 1x1 convolution with weights 0 and 1: equal to the last bit."""
+    """The same shortcut as a 1x1 convolution with weights 0 and 1, which is equal to the last bit."""
     margin = (channels - in_channels) // 2
     conv = nn.Conv2d(in_channels, channels, 1, stride=2, bias=False)
     with torch.no_grad():
@@ -53,10 +55,12 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Three stages of `blocks` blocks: 5 make ResNet-32. [N, 3, H, W] -> [N, 10].
+    """Three stages of `blocks` blocks each, [N, 3, H, W] -> [N, 10]; 5 blocks make ResNet-32.
 
-    as_modules: the same function in modules alone, which is what SpikingJelly 2.0's converter takes. It refuses F.relu,
-    F.pad and F.avg_pool2d (ann2snn/recipes/step_mode_adapters.py, "does not support function node").
+    Args:
+        as_modules: whether to compute the same function with modules alone, as SpikingJelly 2.0's converter needs it.
+            The converter refuses F.relu, F.pad and F.avg_pool2d (ann2snn/recipes/step_mode_adapters.py, "does not
+            support function node").
     """
 
     def __init__(self, blocks: int, as_modules: bool = False) -> None:
@@ -79,7 +83,7 @@ class CifarResNet(nn.Module):
 
 
 def in_modules(ann: CifarResNet) -> CifarResNet:
-    """The ANN in modules alone, with the same weights."""
+    """The same ANN made of modules alone, with the same weights."""
     twin = CifarResNet(len(ann.layer1), as_modules=True).to(ann.linear.weight.dtype)
     missing, unexpected = twin.load_state_dict(ann.state_dict(), strict=False)
     assert not unexpected
@@ -88,7 +92,7 @@ def in_modules(ann: CifarResNet) -> CifarResNet:
 
 
 def with_statistics_of(ann: nn.Module, images: Tensor) -> nn.Module:
-    """Batch norm gets the statistics of these images."""
+    """Give the batch norms of a network the statistics of these images."""
     for module in ann.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None

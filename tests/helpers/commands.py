@@ -23,7 +23,7 @@ run: {{batch_size: 32}}
 
 
 def rmpsweep(*arguments: object, expected: int = 0) -> dict[str, Any]:
-    """Run the command with --json, with Ray in a process of its own; its document."""
+    """Run a command with --json and return its document. A launch with Ray runs in a process of its own."""
     command = [*map(str, arguments), "--json"]
     if "--inline" in command or command[0] != "launch":
         code, output, errors = run_here(command)
@@ -35,7 +35,7 @@ def rmpsweep(*arguments: object, expected: int = 0) -> dict[str, Any]:
 
 
 def run_here(command: list[str]) -> tuple[int, str, str]:
-    """Run the command in this process: exit code, standard output, standard error."""
+    """Run a command in this process, and return exit code, standard output and standard error."""
     from rmpsweep.cli import main
 
     output, errors = io.StringIO(), io.StringIO()

@@ -10,7 +10,7 @@ import pytest
 
 @contextlib.contextmanager
 def tmpfs(folder: Path, size: str = "2m") -> Iterator[Path]:
-    """Mounts a small file system on `folder`, which is made; skips the test where that is not allowed."""
+    """Make the folder and mount a small file system on it; skip the test if that is not allowed."""
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
     if mounted.returncode:

@@ -1,8 +1,8 @@
-"""A network that misbehaves in workers, on the units that a file says. Real workers, real losses; faults on demand.
+"""A network that misbehaves in real workers, on the units that a file names.
 
-The file is named by RMPSWEEP_FAULTS, which has to be in the environment of the cluster's nodes, and read anew for each
-unit: {"setup": fault, "pause_s": seconds for every unit, "slow": [host, seconds for its units], "units": {key of its
-first image: fault}, "inline": whether also without workers}.
+The variable RMPSWEEP_FAULTS, which has to be in the environment of the cluster's nodes, names the file. The file is
+read again for each unit: {"setup": fault, "pause_s": seconds for every unit, "slow": [host, seconds for units on that
+host], "units": {key of the unit's first image: fault}, "inline": whether to misbehave in the test's own process too}.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ time_steps: [2, 4]
 
 
 class Network(nn.Module):
-    """Only the ANN misbehaves, which each unit evaluates once, not its conversion."""
+    """A network whose ANN, which each unit evaluates once, misbehaves; its conversion does not."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
     def forward(self, images: Tensor) -> Tensor:
-        if isinstance(images, Tensor) and images.dtype == torch.float32:  # is neither traced nor checked
+        if isinstance(images, Tensor) and images.dtype == torch.float32:  # neither traced nor checked by `convert`
             faults = read_faults()
             time.sleep(pause_s(faults))
             misbehave(faults.get("units", {}).get(key(images[0])))
@@ -45,7 +45,7 @@ class Network(nn.Module):
 
 
 def network() -> nn.Module:
-    """The factory, for `network.module`."""
+    """The factory that `network.module` names."""
     misbehave(read_faults().get("setup"))
     return Network()
 
@@ -56,14 +56,14 @@ def in_worker() -> bool:
 
 
 def read_faults() -> dict[str, Any]:
-    """As the file says at the moment; none outside workers, unless it says otherwise."""
+    """Read the faults that the file names at the moment; outside workers there are none unless "inline" is true."""
     path = Path(os.environ.get("RMPSWEEP_FAULTS", "nowhere"))
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return found if in_worker() or found.get("inline") else {}
 
 
 def pause_s(faults: dict[str, Any]) -> float:
-    """How long this worker's units take."""
+    """How long each unit of this worker pauses, in seconds."""
     host, seconds = faults.get("slow") or ("", 0.0)
     if host:
         import ray
@@ -74,12 +74,12 @@ def pause_s(faults: dict[str, Any]) -> float:
 
 
 def key(image: Tensor) -> str:
-    """Of one image."""
+    """The key of an image."""
     return hashlib.sha1(image.cpu().numpy().tobytes()).hexdigest()
 
 
 def misbehave(fault: str | None) -> None:
-    """Do it."""
+    """Commit a fault."""
     if fault == "exit":
         os._exit(1)
     elif fault == "hang":
@@ -97,7 +97,7 @@ def misbehave(fault: str | None) -> None:
 
 
 class Faults:
-    """What shall go wrong, from the test's side. number: of the unit, from 0."""
+    """What a test lets go wrong."""
 
     def __init__(self, path: Path) -> None:
         from rmpsweep.data import image_order, open_split
@@ -114,7 +114,15 @@ class Faults:
         slow: tuple[str, float] | None = None,
         inline: bool = False,
     ) -> None:
-        """From now on this, and nothing else."""
+        """Set the faults from now on, in place of earlier ones.
+
+        Args:
+            units: number of the unit, from 0 -> its fault.
+            setup: a fault while the network is built.
+            pause_s: how long every unit pauses, in seconds.
+            slow: a host, and how long the units on this host pause instead, in seconds.
+            inline: whether there are faults in the test's own process too.
+        """
         keys = {}
         for number, fault in (units or {}).items():
             images, _ = self.split.load(self.order[[number * SHARD_SIZE]])
@@ -126,7 +134,7 @@ class Faults:
 
 
 def write_sweep(folder: Path) -> Path:
-    """The sweep of this network, with random weights."""
+    """Write a sweep of this network, and random weights for it."""
     from rmpsweep.models.weights import save_weights
 
     torch.manual_seed(0)
@@ -139,7 +147,7 @@ def write_sweep(folder: Path) -> Path:
 
 @contextmanager
 def prepared(folder: Path) -> Iterator[tuple[Path, Faults]]:
-    """The sweep, and its faults, for launches here and on clusters that are started meanwhile."""
+    """Give a sweep and its faults, for launches here and on clusters that are started within the context."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RMPSWEEP_CACHE", str(folder / "cache"))
         patch.setenv("RMPSWEEP_FAULTS", str(folder / "faults.json"))

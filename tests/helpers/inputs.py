@@ -1,4 +1,4 @@
-"""Small inputs, good and bad, for the tests of bad input: made once, in one folder, and never written to again."""
+"""Small inputs, good and bad, for the tests of bad input. They are made once, in one folder, and then only read."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def fails():
 
 
 def make_assets(folder: Path) -> None:
-    """Weights, networks, Parquet files and folders; the names say what is wrong with them."""
+    """Make weights, networks, Parquet files and folders, whose names say what is wrong with them."""
     generator = np.random.default_rng(0)
     (folder / "rmpsweep_bad_networks.py").write_text(MODULES)
     (folder / "rmpsweep_bad_syntax.py").write_text("def network(:\n")
@@ -88,7 +88,7 @@ def _make_weights(folder: Path, generator: np.random.Generator) -> None:
 
 
 class _Touch:
-    """Unpickling it makes a file."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -129,7 +129,7 @@ def _write(path: Path, images: list[bytes], labels: list[int]) -> None:
 
 
 def make_results(folder: Path, finished: Path) -> None:
-    """Copies of a finished results directory, each with one thing broken."""
+    """Make copies of a finished results directory, each with one thing broken."""
     for name in ("gaps", "unmerged", "torn-sweep", "torn-plan", "torn-run"):
         shutil.copytree(finished, folder / name)
     next((folder / "gaps" / "units").glob("*.parquet")).unlink()
@@ -140,6 +140,6 @@ def make_results(folder: Path, finished: Path) -> None:
 
 
 def snapshot(*folders: Path) -> dict[Path, bytes | None]:
-    """Every file with its contents, and every directory."""
+    """Path -> contents of every file, and path -> None for every directory."""
     paths = [path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts]
     return {path: path.read_bytes() if path.is_file() else None for path in paths}

@@ -1,4 +1,4 @@
-"""SpikingJelly 2.0's own conversion (ann2snn, rate coding) and ours, side by side, step by step."""
+"""Runs SpikingJelly 2.0's own conversion (ann2snn, rate coding) and ours side by side, step by step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from tests.helpers.cifar_resnet import CifarResNet, in_modules
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """SpikingJelly keeps its scales in the default dtype, whatever the network's."""
+    """Set torch's default dtype, in which SpikingJelly keeps its scales whatever the network's dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -25,32 +25,39 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 @dataclass
 class Flip:
-    """The first spike of one image that differs: where, and u/θ - 1 of both systems there."""
+    """The first spike of an image that differs."""
 
     image: int
     step: int
     layer: str
     ours: float
+    """u/θ - 1 there, in our system."""
     theirs: float
+    """u/θ - 1 there, in SpikingJelly."""
 
 
 @dataclass
 class Comparison:
-    """predictions: int64 [T, N] of each; spikes, differing: of all layers, images and steps; flips: one per image."""
+    """The predictions of both systems, and their spikes that differ."""
 
     ours: Tensor
+    """Our predictions, int64 [T, N]."""
     theirs: Tensor
+    """SpikingJelly's predictions, int64 [T, N]."""
     spikes: int = 0
+    """Number of our spikes in all layers, images and steps."""
     differing: int = 0
+    """Number of differing spikes in all layers, images and steps."""
     flips: list[Flip] = field(default_factory=list)
+    """For each image with a difference, the spikes that differ in the first layer and step where any do."""
 
 
 class Pair:
-    """One ANN converted by both, with SpikingJelly's scales λ: in unit spikes θ_1 = λ_1, θ_l = λ_l / λ_(l-1).
+    """One ANN converted by both systems with SpikingJelly's scales λ; in unit spikes θ_1 = λ_1, θ_l = λ_l / λ_(l-1).
 
     Args:
-        ann: with F.relu and option-A shortcuts, on our side as it is; float32 or float64.
-        calibration: [N, C, H, W], one batch, so that SpikingJelly's moving average of batch maxima is a maximum.
+        ann: the ANN with F.relu and option-A shortcuts, which we convert as it is; float32 or float64.
+        calibration: [N, C, H, W], one batch, so that SpikingJelly's moving average of batch maxima is their maximum.
     """
 
     def __init__(self, ann: CifarResNet, calibration: Tensor) -> None:
@@ -68,7 +75,7 @@ class Pair:
 
     @torch.no_grad()
     def compare(self, images: Tensor, time_steps: int) -> Comparison:
-        """Run both for `time_steps` steps, in the dtype of the images."""
+        """Run both systems for `time_steps` steps, in the dtype of the images."""
         fired: list[Tensor] = []
         hooks = [n.register_forward_hook(lambda _module, _inputs, out: fired.append(out)) for n in self.neurons]
         numerics = str(images.dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""ray_cluster.yaml and the files of cluster/, read for the tests."""
+"""Reads ray_cluster.yaml and the files of cluster/ for the tests."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML in which no key stands twice."""
+    """A YAML loader that refuses a mapping in which a key appears twice."""
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]

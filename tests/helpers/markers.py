@@ -1,7 +1,7 @@
-"""Tests that start Ray, a server or a browser carry a marker that says so; one that does not is failed here.
+"""A pytest plugin that fails tests which start Ray, a server or a browser without the marker for it.
 
-A pytest plugin. What a test starts is seen by an audit hook, in its fixtures too: a fixture that lives longer than the
-test that set it up obliges every later test that uses it.
+An audit hook sees what a test and its fixtures start. If a fixture lives longer than the test that set it up, every
+later test that uses the fixture needs the marker too.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 FIXTURES = {"cluster": "ray", "dashboard": "ray", "ports": "server", "web": "server", "browser": "browser"}
-"""Fixtures whose users are marked without saying so, by name."""
+"""Name of a fixture -> the marker that every test which uses the fixture gets by itself."""
 
 COMMANDS = {
     "ray": re.compile(
@@ -22,13 +22,13 @@ COMMANDS = {
     "server": re.compile(r"mlflow server|moto\.server|gcp-storage-emulator start"),
     "browser": re.compile(r"chromedriver"),
 }
-"""Command lines that start each of them; with --address the command uses a cluster that something else has started."""
+"""Marker -> pattern of the command lines for which a test needs it."""
 
 started: list[tuple[str, str]] = []
-"""Marker and command of everything that this process has started."""
+"""(marker, command) of everything that this process has started."""
 
 _obliges: dict[tuple[str, str], list[tuple[str, str]]] = {}
-"""What each fixture has started, by where it is defined and its name."""
+"""Where a fixture is defined, and its name -> what it has started."""
 
 
 def _listen(event: str, arguments: tuple[Any, ...]) -> None:
@@ -44,7 +44,7 @@ sys.addaudithook(_listen)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks tests by their fixtures, and leaves out `soak` unless -m names it."""
+    """Mark tests by their fixtures, and leave out tests marked `soak` unless -m names that marker."""
     for item in items:
         for marker in {FIXTURES[name] for name in FIXTURES.keys() & set(fixtures_of(item))}:
             item.add_marker(marker)
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def fixtures_of(item: pytest.Item) -> list[str]:
-    """The names of all fixtures that a test uses, by itself or through others."""
+    """The names of all fixtures that a test uses, directly or through other fixtures."""
     return list(getattr(item, "fixturenames", ()))
 
 

@@ -1,7 +1,8 @@
-"""Runs the real command in processes where something happens at a named point: they are killed, the disk fills …
+"""Runs the real command in processes in which something happens at a named point: they are killed, the disk fills up …
 
-The product has no hooks for this: before the command starts, its process gets another `os.link`, `os.replace` or
-`MlflowClient.create_run`. Everything is imported once, in a server, and each command runs in a fork of it.
+The product has no hooks for this. Before the command starts, a function such as `os.link`, `os.replace` or
+`MlflowClient.create_run` is replaced in its process. Everything is imported once, in a server process, and each command
+runs in a fork of that process.
 """
 
 import builtins
@@ -26,7 +27,12 @@ def die() -> None:
 
 
 def when_named(function: str, before: bool, name: str, happening: Happening, times: int = 1) -> None:
-    """Before or after a file gets its name by os.replace or os.link; name: how it ends."""
+    """Let something happen before or after a file gets its name by os.replace or os.link.
+
+    Args:
+        name: how the file's name ends.
+        times: which of these files it is, from 1.
+    """
     original, seen = getattr(os, function), []
 
     def instead(source: Any, target: Any) -> None:
@@ -43,7 +49,11 @@ def when_named(function: str, before: bool, name: str, happening: Happening, tim
 
 
 def when_half_written(name: str, happening: Happening) -> None:
-    """When half of a temporary file is on the disk; name: how its final name ends."""
+    """Let something happen when half of a temporary file is on the disk.
+
+    Args:
+        name: the final name of the file, or its end.
+    """
     from rmpsweep.storage import writing
 
     def instead(path: Path, mode: str) -> Any:
@@ -65,7 +75,7 @@ def when_half_written(name: str, happening: Happening) -> None:
 
 
 def after_call(method: str, times: int, happening: Happening) -> None:
-    """After MLflow's client was asked so many times."""
+    """Let something happen after a method of MLflow's client has been called this number of times."""
     from mlflow import MlflowClient
 
     original, seen = getattr(MlflowClient, method), []
@@ -81,7 +91,7 @@ def after_call(method: str, times: int, happening: Happening) -> None:
 
 
 def fill(folder: str) -> Happening:
-    """The disk of this folder fills up."""
+    """A happening: the disk of this folder fills up."""
 
     def happen() -> None:
         with contextlib.suppress(OSError), open(Path(folder) / "ballast", "wb", buffering=0) as file:
@@ -96,7 +106,7 @@ def run_command(command: str) -> Happening:
 
 
 def take_away(folder: str, seconds: float) -> Happening:
-    """The folder is gone for a while."""
+    """A happening: the folder is gone for this number of seconds."""
 
     def happen() -> None:
         away = f"{folder} away"
@@ -115,7 +125,11 @@ class Server:
         )
 
     def run(self, where: str, *arguments: object) -> tuple[int, str]:
-        """Run `rmpsweep` where `where` happens (an expression of this file's functions); exit code and what it said."""
+        """Run `rmpsweep` in a process that first evaluates `where`, an expression of this file's functions.
+
+        Returns:
+            The exit code, and what the command printed.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps([where, [str(each) for each in arguments]]) + "\n")

@@ -1,4 +1,4 @@
-"""Small networks with dyadic weights: every sum is exact in float32, so any order of addition gives the same spikes."""
+"""Small networks with dyadic weights. Every sum is exact in float32, so any order of addition gives the same spikes."""
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ def dyadic_images(n: int = 3, channels: int = 2, size: int = 6, seed: int = 7) -
 
 
 def powers_of_two(net, exponents: tuple[int, ...] = (0, 1, -1)) -> dict[str, Tensor]:
-    """Thresholds 2^e, cycling through the layers, and Λ_0 = 1."""
+    """Thresholds 2^e, with the exponents in turn over the layers, and Λ_0 = 1 for the input."""
     thresholds = {
         layer: torch.tensor(2.0 ** exponents[i % len(exponents)], dtype=torch.float64)
         for i, layer in enumerate(net.layers)
@@ -48,7 +48,7 @@ class Chain(nn.Module):
 
 
 class Pooled(nn.Module):
-    """Average pooling between spiking layers and before the read-out, biases everywhere."""
+    """A network with average pooling between spiking layers and before the read-out, and with biases everywhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,8 @@ class Pooled(nn.Module):
 
 
 class Residual(nn.Module):
-    """A block with an identity shortcut, then one with a convolution in its shortcut, operands in either order."""
+    """A block with an identity shortcut, then one with a convolution in its shortcut; the operands of their additions
+    are in either order."""
 
     def __init__(self, bias: bool = False) -> None:
         super().__init__()
@@ -97,7 +98,8 @@ class MaxPooled(nn.Module):
 
 
 class Shortcuts(nn.Module):
-    """Pooling windows that overlap, are cut off and rectangular; a shortcut that slices and pads what was pooled."""
+    """A network with rectangular pooling windows that overlap and are cut off at the border, and with a shortcut that
+    slices and pads what was pooled."""
 
     def __init__(self, largest: bool = False) -> None:
         super().__init__()
@@ -116,7 +118,8 @@ class Shortcuts(nn.Module):
 
 
 class Concatenated(nn.Module):
-    """Spikes of two layers side by side, pooled, concatenated again, as a shortcut, and before the read-out."""
+    """A network that concatenates the spikes of two layers, pools them, concatenates them again, and uses them as a
+    shortcut and before the read-out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +140,7 @@ class Concatenated(nn.Module):
 
 
 class Clipped(nn.Module):
-    """ReLUs with ceilings, the second above all that it sees."""
+    """A network whose ReLUs have ceilings; the second ceiling is above every value that it gets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +153,8 @@ class Clipped(nn.Module):
 
 
 class Bottlenecks(nn.Module):
-    """As in MobileNetV2: a linear bottleneck's current is added to another's and read by the next convolution."""
+    """A network as MobileNetV2: the current of a linear bottleneck is added to another one's and read by the next
+    convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,7 +172,7 @@ class Bottlenecks(nn.Module):
 
 
 class GlobalPooled(nn.Module):
-    """Sums of 144 spikes, which are not int8."""
+    """A network that pools globally: sums of 144 spikes do not fit into int8."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The same images packed in every way in which people have ImageNet: what a sweep file's `data` says of each."""
+"""Packs the same images in every way in which people keep ImageNet, and gives a sweep file's `data` for each way."""
 
 import csv
 import io
@@ -23,15 +23,17 @@ SHARDS = 2
 
 @dataclass(frozen=True)
 class Packed:
-    """name: as in the validation set, ILSVRC2012_val_00000001; label: among the 1,000 synsets."""
+    """An image."""
 
     name: str
+    """A name as in the validation set, such as ILSVRC2012_val_00000001."""
     encoded: bytes
     label: int
+    """Position among the 1,000 synsets."""
 
 
 def generated(count: int, seed: int = 0) -> list[Packed]:
-    """JPEGs of different sizes, smooth enough to be resized with care; of ten classes."""
+    """Generate smooth JPEGs of different sizes and of at most ten classes."""
     state = np.random.RandomState(seed)
     images = []
     for number in range(1, count + 1):
@@ -44,7 +46,7 @@ def generated(count: int, seed: int = 0) -> list[Packed]:
 
 
 def read_parquet(path: Path) -> list[Packed]:
-    """Images of a Parquet file, in its order, under names of the validation set."""
+    """Read the images of a Parquet file, in its order, and give them names of the validation set."""
     rows = pq.read_table(path).to_pylist()
     return [
         Packed(f"ILSVRC2012_val_{number:08d}", row["image"]["bytes"], row["label"])
@@ -53,10 +55,10 @@ def read_parquet(path: Path) -> list[Packed]:
 
 
 def pack(images: Sequence[Packed], folder: Path) -> dict[str, dict[str, str]]:
-    """Write the images under a folder in every packing, each in another order.
+    """Write the images into a folder in every packing, in one of two orders.
 
     Returns:
-        packing -> source, path, split and, for the flat folder, labels.
+        Packing -> source, path, split and, for the flat folder, labels.
     """
     shuffled = random.Random(0).sample(list(images), len(images))
     return {
@@ -69,14 +71,14 @@ def pack(images: Sequence[Packed], folder: Path) -> dict[str, dict[str, str]]:
 
 
 def image_folder(images: Sequence[Packed], root: Path) -> dict[str, str]:
-    """val/<synset>/<name>.JPEG"""
+    """Write val/<synset>/<name>.JPEG."""
     for image in images:
         _write(root / "val" / SYNSETS[image.label] / f"{image.name}.JPEG", image.encoded)
     return {"source": "imagefolder", "path": str(root), "split": "val"}
 
 
 def flat_folder(images: Sequence[Packed], root: Path) -> dict[str, str]:
-    """val/<name>.JPEG beside the unpacked devkit."""
+    """Write val/<name>.JPEG, beside the unpacked devkit."""
     for image in images:
         _write(root / "val" / f"{image.name}.JPEG", image.encoded)
     data = root / "ILSVRC2012_devkit_t12" / "data"
@@ -86,7 +88,7 @@ def flat_folder(images: Sequence[Packed], root: Path) -> dict[str, str]:
 
 
 def devkit(images: Sequence[Packed], data: Path, meta: bool = True) -> None:
-    """The ground truth in the devkit's own numbers, which are not in the order of the synsets, and its meta.mat."""
+    """Write meta.mat and the ground truth in the devkit's own numbers, which are not in the order of the synsets."""
     numbers = random.Random(1).sample(range(1, 1001), 1000)  # label -> ILSVRC2012_ID
     data.mkdir(parents=True, exist_ok=True)
     labels = {image.name: image.label for image in images}
@@ -115,7 +117,7 @@ def devkit(images: Sequence[Packed], data: Path, meta: bool = True) -> None:
 
 
 def parquet(images: Sequence[Packed], root: Path) -> dict[str, str]:
-    """validation-00000-of-00002.parquet and so on, as Hugging Face names them."""
+    """Write validation-00000-of-00002.parquet and so on, the names that Hugging Face uses."""
     root.mkdir(parents=True, exist_ok=True)
     for shard in range(SHARDS):
         part = images[shard::SHARDS]
@@ -126,7 +128,7 @@ def parquet(images: Sequence[Packed], root: Path) -> dict[str, str]:
 
 
 def webdataset(images: Sequence[Packed], root: Path) -> dict[str, str]:
-    """val-000000.tar and so on: <name>.jpg, <name>.cls, and for every third image <name>.json instead."""
+    """Write val-000000.tar and so on, with <name>.jpg and <name>.cls, or <name>.json instead for every third image."""
     root.mkdir(parents=True, exist_ok=True)
     for shard in range(SHARDS):
         with tarfile.open(root / f"val-{shard:06d}.tar", "w") as tar:
@@ -140,7 +142,7 @@ def webdataset(images: Sequence[Packed], root: Path) -> dict[str, str]:
 
 
 def csv_list(images: Sequence[Packed], root: Path) -> dict[str, str]:
-    """val.csv with relative paths into folders that mean nothing."""
+    """Write val.csv with relative paths, into folders that have no meaning."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / "val.csv", "w", newline="") as file:
         writer = csv.writer(file)

@@ -1,4 +1,4 @@
-"""The Markdown pages of the repository, read for the tests."""
+"""Reads the Markdown pages of the repository for the tests."""
 
 import re
 from pathlib import Path
@@ -14,12 +14,12 @@ def read(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
-    """The page without its fenced blocks."""
+    """The text of a page without its fenced blocks."""
     return _FENCE.sub("", read(page))
 
 
 def code_words(page: Path) -> list[str]:
-    """What stands between backticks in the prose, without them."""
+    """The texts between backticks in the prose, without the backticks."""
     return [match[1:-1] for match in _CODE.findall(prose(page))]
 
 
@@ -30,7 +30,7 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link can name after #, by GitHub's rule for headings."""
+    """What a link to the page can name after #, by GitHub's rule for headings."""
     titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 

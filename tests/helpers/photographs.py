@@ -1,4 +1,4 @@
-"""Small colour JPEGs with a little noise on smooth patches, packed as Parquet, and a sweep over them."""
+"""Makes small colour JPEGs, smooth patches with a little noise, packs them as Parquet, and writes a sweep over them."""
 
 import io
 from pathlib import Path
@@ -26,7 +26,7 @@ time_steps: [4, 12]
 
 
 def photograph(number: int, width: int = SIDE, height: int = SIDE) -> bytes:
-    """A JPEG, the same for the same number."""
+    """Make a JPEG, which is always the same for the same number and size."""
     random = np.random.RandomState(number)
     patches = Image.fromarray(random.randint(0, 256, (4, 5, 3), dtype=np.uint8)).resize((width, height), 3)
     pixels = np.asarray(patches) + random.normal(0, 8, (height, width, 3))
@@ -36,7 +36,7 @@ def photograph(number: int, width: int = SIDE, height: int = SIDE) -> bytes:
 
 
 def pack(path: Path, images: list[bytes]) -> None:
-    """A Parquet file with row groups of ten; labels 0 to 9 in turn."""
+    """Write a Parquet file with row groups of ten, and with labels 0 to 9 in turn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     records = [{"bytes": image, "path": f"{i:04d}.jpg"} for i, image in enumerate(images)]
     table = pa.table({"image": records, "label": [i % 10 for i in range(len(images))]})
@@ -44,7 +44,7 @@ def pack(path: Path, images: list[bytes]) -> None:
 
 
 def write_sweep(folder: Path, num_images: int = 45) -> Path:
-    """Images, random weights and the sweep over them."""
+    """Write images, random weights, and the sweep over them."""
     for split, first in (("test", 0), ("train", 1000)):
         pack(folder / "images" / f"{split}.parquet", [photograph(first + i) for i in range(num_images)])
     torch.manual_seed(0)

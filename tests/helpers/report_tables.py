@@ -1,4 +1,4 @@
-"""Tables of a sweep that never ran, for tests of the report."""
+"""Makes tables of a sweep that never ran, for tests of the report."""
 
 import re
 from html import unescape
@@ -30,7 +30,7 @@ INFO = ReportInfo(
 
 
 def right(t: int, reset: str, number: int, images: int) -> np.ndarray:
-    """Whether a trial classifies image i correctly, bool [images]."""
+    """Whether a trial classifies each image correctly at T = t, bool [images]."""
     return np.arange(images) < (10 + t) * (1.2 if reset == "soft" else 1) + number
 
 
@@ -41,7 +41,7 @@ def tables(
     time_steps: tuple[int, ...] = TIME_STEPS,
     layers: dict[str, int] = LAYERS,
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """summary, activity and predictions over the first `images` images: trials that differ in rule, α and reset."""
+    """Make summary, activity and predictions over `images` images, of trials that differ in rule, α and reset."""
     summary, activity, predictions = [], [], []
     trials = [(rule, alpha, reset) for rule in rules for alpha in alphas for reset in ("hard", "soft")]
     for number, (rule, alpha, reset) in enumerate(trials):
@@ -87,7 +87,7 @@ def tables(
 
 
 def _said(trial_id: str, t: int, correct: np.ndarray) -> list[dict]:
-    """Of three classes; what is wrong is taken for the next one."""
+    """Make rows of predictions of three classes; an image that is classified wrongly is taken for the next class."""
     return [
         {"trial_id": trial_id, "image_id": i, "label": i % 3, "time_steps": t, "prediction": (i + (not right)) % 3}
         | {"label_rank": 0 if right else 7, "correct": bool(right)}
@@ -96,6 +96,6 @@ def _said(trial_id: str, t: int, correct: np.ndarray) -> list[dict]:
 
 
 def text_of(page: str) -> str:
-    """What a reader sees: no style, scripts or tags; white space collapsed."""
+    """The text that a reader of the page sees, without style, scripts and tags, and with white space collapsed."""
     without_code = re.sub(r"<(style|script)\b.*?</\1>", " ", page, flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", without_code)).split())

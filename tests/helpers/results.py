@@ -1,4 +1,4 @@
-"""What lies in a results directory, in forms that tests compare."""
+"""Reads results directories into forms that tests compare."""
 
 from pathlib import Path
 
@@ -11,5 +11,5 @@ def tables(results: Path) -> dict[str, bytes]:
 
 
 def unit_files(results: Path) -> dict[str, int]:
-    """When each unit file was last written, in nanoseconds, by file name."""
+    """File name of each unit -> when the file was last written, in nanoseconds."""
     return {path.name: path.stat().st_mtime_ns for path in (results / "units").glob("*.parquet")}

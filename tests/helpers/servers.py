@@ -1,4 +1,4 @@
-"""Real servers on the loopback: object stores, and a wire to them that can be cut."""
+"""Real servers on the loopback interface: object stores, and a connection to them that can be cut."""
 
 import contextlib
 import os
@@ -18,16 +18,10 @@ AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_ME
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports of the loopback, all different, on which nobody listens.
-
-    They lie below those that the system hands out by itself, so that no process of Ray takes one before it is used.
-    """
-    found: list[int] = []
-    while len(found) < number:
-        port = secrets.randbelow(12_000) + 20_000
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            found += [port] if port not in found else []
-    return found
+    """Different ports of the loopback interface on which nobody listens."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def free_port() -> int:
@@ -43,7 +37,7 @@ def answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def serving(command: list[str], url: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a server in a process group of its own, from its first answer on."""
+    """Run a server in a process group of its own; the context begins with its first answer."""
     with log.open("ab") as file:
         server = subprocess.Popen(
             command, cwd=log.parent, env={**os.environ, **environment}, stdout=file, stderr=file, start_new_session=True
@@ -62,7 +56,7 @@ def serving(command: list[str], url: str, log: Path, **environment: str) -> Iter
 
 @contextlib.contextmanager
 def s3(folder: Path) -> Iterator[int]:
-    """An S3 server with the bucket "bucket"; its port."""
+    """Run an S3 server with the bucket "bucket", and give its port."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with serving(command, f"http://127.0.0.1:{port}/moto-api/", folder / "s3.log"):
@@ -72,7 +66,7 @@ def s3(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def gcs(folder: Path) -> Iterator[int]:
-    """A Google Cloud Storage server with the bucket "bucket"; its port."""
+    """Run a Google Cloud Storage server with the bucket "bucket", and give its port."""
     port = free_port()
     command = [str(GCS_EMULATOR), "start", "--host=127.0.0.1", f"--port={port}", "--in-memory"]
     with serving([*command, "--default-bucket=bucket"], f"http://127.0.0.1:{port}/storage/v1/b", folder / "gcs.log"):
@@ -80,9 +74,10 @@ def gcs(folder: Path) -> Iterator[int]:
 
 
 class Wire:
-    """Forwards connections from a port of its own to another one while it is whole.
+    """A wire that forwards connections from a port of its own to another port until it is cut.
 
-    cut() refuses new connections and ends open ones; cut_after(n) does so once n more bytes have gone to the server.
+    cut() refuses new connections and ends open ones, and cut_after(n) does so once n more bytes have gone to the
+    server. mend() makes the wire whole again.
     """
 
     def __init__(self, target: int) -> None:

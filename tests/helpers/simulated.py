@@ -1,4 +1,4 @@
-"""A pool of imagined workers on a clock of its own: what takes a cluster days takes the driver a minute."""
+"""A pool of simulated workers with a clock of its own, so that the driver runs days of a cluster in a minute."""
 
 import heapq
 import itertools
@@ -21,10 +21,14 @@ class SimulatedJob:
 
 
 class SimulatedPool:
-    """Workers with speeds, drawn as they are started; a job takes cost / speed seconds, which its beats tell.
+    """Workers whose speeds are drawn when they are started. A job takes cost / speed seconds and beats meanwhile.
 
-    crashes: in what fraction of the workers the process dies at some moment of their first `span_s` seconds; replaced
-    ones live. stragglers: the fraction that is ten times slower.
+    Args:
+        spread: speeds are drawn between 1 - spread and 1 + spread.
+        crashes: the fraction of the first workers that die at some moment of their first `span_s` seconds; workers that
+            replace them live.
+        stragglers: the fraction of workers that are ten times slower.
+        start_s: how long a worker takes to start, in seconds.
     """
 
     def __init__(self, num_workers, seed=0, spread=0.0, crashes=0.0, stragglers=0.0, span_s=1.0, start_s=0.0):
@@ -81,7 +85,7 @@ class SimulatedPool:
         self.jobs.pop(worker, None)
 
     def wait(self, timeout_s):
-        """Everything that happens at the next moment at which anything does."""
+        """Go to the next moment at which anything happens, and return all events of that moment."""
         limit = self.clock + timeout_s
         while self.due and self.due[0][2].worker not in self.lives:
             heapq.heappop(self.due)
@@ -106,7 +110,10 @@ class SimulatedPool:
         return events
 
     def lower_bound(self, cost):
-        """When so much divisible work can be done at the earliest, none lost, by the workers as they came and went."""
+        """The earliest time at which the workers, as they came and went, could have done work of this cost.
+
+        The work is taken to be divisible, and none of it to be lost.
+        """
         low, high = 0.0, self.clock
         for _ in range(60):
             middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""Rows of a summary table of a sweep that never ran."""
+"""Makes rows of a summary table of a sweep that never ran."""
 
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +9,7 @@ from rmpsweep.terms import Setting
 
 
 def summary_row(trial_id: str, time_steps: int, correct: int, images: int = 100, **columns: Any) -> dict[str, Any]:
-    """A complete row: the default setting, `correct` of `images` classified correctly, and `columns` as given."""
+    """Make a complete row: the default setting, `correct` of `images` classified correctly, and `columns` as given."""
     low, high = wilson_interval(correct, images)
     row = {
         "trial_id": trial_id,

@@ -1,7 +1,7 @@
-"""Results directories of any size through the real pieces (sweep, plan, units, commits), without simulating a network.
+"""Makes results directories of any size from real pieces (sweep, plan, units, commits), without simulating a network.
 
-Image i has a difficulty, trial and T a skill; `rank` says by a formula what every image gets, so that tables can be
-compared with what they were made from.
+Every image has a difficulty, and every trial at every T a skill. A formula, `rank`, determines the prediction for every
+image, so that tables can be compared with what they were made from.
 """
 
 import zlib
@@ -35,8 +35,7 @@ time_steps: {time_steps}
 
 @dataclass(frozen=True)
 class Synthetic:
-    """A sweep that never ran. seed: another one is another network; data: the fingerprint of the images, whose
-    difficulties and labels it draws; layers: spiking ones."""
+    """A sweep that never ran."""
 
     name: str = "synthetic"
     alphas: int = 3
@@ -47,11 +46,14 @@ class Synthetic:
     limit: int | None = None
     shard_size: int = 16
     layers: int = 3
+    """Number of spiking layers."""
     seed: int = 0
+    """Another seed stands for another network."""
     data: str = "images"
+    """The fingerprint of the images, from which their difficulties and labels are drawn."""
 
     def prepare(self, root: Path) -> Prepared:
-        """The plan, without anything on disk."""
+        """Plan the sweep, without writing anything to disk."""
         text = SWEEP.format(
             name=self.name,
             shard_size=self.shard_size,
@@ -74,7 +76,7 @@ class Synthetic:
         )
 
     def write(self, root: Path) -> Prepared:
-        """A results directory with every unit committed, not merged yet."""
+        """Write a results directory in which every unit is committed, and nothing is merged yet."""
         prepared = self.prepare(root)
         thresholds = {t.calibration_id: {layer: [1.0] for layer in self.neurons()} for t in prepared.plan.trials}
         save(prepared, replace(look(prepared), calibrations=thresholds))
@@ -87,11 +89,11 @@ class Synthetic:
         return prepared
 
     def labels(self) -> np.ndarray:
-        """By image_id, int32 [images]."""
+        """The labels by image_id, int32 [images]."""
         return self._draw(1, self.images, CLASSES).astype(np.int32)
 
     def rank(self, prepared: Prepared, trial: str, t: int) -> np.ndarray:
-        """label_rank by image_id, int16 [images]: 0 where the difficulty, a little shaken, is below the skill."""
+        """label_rank by image_id, int16 [images]: 0 where the difficulty, plus a little noise, is below the skill."""
         difficulty = self._draw(2, self.images, 10_000) / 10_000
         skill, shake = ANN_SKILL, 0.0
         if trial != ANN:
@@ -104,11 +106,11 @@ class Synthetic:
         return np.where(difficulty + shake < skill, 0, np.clip(wrong, 1, CLASSES - 1)).astype(np.int16)
 
     def neurons(self) -> dict[str, int]:
-        """Of each layer and the input."""
+        """The number of neurons of each layer, and of the input's elements."""
         return {"input": 3072, **{f"conv{i}": 4096 >> (i % 4) for i in range(self.layers)}}
 
     def counts(self, trial_number: int | None, layer_number: int, t: int) -> tuple[int, int, int]:
-        """Spikes, synops and saturated neurons of one image; None is the ANN."""
+        """Spikes, synops and saturated neurons of one image; a trial number of None stands for the ANN."""
         if trial_number is None:
             return 0, 10_000 + layer_number, 0
         spikes = t * (100 + trial_number + 10 * layer_number)

@@ -1,4 +1,4 @@
-"""Sweeps as tables of the summary, and what MLflow then holds of them."""
+"""Logs sweeps, given as rows of the summary, and reads what MLflow then holds of them."""
 
 import os
 from pathlib import Path
@@ -42,7 +42,7 @@ def log(uri, record, rows):
 
 
 def runs_of(uri, record):
-    """Trial id ("" for the sweep) -> run; fails on two runs of one trial."""
+    """Trial id ("" for the sweep) -> run; fails if a trial has two runs."""
     client = client_of(uri)
     experiment = client.get_experiment_by_name(record.experiment)
     runs = client.search_runs([experiment.experiment_id], f"tags.`rmpsweep.sweep_id` = '{record.sweep_id}'")
@@ -57,7 +57,7 @@ def history(uri, run, key):
 
 
 def everything(uri, record):
-    """All that is stored of a sweep, to compare before and after."""
+    """Everything that MLflow stores of a sweep, to compare before and after."""
     state = {}
     for trial_id, run in runs_of(uri, record).items():
         histories = {key: history(uri, run, key) for key in run.data.metrics}

@@ -1,4 +1,4 @@
-"""One unit and its results, made up, and unit files that were changed after they were written."""
+"""A unit with made-up results, and unit files that are changed after they were written."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,11 @@ PROVENANCE = {"a": "thresholds of a", "b": "thresholds of b"}
 
 
 def result_of(unit: Unit, rank: int = 0) -> UnitResult:
-    """Results of a unit: three classes in turn, each of them predicted as 2; rank: that of the first image's label."""
+    """Make results of a unit with labels of three classes in turn, all predicted as 2.
+
+    Args:
+        rank: label_rank is `rank` plus the image's position.
+    """
     rows = [
         {"trial_id": trial, "image_id": 7 * i, "label": i % 3, "time_steps": t, "prediction": 2, "label_rank": rank + i}
         for trial, steps in unit.work
@@ -35,9 +39,11 @@ UNIT = Unit(2, 5, ((ANN, (0,)), ("a", (4, 8)), ("b", (4,))))
 
 
 def rewritten(sound: bool = False, **changed: Callable[[Any], Any]) -> Callable[[bytes], bytes]:
-    """A change of a unit file's bytes: a good Parquet file with the same rows and footer but for what is changed.
+    """Make a function that turns the bytes of a unit file into a valid Parquet file with other rows or footer entries.
 
-    changed: maps the values of a column, or a footer entry, to others. sound: whether the checksum is made to fit.
+    Args:
+        sound: whether the checksum is made to fit the changed file.
+        changed: name of a column or footer entry -> a function that maps its values to others.
     """
 
     def rewrite(content: bytes) -> bytes:

@@ -143,7 +143,10 @@ def test_partial_coverage_quarantine_and_warnings_are_announced(page: str):
     assert "Quarantined" not in complete
     info = replace(INFO, quarantined=[("unit-7", "worker died")], warnings=["conv1: silent channels"])
     partial = text_of(render(*tables(images=45), info))
-    assert "Partial results. 0 of 8 trials cover all 60 planned images; the least covered has 45 (75.00 %)" in partial
+    assert (
+        "Partial results. 0 of 8 trials cover all 60 planned images; the least covered trial has 45 (75.00 %)"
+        in partial
+    )
     assert "unit-7 : worker died" in partial
     assert "conv1: silent channels" in partial
 

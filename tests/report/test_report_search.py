@@ -46,8 +46,9 @@ def page(**changes: object) -> str:
 @pytest.mark.slow
 def test_a_search_is_told_with_its_savings_and_its_promise_and_is_not_partial():
     text = text_of(page())
-    assert "of 8 trials 1 were shown to be worse than another one at every one of T = 16, 32 and stopped" in text
-    assert "That took 93.8 % of the image-steps of the full grid." in text
+    assert "1 of 8 trials were stopped, because each was shown to be worse than another trial at every one of" in text
+    assert "at every one of T = 16, 32. The others went on to all" in text
+    assert "This took 93.8 % of the image-steps of the full grid." in text
     assert "probability of at most 0.05" in text
     assert "hard, α = 0.5 vin_max 20 16 soft, α = 1, activation_p99.9 12.50 123 k" in text
     assert "hard, α = 0.5 vin_max 30 32 soft, α = 1, activation_p99.9 30.00 certain" in text

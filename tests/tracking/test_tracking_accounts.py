@@ -112,7 +112,7 @@ def test_who_may_not_log_is_told_what_to_set(server, results, user):
         assert not any(password in errors for password in PASSWORDS.values())
 
     names = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-    refused("no user is given", names)
+    refused("the server requires a user", names)
     user("admin", "wrong-secret")
     refused("does not know user 'admin'", "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
 

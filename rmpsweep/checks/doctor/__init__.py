@@ -1,7 +1,7 @@
-"""Can this machine, or this cluster, run a sweep? A finding for each thing a launch needs, and a remedy where it lacks.
+"""Check whether this machine and a cluster can run a sweep: one finding for each thing that a launch needs.
 
-``finding`` is what a check comes to; ``here`` checks this machine, and what a sweep names; ``cluster`` checks every
-node of a Ray cluster, by asking it what ``probe`` can say.
+``finding`` is the result of one check, with a remedy where something is wrong. ``here`` checks this machine and what a
+sweep names. ``cluster`` checks every node of a Ray cluster, where it runs the functions of ``probe``.
 """
 
 from rmpsweep.checks.doctor.cluster import examine_cluster
@@ -13,7 +13,8 @@ from rmpsweep.sweep.schema import Sweep
 __all__ = ["Finding", "examine"]
 
 ANSWER_S = 60.0
-"""A node that has not answered by then does not; the data of a sweep may take as long as a worker's setup."""
+"""Seconds that a node may take to answer. To open a sweep's data and weights it has `run.setup_deadline_s`, as a worker
+does."""
 
 
 def examine(
@@ -23,14 +24,14 @@ def examine(
     address: str | None = None,
     answer_s: float = ANSWER_S,
 ) -> list[Finding]:
-    """Run every check; none raises, none waits without end, and none leaves anything but an index in the cache.
+    """Run every check. No check raises or waits forever, and none leaves anything behind but an index in the cache.
 
     Args:
-        results: where they lie or shall lie.
-        mlflow_uri: in place of the sweep's; "none" checks none.
-        sweep: whose data, weights and results are checked; None leaves them out.
-        address: of the Ray cluster; None starts Ray on this machine.
-        answer_s: how long a node may take to answer.
+        results: where the results lie or will lie.
+        mlflow_uri: a tracking URI to check instead of the sweep's; "none" checks none.
+        sweep: the sweep whose data, weights and results are checked; None leaves these checks out.
+        address: address of the Ray cluster; None starts Ray on this machine.
+        answer_s: how long a node may take to answer, in seconds.
     """
     here = examine_here(results, mlflow_uri, sweep)
     return [*here.findings, *examine_cluster(address, results, here.prepared, answer_s)]

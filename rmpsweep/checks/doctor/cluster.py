@@ -1,4 +1,4 @@
-"""What is checked on every node of a Ray cluster, and what its dashboard lets in."""
+"""The checks of every node of a Ray cluster, and of who can send jobs to its dashboard."""
 
 import contextlib
 import http.client
@@ -20,20 +20,25 @@ if TYPE_CHECKING:
     from rmpsweep.workers.pools.nodes import Answer, Node, Nodes
 
 MEMORY_BYTES = 1 << 30
-"""A worker with a small network takes half of it, most of that torch."""
+"""Memory that a node should have for workers. A worker with a small network takes half of it, most of that for
+torch."""
 FREE_BYTES = 1 << 30
+"""Disk space that a node should have for temporary files."""
 CONNECT_S = 5.0
 SHOWN = 4
-"""So many nodes are named; of the others there is the number."""
+"""A finding names at most this many nodes and gives the number of the others."""
 
 
 def examine_cluster(
     address: str | None, results: Location, prepared: Prepared | None, answer_s: float
 ) -> Iterator[Finding]:
-    """Run the checks of a cluster; what a sweep names only where this machine can open it.
+    """Run the checks of a cluster.
 
     Args:
-        answer_s: how long a node may take to answer; for a sweep's data, as long as a worker may take to load.
+        address: address of the cluster; None starts Ray on this machine and leaves out the check of the dashboard.
+        prepared: the sweep whose data and weights every node should be able to open; None leaves these checks out.
+        answer_s: how long a node may take to answer, in seconds; to open data and weights it has
+            `run.setup_deadline_s` instead.
     """
     from rmpsweep.workers.pools.nodes import Nodes
 
@@ -70,7 +75,13 @@ def examine_cluster(
 def agree(
     check: str, answers: "Sequence[Answer]", wrong: "Callable[[Answer], str]", detail: str, remedy: str
 ) -> Finding:
-    """What every node should say alike. wrong: what is wrong with an answer, "" for nothing."""
+    """Make one finding of the answers of all nodes, which is ok if every answer is.
+
+    Args:
+        wrong: answer -> what is wrong with it, "" if nothing is.
+        detail: what holds for every node if the finding is ok.
+        remedy: what to do if it is not.
+    """
     bad = {answer.node.name: why for answer in answers if (why := answer.error or wrong(answer))}
     many = _nodes(len(answers))
     if not bad:
@@ -81,7 +92,7 @@ def agree(
 
 
 def compare_machines(here: probe.Machine, answers: "Sequence[Answer]") -> Iterator[Finding]:
-    """Findings about versions, GPUs, memory and space, of what nodes said of themselves and Ray says of them."""
+    """Compare the nodes with this machine and with what Ray knows of them: versions, GPUs, memory and disk space."""
 
     def versions(answer: "Answer") -> str:
         theirs = answer.value.versions
@@ -140,14 +151,14 @@ def _short(found: float, needed: int) -> str:
 
 
 def judge_dashboard(address: str, mode: str, token: bool) -> Finding:
-    """Whether strangers can send jobs.
+    """Judge whether strangers can send jobs to the dashboard.
 
     Args:
-        address: where it says it listens, "" for none.
-        mode: of authentication, as it answers from there; "" if it does not.
+        address: host:port where the dashboard listens, "" if there is none.
+        mode: the authentication mode that the dashboard reports, "" if it cannot be reached from here.
         token: whether the nodes ask for a token.
     """
-    asks = "a token is asked for" if token else "token authentication is off, so who reaches Ray's ports may run code"
+    asks = "a token is asked for" if token else "token authentication is off: whoever reaches Ray's ports can run code"
     advice = "" if token else "RAY_AUTH_MODE=token on every node"
     if not address:
         return Finding("dashboard", True, f"there is none; {asks}", advice)
@@ -174,7 +185,11 @@ def _is_loopback(address: str) -> bool:
 
 
 def _authentication_mode(address: str) -> str:
-    """What a dashboard says of itself, "disabled" where it cannot say (before Ray 2.52); "" where it is not reached."""
+    """Ask a dashboard for its authentication mode.
+
+    The mode is "disabled" for dashboards that do not know the question (before Ray 2.52), and "" if the dashboard
+    cannot be reached.
+    """
     host, _, port = address.rpartition(":")
     if not port:
         return ""
@@ -204,7 +219,7 @@ def _nodes(number: int) -> str:
 def _shares(
     nodes: "Nodes", reached: "Sequence[Node]", check: str, place: Location, answer_s: float, remedy: str
 ) -> Finding:
-    """Every node writes a file into a place; it has to be seen here."""
+    """Let every node write a file into a place, and check that the file can be read here."""
     if isinstance(place, Path):
         place = probe.nearest(place.absolute())
     answers = [_seen_here(answer, place) for answer in nodes.ask(partial(probe.write, place), answer_s, reached)]
@@ -215,20 +230,23 @@ def _shares(
 
 
 def _seen_here(answer: "Answer", place: Location) -> "Answer":
-    """With an error where the file that was written there is not seen here; else it is removed."""
+    """Remove the file that a node wrote. If the file is not seen here, the answer gets an error."""
     if answer.error:
         return answer
     try:
         if probe.holds(place, answer.value):
             probe.remove(place, answer.value)
             return answer
-        return replace(answer, error=f"what it writes into {place} is not seen here: it has a disk of its own")
+        return replace(answer, error=f"what the node writes into {place} is not seen here: it has a disk of its own")
     except (RmpsweepError, OSError) as error:
-        return replace(answer, error=f"what it writes into {place} cannot be read or removed here ({error})")
+        return replace(answer, error=f"what the node writes into {place} cannot be read or removed here ({error})")
 
 
 def _inputs(nodes: "Nodes", reached: "Sequence[Node]", prepared: Prepared, answer_s: float) -> Iterator[Finding]:
-    """Data and weights, which have to be on every node what they are here."""
+    """Check that every node has the same data and weights as this machine.
+
+    Weights that do not exist yet are replaced by a check of their folder, which every node has to share.
+    """
     sweep, facts, weights = prepared.sweep, prepared.plan.facts, prepared.weights
     load_s = sweep.run.setup_deadline_s
     here = (facts.data_fingerprint, facts.calibration_fingerprint)

@@ -1,4 +1,4 @@
-"""What a check comes to."""
+"""The result of a check."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +8,19 @@ from rmpsweep.errors import RmpsweepError
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was found, and what to do where it is not ok."""
+    """The result of one check."""
 
     check: str
+    """Name of the check."""
     ok: bool
     detail: str
+    """What was found."""
     remedy: str = ""
+    """What to do if the check is not ok."""
 
 
 def look(check: str, into: Callable[[], str], remedy: str) -> Finding:
-    """ok with what the function returns, or a problem with what it raises."""
+    """Make a finding: ok with the text that the function returns, or a problem with the error that it raises."""
     try:
         return Finding(check, True, into())
     except (RmpsweepError, OSError, ImportError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What is checked on this machine: what it is and can write, and everything a sweep names."""
+"""The checks of this machine: its packages and devices, where it can write, and everything that a sweep names."""
 
 import shutil
 import socket
@@ -28,14 +28,15 @@ CONNECT_S = 10.0
 
 @dataclass(frozen=True)
 class Here:
-    """prepared: the sweep, where its data and weights are there."""
+    """The results of the checks of this machine."""
 
     findings: list[Finding]
     prepared: Prepared | None
+    """The prepared sweep; None if there is no sweep, or it cannot be prepared."""
 
 
 def examine_here(results: Location, mlflow_uri: str | None, sweep: Sweep | None) -> Here:
-    """Run the checks of this machine; none raises."""
+    """Run the checks of this machine. No check raises."""
     findings = [
         look("packages", _packages, "pip install rmpsweep"),
         look("device", _device, ""),
@@ -123,7 +124,7 @@ def _space(prepared: Prepared) -> str:
 
 
 def _tracking(option: str | None, sweep: Sweep | None, prepared: Prepared | None) -> list[Finding]:
-    """Of the tracking URI that a launch would use; none where it would use none."""
+    """Check the tracking URI that a launch would use; there is no finding if it would log nowhere."""
     remedy = "start the server, or name another with --mlflow"
     uri = option or (sweep.mlflow.tracking_uri if sweep is not None else None)
     try:
@@ -135,7 +136,7 @@ def _tracking(option: str | None, sweep: Sweep | None, prepared: Prepared | None
 
 
 def _reach(uri: str) -> str:
-    """Connect to a server or database as a launch would. A file that is not there yet is not made."""
+    """Connect to a server or database as a launch would. A database file that does not exist yet is not made."""
     check_uri(uri)
     shown = without_password(uri)
     file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None

@@ -1,4 +1,4 @@
-"""What a machine can say of itself: asked here, and on every node by a task of Ray."""
+"""Questions about a machine, which are asked here and, as Ray tasks, on every node of a cluster."""
 
 import hashlib
 import os
@@ -19,29 +19,32 @@ from rmpsweep.sweep.schema import Sweep
 
 @dataclass(frozen=True)
 class Machine:
-    """versions: package -> version, rmpsweep's with a digest of its files; gpus: that torch sees; free_bytes: where
-    temporary files go, Ray's among them; token: whether Ray asks for one."""
+    """What a machine reports about itself."""
 
     versions: dict[str, str]
+    """Package -> version; rmpsweep's version includes a digest of its files."""
     gpus: int
+    """Number of GPUs that torch sees."""
     free_bytes: int
+    """Free space for temporary files, where Ray keeps its own too."""
     token: bool
+    """Whether Ray asks for a token."""
 
 
 def machine() -> Machine:
-    """This machine."""
+    """Describe this machine."""
     import torch
 
     versions = environment.versions()
     del versions["mlflow"]  # only the driver logs
     versions["rmpsweep"] += f" ({source_digest()})"
     free = shutil.disk_usage(tempfile.gettempdir()).free
-    token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"  # Ray's processes hand it on
+    token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"  # Ray's processes hand the variable on
     return Machine(versions, torch.cuda.device_count(), free, token)
 
 
 def source_digest() -> str:
-    """8 hex digits of rmpsweep's own files: checkouts of one version may differ."""
+    """Digest of rmpsweep's own files, 8 hex digits, since checkouts of one version may differ."""
     root = Path(rmpsweep.__file__).parent
     content = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -50,26 +53,26 @@ def source_digest() -> str:
 
 
 def fingerprints(sweep: Sweep) -> tuple[str, str]:
-    """Of the images evaluated and of those that calibrate. Raises DataError."""
+    """Fingerprints of the evaluated split and of the calibration split. Raises DataError."""
     data = sweep.data
     first, second = (data.open(split) for split in (data.split, data.calibration_split))
     return first.fingerprint, second.fingerprint
 
 
 def network_digest(module: str | None, weights: Path) -> str:
-    """SHA-256 of the weights; a network of the user's is built once, too. Raises NetworkError."""
+    """SHA-256 of the weights file. A network of the user's own module is also built once. Raises NetworkError."""
     if module is not None:
         build_from_module(module)
     return file_sha256(weights)
 
 
 def nearest(directory: Path) -> Path:
-    """The directory, or the nearest one above it that exists."""
+    """Return the directory, or the nearest parent that exists."""
     return next(path for path in (directory, *directory.absolute().parents) if path.exists())
 
 
 def write_cache() -> str:
-    """Write into the cache; where it is. Raises OSError."""
+    """Write a file into the cache, remove it, and return the cache's path. Raises OSError."""
     directory = cache_dir()
     existing = nearest(directory)
     remove(existing, write(existing))
@@ -77,14 +80,14 @@ def write_cache() -> str:
 
 
 def write(directory: Location) -> str:
-    """Write a file into a directory that exists; its name, which is what is in it. Raises OSError."""
+    """Write a file into an existing directory and return its name, which is also its content. Raises OSError."""
     name = f".rmpsweep-{uuid.uuid4().hex}"
     (directory / name).write_bytes(name.encode())
     return name
 
 
 def holds(directory: Location, name: str) -> bool:
-    """Whether the file that `write` wrote is there. Raises StorageError."""
+    """Whether the directory holds the file that `write` wrote. Raises OSError, StorageError."""
     try:
         return (directory / name).read_bytes() == name.encode()
     except FileNotFoundError:
@@ -92,5 +95,5 @@ def holds(directory: Location, name: str) -> bool:
 
 
 def remove(directory: Location, name: str) -> None:
-    """Remove the file that `write` wrote. Raises OSError."""
+    """Remove the file that `write` wrote, if it exists. Raises OSError."""
     (directory / name).unlink(missing_ok=True)

@@ -1,8 +1,9 @@
-"""What the report's charts share: style, axes, panels.
+"""What the report's charts share: style, axes and panels.
 
-Text and rules take the colour of the page (`currentColor`); series take theirs from the ranges of `THEMES`, so one
-specification serves light, dark and print. The page sets the panels' widths and their columns, at most those given.
-Charts of trials name their data `POINTS`, which the page holds once, filters and hands to each.
+Text and rules take the colour of the page (`currentColor`), and series take theirs from the ranges of `THEMES`, so that
+one specification serves light, dark and print. The page sets the widths of the panels and the number of columns, which
+is at most the given one. Charts of trials name their data set `POINTS`: the page holds it once, filters it, and gives
+it to each of these charts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,11 +14,11 @@ from rmpsweep.terms import RESETS
 Row = dict[str, Any]
 
 POINTS = "points"
-"""The data set of the charts of trials: what `trials.TrialData` holds, a row for each point."""
+"""The data set of the charts of trials: what `trials.TrialData` holds, with a row for each point."""
 ALPHA = ".4~g"
 """How α is written on axes and in legends."""
 MANY = 9
-"""From so many values on, a colour bar is easier to read than a symbol for each."""
+"""From this number of values on, a colour bar is easier to read than a symbol for each value."""
 
 SHAPES = ["circle", "triangle-up", "square", "diamond", "cross", "triangle-down"]
 """The symbols of the resets, in the order of RESETS."""
@@ -76,18 +77,22 @@ THEMES: dict[str, dict[str, Any]] = {
 
 
 def accuracy_axis(alt: Any, field: str, from_lowest: bool = False) -> Any:
-    """Percent, not from zero; from_lowest: from the parameter `lowest` on, null for all."""
+    """The axis of accuracies in percent, which does not begin at zero.
+
+    Args:
+        from_lowest: whether the axis begins at the value of the parameter `lowest` (see `lowest_shown`).
+    """
     lowest = {"domainMin": alt.ExprRef("lowest")} if from_lowest else {}
     return alt.Y(f"{field}:Q", title="Accuracy (%)").scale(zero=False, nice=True, **lowest)
 
 
 def lowest_shown(alt: Any) -> Any:
-    """The parameter that `accuracy_axis` starts from; the page sets it."""
+    """The parameter at which an `accuracy_axis` begins; the page sets its value."""
     return alt.param(name="lowest", value=0)
 
 
 def time_steps_axis(alt: Any, ticks: Sequence[int], field: str = "T") -> Any:
-    """T on a log scale, a tick for each that is reported."""
+    """The axis of T on a log scale, with a tick for each T that is reported."""
     return (
         alt.X(f"{field}:Q", title="Time steps T (log scale)")
         .scale(type="log", base=2, nice=False, padding=10)
@@ -96,7 +101,11 @@ def time_steps_axis(alt: Any, ticks: Sequence[int], field: str = "T") -> Any:
 
 
 def alpha_colour(alt: Any, alphas: Sequence[float], narrow: bool = False) -> Any:
-    """Viridis over α, with the same colours whatever is filtered; narrow: the legend stands beside another."""
+    """Colours for α (viridis), which stay the same whatever trials are filtered out.
+
+    Args:
+        narrow: whether the legend stands beside another one and has to be narrow.
+    """
     domain = sorted(set(alphas))
     if len(domain) < MANY:
         colour = alt.Color("alpha:O", title="Threshold scale α").scale(domain=domain)
@@ -110,30 +119,30 @@ def alpha_colour(alt: Any, alphas: Sequence[float], narrow: bool = False) -> Any
 
 
 def reset_colour(alt: Any) -> Any:
-    """A colour for each reset; everybody can tell those of soft and hard apart."""
+    """A colour for each reset; those of soft and hard can be told apart by everybody, colour-blind or not."""
     return alt.Color("reset:N", title="Reset", sort=RESETS).scale(domain=RESETS).legend(symbolOpacity=1)
 
 
 def reset_shape(alt: Any) -> Any:
-    """A circle for soft, a triangle for hard, another symbol for each of the others."""
+    """A symbol for each reset: a circle for soft, a triangle for hard, and others for other resets."""
     shape = alt.Shape("reset:N", title="Reset", sort=RESETS).legend(symbolOpacity=1)
     return shape.scale(domain=RESETS, range=SHAPES[: len(RESETS)])
 
 
 def fitting(alt: Any, pixels: int) -> Any:
-    """Opacity of numbers in cells: they are left out where cells are narrower, or too low."""
+    """The opacity of numbers in cells, which hides them where cells are narrower than `pixels` or too low."""
     return alt.when(f"bandwidth('x') >= {pixels} && bandwidth('y') >= 12").then(alt.value(1)).otherwise(alt.value(0))
 
 
 def faceted(alt: Any, chart: Any, panels: Iterable[str], data: Any) -> Any:
-    """One panel per value of `panel`, in this order."""
+    """Divide a chart into panels, one for each title in `panels`, in this order, by the column `panel` of the data."""
     order = list(dict.fromkeys(panels))
     facets = alt.Facet("panel:N", title=None, sort=order)
     return chart.properties(data=data).facet(facets, columns=min(2, len(order)))
 
 
 def specification(chart: Any, description: str) -> Row:
-    """The chart as JSON with its description for screen readers; the page sets style and widths."""
+    """Turn a chart into JSON, with a description for screen readers. The page sets style and widths."""
     import altair as alt
 
     with alt.data_transformers.enable(consolidate_datasets=False, max_rows=None):

@@ -1,4 +1,4 @@
-"""The report's chart of classes -> a Vega-Lite specification."""
+"""The report's chart of classes, as a Vega-Lite specification."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from rmpsweep.report.classes import ClassAccuracy
 
 
 def class_chart(classes: Sequence[ClassAccuracy], names: Sequence[str]) -> Row:
-    """Accuracy by class, in the order given: a bar at the ANN's, a point for each reset's best trial.
+    """Draw accuracy by class, in the order given: a bar for the ANN, and a point for each reset's best trial.
 
     Args:
-        names: of these classes.
+        names: the names of these classes.
     """
     import altair as alt
 

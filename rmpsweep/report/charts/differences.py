@@ -1,4 +1,4 @@
-"""The report's charts of the best trials: their curves, and differences with intervals -> Vega-Lite specifications."""
+"""The report's charts of the best trials, as Vega-Lite specifications: their accuracies, and differences of these."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,11 +11,12 @@ from rmpsweep.stats import BestTrial
 def best_chart(
     best: Mapping[str, BestTrial], rows: Sequence[Row], ann_percent: float, ann_interval: tuple[float, float]
 ) -> Row:
-    """Accuracy of the best trials against T with 95 % intervals, the ANN's as a band.
+    """Draw the accuracy of the best trials against T with 95 % intervals, and that of the ANN as a band.
 
     Args:
-        rows: of the summary.
-        ann_interval: of the ANN's accuracy, in percent.
+        rows: the rows of the summary.
+        ann_percent: the ANN's accuracy, in percent.
+        ann_interval: the bounds of the 95 % interval of the ANN's accuracy, in percent.
     """
     import altair as alt
 
@@ -55,7 +56,7 @@ def best_chart(
 
 
 def paired_chart(compared: ResetComparison) -> Row:
-    """The first reset minus the other at every T, in percentage points, with 95 % intervals."""
+    """Draw the first reset minus the other one at every T, in percentage points, with 95 % intervals."""
     import altair as alt
 
     values: list[Row] = [
@@ -78,7 +79,7 @@ def paired_chart(compared: ResetComparison) -> Row:
 
 
 def rivals_chart(found: Rivals) -> Row:
-    """Every α minus the most accurate one at one T, in percentage points, with 95 % intervals."""
+    """Draw every α minus the most accurate one at one T, in percentage points, with 95 % intervals."""
     import altair as alt
 
     values: list[Row] = [
@@ -99,7 +100,7 @@ def rivals_chart(found: Rivals) -> Row:
 
 
 def _intervals(alt: Any, values: Sequence[Row], x: Any, first: Sequence[Any], title: str) -> Any:
-    """A point and a bar for each row, and a line at no difference; what Holm's p calls a difference is filled."""
+    """Draw a point and a bar for each row, and a line at zero. Points with a Holm-adjusted p below 0.05 are filled."""
     base = alt.Chart(alt.InlineData(values=list(values))).encode(x=x)
     tooltip = [
         *first,

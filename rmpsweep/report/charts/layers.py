@@ -1,4 +1,4 @@
-"""The report's charts of layers: firing rates, synaptic operations and thresholds -> Vega-Lite specifications."""
+"""The report's charts of layers, as Vega-Lite specifications: firing rates, synaptic operations and thresholds."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ from rmpsweep.report.charts import Row, faceted, fitting, reset_colour, reset_sh
 from rmpsweep.terms import RESETS
 
 LAYER_HEIGHT = 21
-"""Pixels."""
+"""Height of the row of a layer, in pixels."""
 
 
 def rate_chart(activity: Sequence[Row]) -> Row:
-    """Firing rate, layer × T, one panel per trial.
+    """Draw firing rate by layer and T, with one panel per trial.
 
     Args:
         activity: rows with panel, layer, time_steps and firing_rate (spikes per neuron per step), layers in forward
@@ -46,7 +46,7 @@ def rate_chart(activity: Sequence[Row]) -> Row:
 
 
 def profile_chart(activity: Sequence[Row]) -> Row:
-    """Firing rate across layers at one T, a line per reset.
+    """Draw the firing rate across layers at one T, with one line per reset.
 
     Args:
         activity: rows with layer, reset and firing_rate at one T, layers in forward order.
@@ -69,7 +69,7 @@ def profile_chart(activity: Sequence[Row]) -> Row:
 
 
 def synops_chart(activity: Sequence[Row]) -> Row:
-    """Synops per image by emitting layer, one bar per reset.
+    """Draw synops per image by the layer that emits the spikes, with one bar per reset.
 
     Args:
         activity: rows with layer, reset and synops_per_image at one T, layers in forward order.
@@ -93,7 +93,7 @@ def synops_chart(activity: Sequence[Row]) -> Row:
 
 
 def threshold_chart(thresholds: Sequence[Row]) -> Row:
-    """Threshold by layer, one colour per rule: a point at the median of the channels, a bar over their range.
+    """Draw the thresholds by layer, one colour per rule, with a point for the channels' median and a bar for the range.
 
     Args:
         thresholds: rows with rule, layer, low, middle and high, layers in forward order.

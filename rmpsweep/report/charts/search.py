@@ -1,4 +1,4 @@
-"""What the page says of an adaptive search: how far each trial was evaluated, and why those that stopped did."""
+"""What the page says about an adaptive search: how far each trial was evaluated, and why trials were stopped."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,11 +9,12 @@ from rmpsweep.report.trials import TrialData
 
 
 def stopped_rows(search: SearchInfo, trials: Mapping[str, Mapping[int, Row]]) -> list[Row]:
-    """A row for each trial that stopped and each T of interest: what beat it there. The trials that went furthest come
-    first.
+    """A row for each stopped trial and each of its defeats, one at each T of interest, with the rival that beat it.
+
+    The trials that were evaluated on the most images come first.
 
     Args:
-        trials: as `trials.by_trial` gives them.
+        trials: from `trials.by_trial`.
     """
     furthest = sorted(search.stopped.items(), key=lambda item: -max(defeat.images for defeat in item[1]))
     return [
@@ -28,7 +29,7 @@ def stopped_rows(search: SearchInfo, trials: Mapping[str, Mapping[int, Row]]) ->
 
 
 def extent_chart(search: SearchInfo, data: TrialData) -> Row:
-    """Images that each trial was evaluated on against α, a panel for each reset and rule."""
+    """Draw the number of images on which each trial was evaluated against α, with a panel for each reset and rule."""
     import altair as alt
 
     columns = zip(*(data.trials[name] for name in ("trial", "panel", "alpha")), strict=True)

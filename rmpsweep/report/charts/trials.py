@@ -1,7 +1,8 @@
-"""The report's charts of trials -> Vega-Lite specifications over the data set `charts.POINTS`.
+"""The report's charts of trials, as Vega-Lite specifications over the data set `charts.POINTS`.
 
-Its rows have the columns of `trials.TrialData`, those of the trial beside those of the point. What depends on the
-choice of trials (heat map cells, Pareto fronts) is computed in the chart, so that it follows the filters.
+The rows of this data set have the columns of `trials.TrialData`, those of the trial beside those of the point. What
+depends on the choice of trials (cells of the heat map, Pareto fronts) is computed in the chart, so that it follows the
+filters.
 """
 
 from collections.abc import Mapping
@@ -28,14 +29,14 @@ MEASURES = {
     "synops": ["Synaptic operations per image (log scale)"],
     **{name: ["Energy per image (J, log scale)", each.label] for name, each in CONVENTIONS.items()},
 }
-"""Columns of the points that cost something, and the lines of their axes' titles."""
+"""Column of the points that measures a cost -> the lines of its axis title."""
 
 
 def accuracy_chart(data: TrialData, ann_percent: float) -> Row:
-    """Accuracy against T: one panel per reset and rule, one line per trial, the ANN as a dashed rule.
+    """Draw accuracy against T, with one panel per reset and rule, one line per trial, and the ANN as a dashed line.
 
-    Pointing at a line shows its 95 % interval at every T; the parameter `intervals` shows those of all lines, and
-    `lowest` is where the axis begins.
+    Pointing at a line shows its 95 % interval at every T. The parameter `intervals` shows the intervals of all lines,
+    and the axis begins at the parameter `lowest`.
     """
     import altair as alt
 
@@ -59,7 +60,7 @@ def accuracy_chart(data: TrialData, ann_percent: float) -> Row:
         .then(alt.value(3))
         .otherwise(alt.value(1.4))
     )
-    # Invisible and large instead of `nearest`, whose tooltips lose nominal fields (vega/altair#3926).
+    # Large invisible points, instead of `nearest`, whose tooltips lose nominal fields (vega/altair#3926).
     targets = base.mark_point(clip=True, filled=True, size=400, opacity=0).encode(tooltip=_tooltip(alt, data))
     chart = alt.layer(
         bands.properties(name="bands"),
@@ -76,7 +77,7 @@ def accuracy_chart(data: TrialData, ann_percent: float) -> Row:
 
 
 def heat_map(data: TrialData) -> Row:
-    """Accuracy by α and T, one panel per reset and rule; trials that differ in the seed alone are averaged."""
+    """Draw accuracy by α and T, one panel per reset and rule; trials that differ in the seed alone are averaged."""
     import altair as alt
 
     low, high = min(data.points["accuracy"]), max(data.points["accuracy"])
@@ -115,10 +116,13 @@ def heat_map(data: TrialData) -> Row:
 
 
 def cost_charts(data: TrialData, ann_percent: float, ann_joules: Mapping[str, float]) -> dict[str, Row]:
-    """Measure -> accuracy against it, every trial at every T, with the Pareto front as a line.
+    """Draw accuracy against each measure of cost, every trial at every T, with the Pareto front as a line.
 
     Args:
-        ann_joules: convention -> estimated energy of the ANN for one image, where it is known.
+        ann_percent: the ANN's accuracy, in percent.
+        ann_joules: convention -> estimated energy of the ANN for one image, if it is known.
+    Returns:
+        Name of the measure (see MEASURES) -> specification.
     """
     return {name: _cost_chart(data, name, ann_percent, ann_joules.get(name)) for name in MEASURES}
 
@@ -134,8 +138,8 @@ def _cost_chart(data: TrialData, measure: str, ann_percent: float, ann_joule: fl
         x = x.axis(labelExpr=f"format(datum.value, '~s'){unit}", labelOverlap="greedy", labelSeparation=8, tickCount=5)
     y = accuracy_axis(alt, "accuracy", from_lowest=True)
     base = alt.Chart().encode(x=x, y=y)
-    # On the front is what is more accurate than all that costs less, over the most images: with fewer it may be by
-    # chance. Of equal points one is drawn.
+    # A point is on the front if it is more accurate than all points that cost less. Only points over the most images
+    # count, since with fewer images a high accuracy may be due to chance. Of equal points one is drawn.
     most = max(data.points["images"])
     order = {"sort": [alt.SortField(measure), alt.SortField("accuracy", order="descending")]}
     front = (
@@ -180,7 +184,7 @@ def _cost_chart(data: TrialData, measure: str, ann_percent: float, ann_joule: fl
 
 
 def _ann_rule(alt: Any, ann_percent: float) -> list[Any]:
-    """The ANN's accuracy as a dashed line with a label."""
+    """Draw the ANN's accuracy as a dashed line with a label."""
     ann = alt.Chart(alt.InlineData(values=[{"ann": ann_percent, "text": f"ANN {ann_percent:.2f} %"}])).encode(y="ann:Q")
     return [
         ann.mark_rule(strokeDash=[5, 4], opacity=0.7).properties(name="ann"),

@@ -19,7 +19,7 @@ async function draw(id, printed) {
   const embed = () => vegaEmbed(
     element, spec.facet ? { ...spec, columns, spec: { ...spec.spec, width: panel } } : { ...spec, width: panel }, options);
   await embed();
-  // Axis labels take what they need: give the panels exactly the rest.
+  // Axis labels take the width that they need: give the panels exactly the rest.
   panel += Math.floor((width - element.querySelector("svg").getAttribute("width")) / columns);
   await embed();
 }

@@ -3,11 +3,11 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const form = document.getElementById("filters");
 const NARROWEST_PANEL = 300;
 const PRINTED_WIDTH = 680; // A4 without its margins, in CSS pixels
-const PRINTED_HEIGHT = 850; // leaves room for a heading and a caption
+const PRINTED_HEIGHT = 850; // in CSS pixels; leaves room for a heading and a caption
 const SPACE_OF_AXES = 60;
-const margins = {}; // chart and columns -> what axes and gaps take of a panel's share of the width
+const margins = {}; // chart and number of columns -> the part of a panel's width that axes and gaps take, in CSS pixels
 
-/** Numbers of the trials that every group of checkboxes lets through. */
+/** The numbers of the trials that every group of checkboxes lets through. */
 function shownTrials() {
   const groups = Object.entries(keys).map(([setting, values]) => {
     const chosen = new Set([...form.querySelectorAll(`input[name="${setting}"]:checked`)].map((box) => Number(box.value)));
@@ -16,7 +16,7 @@ function shownTrials() {
   return new Set([...trials.trial.keys()].filter((number) => groups.every((lets) => lets(number))));
 }
 
-/** The points of these trials, a row each, with what is known of the trial. */
+/** A row for each point of these trials, with the columns of its trial. */
 function rowsOf(shown) {
   const ofTrial = Object.entries(trials);
   const ofPoint = Object.entries(points);
@@ -26,7 +26,7 @@ function rowsOf(shown) {
   ]));
 }
 
-/** Where axes of accuracy begin, in percent: so many points below the ANN, or below everything shown. */
+/** Where axes of accuracy begin, in percent: at the chosen distance below the ANN, or below everything shown. */
 function lowest(rows) {
   const least = Math.min(...rows.map((row) => row.low));
   const below = Number(document.getElementById("below-ann").value);
@@ -56,7 +56,7 @@ async function draw(id, rows, printed) {
     const params = spec.params?.map((each) => (each.name in values ? { ...each, value: values[each.name] } : each));
     spec = { ...spec, datasets: { points: rows }, ...(params && { params }) };
   }
-  const half = element.closest(".grid:not(:has(table))") ? 0.47 : 1; // as style.css prints it
+  const half = element.closest(".grid:not(:has(table))") ? 0.47 : 1; // the printed width in style.css
   const width = printed ? PRINTED_WIDTH * half : element.clientWidth;
   const most = Math.min(spec.columns ?? 1, spec.facet && isOfTrials(spec) ? new Set(rows.map((row) => row.panel)).size || 1 : 9);
   const columns = Math.max(1, Math.min(most, Math.floor(width / NARROWEST_PANEL)));
@@ -72,7 +72,7 @@ async function draw(id, rows, printed) {
     return vegaEmbed(element, sized(spec, columns, panelWidth, shrink), options);
   };
   await embed();
-  // Axis labels take what they need: give the panels exactly the rest.
+  // Axis labels take the width that they need: give the panels exactly the rest.
   const over = (element.querySelector("svg").getAttribute("width") - width) / columns;
   if (over > 0 || over < -8) {
     margins[key] = (margins[key] ?? SPACE_OF_AXES) + over;
