@@ -130,7 +130,7 @@ class VerificationJob:
         """The same job with less memory: it computes one row of a batch at a time."""
         return replace(self, job=self.job.sparing())
 
-    def run(self, worker: "Worker") -> UnitCheck:
+    def run(self, worker: JobWorker) -> UnitCheck:
         """Evaluate the unit and compare the results."""
         return compare(self.job_id, self.expected, worker.evaluate(self.job))
 

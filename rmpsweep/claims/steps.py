@@ -24,7 +24,7 @@ CLAIMED: tuple[Reset, ...] = ("soft", "hard")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class TrialPoint:
     """The accuracy of one trial at one T."""
 
     trial_id: str
@@ -42,13 +42,13 @@ class FewerSteps:
     images: int
     trials: Mapping[str, int]
     """Number of trials of each reset, the best of which are compared."""
-    hard: Cell
+    hard: TrialPoint
     """Hard reset's best accuracy, at the smallest T that attains it."""
     hard_best_at_largest: bool
     """Whether that T is the largest one reported, so that hard reset may still have been improving."""
-    exceeds: Cell | None
+    exceeds: TrialPoint | None
     """The smallest T at which soft reset is more accurate than `hard`; None if it never is."""
-    reaches: Cell | None
+    reaches: TrialPoint | None
     """The smallest T at which soft reset is at least as accurate as `hard`; None if it never is."""
 
     @property
@@ -89,9 +89,9 @@ def fewer_steps(summary: pa.Table) -> FewerSteps:
     )
 
 
-def best_at_each(summary: pa.Table) -> dict[str, dict[int, Cell]]:
+def best_at_each(summary: pa.Table) -> dict[str, dict[int, TrialPoint]]:
     """reset -> T -> the most accurate trial of the reset at that T, in ascending T; ties go to the smaller trial_id."""
-    best: dict[str, dict[int, Cell]] = {reset: {} for reset in RESETS}
+    best: dict[str, dict[int, TrialPoint]] = {reset: {} for reset in RESETS}
     for row in sorted(summary.to_pylist(), key=lambda row: (row["time_steps"], -row["correct"], row["trial_id"])):
         best[row["reset"]].setdefault(row["time_steps"], _cell(row))
     return best

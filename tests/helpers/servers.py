@@ -18,10 +18,16 @@ AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_ME
 
 
 def free_ports(number: int) -> list[int]:
-    """Different ports of the loopback interface on which nobody listens."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """Different ports of the loopback interface on which nobody listens.
+
+    They lie below those that the system hands out by itself, so that no process of Ray takes one before it is used.
+    """
+    found: list[int] = []
+    while len(found) < number:
+        port = secrets.randbelow(12_000) + 20_000
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found += [port] if port not in found else []
+    return found
 
 
 def free_port() -> int:
