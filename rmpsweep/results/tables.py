@@ -184,7 +184,8 @@ def decode_parquet(content: bytes, rows: pc.Expression | None = None) -> tuple[d
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     metadata = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
     if rows is None:
-        return metadata, file.read().replace_schema_metadata(None)
+        large = file.metadata.num_rows > ROW_GROUP  # Arrow's threads would cost more than small files take
+        return metadata, file.read(use_threads=large).replace_schema_metadata(None)
     fragment = dataset.ParquetFileFormat().make_fragment(pa.BufferReader(content))
     groups = (file.read_row_group(group.id).filter(rows) for group in fragment.subset(rows).row_groups)
     return metadata, pa.concat_tables([file.schema_arrow.empty_table(), *groups]).replace_schema_metadata(None)
