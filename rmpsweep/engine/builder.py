@@ -41,6 +41,10 @@ class Builder:
         self.multiplier: dict[str, Tensor | int] = {}
         self.largest: dict[str, float] = {}
         self.rounded: set[str] = set()
+        self.narrowed: dict[str, int] = {}
+        self.lifted: set[str] = set()
+        self.error: dict[str, float] = {}
+        self.deviation: dict[str, float] = {}
         self.readout = {node.name for node in net.readout}
         self.operand_ratios = operand_ratios(net, scales[0])
 
@@ -63,9 +67,13 @@ class Builder:
             self.factor,
             self.multiplier,
             frozenset(self.rounded),
+            self.narrowed,
+            frozenset(self.lifted),
             self.units(INPUT),
             scale,
             self.largest,
+            self.error,
+            self.deviation,
             self.kind,
         )
 

@@ -5,7 +5,7 @@ torch.fx traces the network, batch norm is folded, and every operation is either
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from rmpsweep.terms import INPUT
 
 AVERAGE = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
 """The default options of an average pooling, apart from its window."""
+PROBE_FACTORS = (1.0, 16.0, 256.0)
+"""How many times as large as the example the random images are on which a conversion is checked, in order."""
 
 
 def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
@@ -29,23 +31,49 @@ def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
 
     Args:
         ann: the forward takes one tensor, can be traced by torch.fx, and ends in a linear operation or a ReLU.
-        example: [N, C, H, W], real or random. It fixes the shapes, and the conversion is checked on it.
+        example: [N, C, H, W], real or random. It fixes the shapes, and the conversion is checked on it and on random
+        images of its size.
     Raises:
         ConversionError: the network cannot be traced; a node has no faithful spiking counterpart (the message names the
-        node and its module); weights are not finite; there is no ReLU at all; or the result differs from the ANN's on
-        the example.
+        node and its module); weights are not finite; there is no ReLU at all; the result differs from the ANN's; or it
+        cannot be compared, since the ANN's output is the same for all images.
     """
     try:
         graph = trace(ann, example)
-        with torch.no_grad():
-            expected = _in_float64(ann)(example.double())
+        probes = _probes(_in_float64(ann), example.double())
+    except ConversionError:
+        raise
     except Exception as error:
         raise ConversionError(
             f"{type(ann).__name__}: cannot be traced on an example of shape {tuple(example.shape)}: {error}"
         ) from error
-    _check(graph, ann, example, expected)
+    _check(graph, ann, probes)
     net = _Converter(graph, ann).convert()
     return replace(net, fan_out=fan_out(net))
+
+
+@torch.no_grad()
+def _probes(ann: nn.Module, example: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return pairs of input and output to compare the conversion on: the example, and two random images whose outputs
+    differ.
+
+    The images are normally distributed and as large as the example's values. If the network does not tell them apart,
+    larger ones are tried.
+
+    Raises:
+        ConversionError: the network does not tell even the largest ones apart.
+    """
+    noise = torch.randn(2, *example.shape[1:], dtype=example.dtype, generator=torch.Generator().manual_seed(0))
+    size = float(example.abs().max()) or 1.0
+    for factor in PROBE_FACTORS:
+        inputs = [noise[i : i + 1].to(example.device) * size * factor for i in (0, 1)]
+        outputs = [ann(each) for each in inputs]
+        if not torch.equal(*outputs):
+            return [(example, ann(example)), *zip(inputs, outputs, strict=True)]
+    raise ConversionError(
+        f"{type(ann).__name__}: its output is the same for different images, so its conversion cannot be checked; give "
+        "it trained weights"
+    )
 
 
 def _in_float64(ann: nn.Module) -> nn.Module:
@@ -61,22 +89,24 @@ def _in_float64(ann: nn.Module) -> nn.Module:
     return copy.deepcopy(ann, wide).double().eval()
 
 
-def _check(graph: fx.Graph, ann: nn.Module, example: Tensor, expected: Tensor) -> None:
-    """Convert in float64 and compare the result with the ANN's output on the example.
+def _check(graph: fx.Graph, ann: nn.Module, probes: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Convert in float64 and compare the result with the ANN's outputs on the probes.
 
     The tolerance, 1e-9 of the largest output, is thousands of float64 roundings.
     """
     net = _Converter(graph, ann, torch.float64).convert()
     if not net.layers:
         raise ConversionError(f"{type(ann).__name__}: no ReLU found, so nothing would spike")
-    with torch.no_grad():
-        actual = activations(net, example.double(), [net.output])[net.output]
-    error, largest = float((actual - expected).abs().max()), float(expected.abs().max())
-    if not error <= 1e-9 * max(largest, 1e-300):
-        raise ConversionError(
-            f"the converted network differs from the ANN by {error:.3g} on outputs up to {largest:.3g}; "
-            "in-place operations, hooks or weights computed in forward are the usual causes"
-        )
+    for images, expected in probes:
+        with torch.no_grad():
+            actual = activations(net, images, [net.output])[net.output]
+        error, largest = float((actual - expected).abs().max()), float(expected.abs().max())
+        if not error <= 1e-9 * max(largest, 1e-300):
+            raise ConversionError(
+                f"the converted network differs from the ANN by {error:.3g} on outputs up to {largest:.3g}; "
+                "in-place operations, hooks, dropout that is always on, or weights computed in forward are the usual "
+                "causes"
+            )
 
 
 def _is_finite(tensor: Tensor) -> bool:

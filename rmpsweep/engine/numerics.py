@@ -12,11 +12,17 @@ adding a half rounds halves up.
 
 - Spikes are 0 or 1, and sums over a pooling window stay undivided: a pooling node holds an integer I where the ANN has
   I / divisor.
-- A convolution or linear layer has one grid step per output channel, g_c = max |W_c| / LARGEST_WEIGHT (1 if the channel
-  is all zero). A layer of the read-out has one grid step for all its outputs. The weights are w_q = round(W / g_c),
-  where W has first been multiplied, in float64, by what the entering spikes weigh (see `scales`). The sums of the layer
-  stand for I g_c / divisor.
+- A convolution or linear layer has one grid step per output channel, g_c = max |W_c| / LARGEST_WEIGHT. A channel whose
+  weights are all zero, so that it has a bias at most, takes 2^-SILENT_BITS of the layer's largest step. A layer of the
+  read-out has one grid step for all its outputs. The weights are w_q = round(W / g_c), where W has first been
+  multiplied, in float64, by what the entering spikes weigh (see `scales`). The sums of the layer stand for
+  I g_c / divisor.
+- A weighted layer that reads weighted sums, with no spiking layer in between, multiplies the steps of its input
+  channels into W. Channels that only pad have no step, so their weights become 0. If its sums could reach
+  2^NARROW_BITS, what it reads is first shifted right, rounding halves up, by as many bits as it takes.
 - θ_q = max(1, round(θ divisor / g_c)); b_q = round(b divisor / (Λ_m g_c)); v(0) = min(round(v_init θ_q), θ_q - 1).
+- A spiking layer that reads spikes or pooled spikes has no weights whose grid is finer than its threshold. Its current
+  and its θ are multiplied by 2^LIFT_BITS.
 - A junction takes the grid of one operand. That operand must be in the junction's unit m; if both are, it is the first
   that holds weighted sums. The other operand enters as (M I + 2^15) >> 16 with M =
   round(2^16 (Λ_k / Λ_m) (g_k / g_m)). If the operand that would keep its grid holds spikes rather than weighted sums,
@@ -28,13 +34,14 @@ adding a half rounds halves up.
 
 Overflow: every sum of one step must stay below 2^53, and T times that sum below 2^62. The bound of a
 weighted sum is Σ |w_q| times the largest input, plus the largest |b_q|. If a bound is too large, CalibrationError is
-raised before the settings that share these weights run. The reference keeps potentials in int64; kernels that keep them
-in int32 prove that they fit, or detect that they do not (`kernels.POTENTIAL_LIMIT`).
+raised before the settings that share these weights run. The same holds if rounding is expected to move the current of a
+layer by more than MOST_DEVIATION thresholds in one step (`Constants.deviation`). The reference keeps potentials in
+int64; kernels that keep them in int32 prove that they fit, or detect that they do not (`kernels.POTENTIAL_LIMIT`).
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, assert_never, get_origin, get_type_hints
 
 import torch
@@ -54,7 +61,11 @@ DTYPES: dict[Numerics, torch.dtype] = {
 }
 LARGEST_WEIGHT: dict[Numerics, int] = {"fixed16": 32639, "fixed8": 127}
 """The largest |w_q|. That of fixed16 is the largest number that 256 hi + lo can reach when hi and lo are both int8."""
-INPUT_BITS, FACTOR_BITS, JUNCTION_BITS = 12, 16, 12
+INPUT_BITS, FACTOR_BITS, JUNCTION_BITS, LIFT_BITS, SILENT_BITS = 12, 16, 12, 16, 10
+NARROW_BITS = 48
+"""A weighted node reads weighted sums shifted right as far as it takes to keep its own sums below this power of two."""
+MOST_DEVIATION: dict[Numerics, float] = {"fixed16": 1 / 32, "fixed8": 2.0}
+"""The largest `Constants.deviation` that is accepted."""
 EXACT_SUM, EXACT_TOTAL = 2.0**53, 2.0**62
 
 
@@ -110,12 +121,25 @@ class Constants:
     already do. There are entries in fixed numerics only."""
     rounded: frozenset[str]
     """The weighted nodes that read constant input, whose sums are shifted right by INPUT_BITS (fixed numerics)."""
+    narrowed: Mapping[str, int]
+    """Weighted node -> by how many bits what it reads is first shifted right. There are entries in fixed numerics only,
+    for weighted nodes that read weighted sums too large for them."""
+    lifted: frozenset[str]
+    """The spiking layers that read spikes or pooled spikes with no weight in between, whose current is multiplied by
+    2^LIFT_BITS (fixed numerics)."""
     input_scale: Tensor
     """Λ_0 of each setting, float64 [K]."""
     output_scale: Tensor
     """Float64 [K, 1 or classes]: logits = output_scale x output summed over T steps / T."""
     largest: Mapping[str, float]
     """Node -> upper bound of |value| in one step (fixed numerics)."""
+    error: Mapping[str, float]
+    """Spiking layer -> upper bound of what rounding changes in its current in one step, given the same spikes and
+    images, in thresholds (of the channel with the largest one); output of the network, unless it is a spiking layer ->
+    the same, as a fraction of the largest value that it can have (fixed numerics)."""
+    deviation: Mapping[str, float]
+    """What `error` holds, but the standard deviation instead of the bound, if all inputs spike and all roundings are
+    independent."""
     kind: object
     """The `weights_kind` of all settings."""
 
@@ -149,20 +173,16 @@ class Constants:
         def moved(values: Mapping[Any, Any]) -> dict[Any, Any]:
             return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
 
-        return Constants(
-            self.net,
-            self.settings,
-            moved(self.weights),
-            moved(self.threshold),
-            moved(self.start),
-            moved(self.bias),
-            moved(self.factor),
-            moved(self.multiplier),
-            self.rounded,
-            self.input_scale.to(device),
-            self.output_scale.to(device),
-            self.largest,
-            self.kind,
+        return replace(
+            self,
+            weights=moved(self.weights),
+            threshold=moved(self.threshold),
+            start=moved(self.start),
+            bias=moved(self.bias),
+            factor=moved(self.factor),
+            multiplier=moved(self.multiplier),
+            input_scale=self.input_scale.to(device),
+            output_scale=self.output_scale.to(device),
         )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rmpsweep.engine import encode, neuron
 from rmpsweep.engine.network import Node, SpikingNetwork, apply_linear, average_of_max_pool, per_channel, rearrange
-from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, Constants, quantize_input
+from rmpsweep.engine.numerics import FACTOR_BITS, INPUT_BITS, LIFT_BITS, Constants, quantize_input
 from rmpsweep.terms import FIGURES, INPUT, SATURATED_RATE, Reset
 
 Apply = Callable[[Tensor, Node, Tensor], Tensor]
@@ -103,7 +103,9 @@ class LinearNodes:
         """Return the node's value for inputs that are summed over `steps` steps, in the dtype of the inputs."""
         match node.op:
             case "conv" | "linear":
-                value = self.apply(self.constants.weights[node.name].to(x[0].dtype), node, x[0])
+                narrowing = self.constants.narrowed.get(node.name)
+                read = x[0] if narrowing is None else _round_shift(x[0], narrowing)
+                value = self.apply(self.constants.weights[node.name].to(read.dtype), node, read)
                 if node.name in self.constants.rounded:
                     value = _round_shift(value, INPUT_BITS)
                 return value + self.bias[node.name].to(value) * steps if node.name in self.bias else value
@@ -220,9 +222,10 @@ class Rows:
                 case "max_pool":
                     value = self._max_pool(node, x[0], state)
                 case "spike":
+                    current = x[0] << LIFT_BITS if node.name in self.constants.lifted else x[0]
                     if node.name not in state.potentials:
-                        state.potentials[node.name] = self.start[node.name].expand_as(x[0]).clone()
-                    value = self._fire(node.name, x[0], state.potentials[node.name])
+                        state.potentials[node.name] = self.start[node.name].expand_as(current).clone()
+                    value = self._fire(node.name, current, state.potentials[node.name])
                     spikes[node.name] = value
                 case "conv" | "linear" | "avg_pool" | "flatten" | "slice" | "pad" | "concat" | "add":
                     value = self.linear(node, x)
