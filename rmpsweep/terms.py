@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, assert_never, get_args
 
 from annotated_types import Ge, Gt, Lt
 
@@ -38,6 +38,10 @@ these spikes cause (`engine.activity.fan_out`); and saturated neurons. For the i
 
 ENGINE_VERSION = "2"
 """The engine's version, part of every trial's identity. Raise it with any change that alters a count."""
+
+GRID_VERSION = "2"
+"""The version of the rules of the integer grid, part of the identity of trials on the grid whose network is of the
+user's own. Version 1 miscounted networks of forms that the networks known by name do not have (decision 0017)."""
 
 FILE = "file:"
 RuleKind = Literal["vin", "activation", "activation_ema", "file", "own"]
@@ -186,6 +190,17 @@ SETTINGS = (*_VERSION_1, *(field.name for field in fields(Setting) if field.name
 def is_own(name: str) -> bool:
     """Whether a name has the form of a function from outside the package, "package.module:function"."""
     return not name.startswith(FILE) and re.fullmatch(_OWN, name) is not None
+
+
+def on_grid(numerics: Numerics) -> bool:
+    """Whether every number is an integer on a grid. Otherwise all numbers are floating point."""
+    match numerics:
+        case "fixed16" | "fixed8":
+            return True
+        case "float32" | "float64":
+            return False
+        case _:
+            assert_never(numerics)
 
 
 def check_choice(name: str, value: object, choices: object) -> None:

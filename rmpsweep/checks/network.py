@@ -2,14 +2,14 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmpsweep.data import image_order
 from rmpsweep.data.transforms import WEIGHTS
-from rmpsweep.errors import NetworkError, SweepError
+from rmpsweep.errors import CalibrationError, NetworkError, SweepError
 from rmpsweep.models.external import find_published, is_external
 from rmpsweep.models.published import published_transform
 from rmpsweep.models.registry import NETWORKS, build_any, build_from_module, is_known
@@ -46,11 +46,23 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """Where rounding to the integer grid is expected to change most."""
+
+    layer: str
+    alpha: float
+    deviation: float
+    """The standard deviation of what it changes in the layer's current in one step, in thresholds."""
+
+
+@dataclass(frozen=True)
 class Checked:
     """The result of a check."""
 
     subject: Subject
     agreement: "Agreement"
+    rounding: Rounding | None
+    """None in floating point."""
     warnings: tuple[str, ...]
     """Warnings of conversion and calibration, and about settings that make the spiking network unfaithful."""
 
@@ -80,6 +92,7 @@ class Checked:
             "agrees": parting is None,
             "parts_at": None if parting is None else parting.layer,
             **asdict(self.agreement),
+            "rounding": None if self.rounding is None else asdict(self.rounding),
             "warnings": self.warnings,
         }
 
@@ -144,14 +157,16 @@ def load_named_network(
     return Subject(name, weights or "random (seed 0)", origin, net, images, tuple(notes))
 
 
-def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checked:
+def check_network(subject: Subject, setting: Setting, time_steps: int, alphas: Sequence[float] = (1.0,)) -> Checked:
     """Calibrate the network on the images and compare it with the ANN, both at α = 1 and under constant input.
 
     Args:
-        setting: only its threshold rule, granularity, input scale, reset, max pooling and numerics are used.
+        setting: its α and encoding are not used.
         time_steps: T, a multiple of 4.
+        alphas: the α at which the network will be simulated. What rounding changes is computed for each of them.
     Raises:
-        CalibrationError: a layer is silent, or the thresholds of a file or of an own rule do not fit.
+        CalibrationError: a layer is silent, the thresholds of a file or of an own rule do not fit, or the numerics
+            cannot hold the network at one of the α.
         SweepError: time_steps is not a multiple of 4.
     """
     from rmpsweep.engine import calibrate
@@ -184,10 +199,12 @@ def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checke
             images,
             thresholds,
             time_steps,
+            alpha_scope=setting.alpha_scope,
             reset=setting.reset,
             max_pool=setting.max_pool,
             numerics=setting.numerics,
         )
+        rounding = _largest_rounding(subject, setting, thresholds, alphas)
     unfaithful = [
         f"max_pool: {setting.max_pool} at node {pool!r} is biased: its rate is not the largest rate of the window, and "
         "more time steps do not help; use max_pool: count"
@@ -195,7 +212,22 @@ def check_network(subject: Subject, setting: Setting, time_steps: int) -> Checke
     ]
     if why := biased_reset(setting.reset):
         unfaithful.append(f"reset: {setting.reset} is biased: it {why}; use reset: soft")
-    return Checked(subject, found, (*subject.warnings, *notes, *unfaithful))
+    return Checked(subject, found, rounding, (*subject.warnings, *notes, *unfaithful))
+
+
+def _largest_rounding(
+    subject: Subject, setting: Setting, thresholds: "Mapping[str, Tensor]", alphas: Sequence[float]
+) -> Rounding | None:
+    from rmpsweep.engine import rounding_errors
+
+    found = []
+    for alpha in alphas:
+        try:
+            deviations = rounding_errors(subject.net, subject.images, replace(setting, alpha=alpha), thresholds)
+        except CalibrationError as error:
+            raise CalibrationError(f"α {alpha:g}: {error}") from error
+        found += [Rounding(layer, alpha, deviation) for layer, deviation in deviations.items()]
+    return max(found, key=lambda each: each.deviation, default=None)
 
 
 @contextlib.contextmanager

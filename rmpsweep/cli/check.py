@@ -82,8 +82,13 @@ def check(
         ),
     ] = None,
     numerics: Annotated[
-        str, typer.Option("--numerics", help="Number format of the simulation: float64, float32, fixed16 or fixed8.")
-    ] = "float64",
+        str | None,
+        typer.Option(
+            "--numerics",
+            help="Number format of the simulation: float64, float32, fixed16 or fixed8; default is the sweep's, or "
+            "fixed16 for a network.",
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Convert a network and compare the firing rates of its spiking layers with the ANN's activations on a few images.
@@ -97,12 +102,12 @@ def check(
     from rmpsweep.checks.network import check_network, is_network, load_named_network, load_sweeps_network
 
     display = Display(json_)
-    chosen = {"threshold": threshold, "max_pool": max_pool}
-    given = {key: value for key, value in chosen.items() if value is not None} | {"numerics": numerics}
+    chosen = {"threshold": threshold, "max_pool": max_pool, "numerics": numerics}
+    given = {key: value for key, value in chosen.items() if value is not None}
     own = {"source": source, "path": path, "split": split, "transform": transform}
     data = {key: value for key, value in own.items() if value is not None}
     if is_network(network):
-        setting = validated(Setting, {"threshold": "activation_max"} | given, CHECK)
+        setting, alphas = validated(Setting, {"threshold": "activation_max"} | given, CHECK), [1.0]
         if data and image is not None:
             raise SweepError("check: --image is the size of random images: give it, or --source, not both")
         found = validated(Data, data, CHECK) if data else None
@@ -114,10 +119,18 @@ def check(
                 "--split, --transform and --image are for a network"
             )
         sweep = load_sweep(network)
-        setting = validated(Setting, asdict(sweep.settings()[0]) | given, CHECK)
+        settings = sweep.settings()
+        setting = validated(Setting, asdict(settings[0]) | given, CHECK)
+        alphas = sorted({each.alpha for each in settings})
         subject = load_sweeps_network(sweep, images)
-    result = check_network(subject, setting, time_steps)
+    result = check_network(subject, setting, time_steps, alphas)
     display.agreement(result.agreement)
+    if result.rounding is not None:
+        most = result.rounding
+        display.line(
+            f"{setting.numerics}: rounding is expected to change a layer's current by at most {most.deviation:.2g} "
+            f"thresholds a step ({most.layer} at α {most.alpha:g})"
+        )
     for warning in result.warnings:
         display.line(f"warning: {warning}")
     for cause in result.agreement.causes:

@@ -21,6 +21,7 @@ From settings to numbers
     numerics     what a calibrated setting is, and the rules of floating point and of the integer grid
     builder      the walk over the nodes that floating point and the integer grid share
     constants    computes weights, thresholds, biases and factors for settings that share weights
+    grid         does so on the integer grid, and tells what rounding changes in every layer
 
 From numbers to spikes
     simulate     `simulate` and `simulate_many`: group settings, and split what was computed into their results
@@ -45,7 +46,7 @@ from rmpsweep.engine.network import SpikingNetwork
 from rmpsweep.engine.numerics import CalibratedSetting
 from rmpsweep.engine.reference import State
 from rmpsweep.engine.scales import thresholds_from_scales
-from rmpsweep.engine.simulate import Simulation, simulate, simulate_many
+from rmpsweep.engine.simulate import Simulation, rounding_errors, simulate, simulate_many
 from rmpsweep.terms import ENGINE_VERSION
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "convert",
     "dense_macs",
     "fan_out",
+    "rounding_errors",
     "simulate",
     "simulate_many",
     "thresholds_from_scales",

@@ -9,8 +9,9 @@ from torch import Tensor
 from rmpsweep.engine.builder import Builder, representable, weighed
 from rmpsweep.engine.grid import GridBuilder
 from rmpsweep.engine.network import Node, SpikingNetwork
-from rmpsweep.engine.numerics import DTYPES, CalibratedSetting, Constants, on_grid
+from rmpsweep.engine.numerics import DTYPES, CalibratedSetting, Constants
 from rmpsweep.engine.scales import scaled
+from rmpsweep.terms import on_grid
 
 
 def make_constants(net: SpikingNetwork, settings: Sequence[CalibratedSetting], largest_input: float) -> Constants:

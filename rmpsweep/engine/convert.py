@@ -5,6 +5,7 @@ torch.fx traces the network, batch norm is folded, and every operation is either
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,45 +36,44 @@ def convert(ann: nn.Module, example: Tensor) -> SpikingNetwork:
         images of its size.
     Raises:
         ConversionError: the network cannot be traced; a node has no faithful spiking counterpart (the message names the
-        node and its module); weights are not finite; there is no ReLU at all; the result differs from the ANN's; or it
-        cannot be compared, since the ANN's output is the same for all images.
+        node and its module); weights are not finite; there is no ReLU at all; or the result differs from the ANN's.
+    Warns:
+        UserWarning: the ANN's output is the same for all these images, so the result could not be compared.
     """
     try:
         graph = trace(ann, example)
         probes = _probes(_in_float64(ann), example.double())
-    except ConversionError:
-        raise
     except Exception as error:
         raise ConversionError(
             f"{type(ann).__name__}: cannot be traced on an example of shape {tuple(example.shape)}: {error}"
         ) from error
     _check(graph, ann, probes)
+    if all(torch.equal(output[:1], probes[0][1][:1]) for _, output in probes):
+        warnings.warn(
+            f"{type(ann).__name__}: its output is the same for different images, so its conversion could not be "
+            "checked",
+            stacklevel=2,
+        )
     net = _Converter(graph, ann).convert()
     return replace(net, fan_out=fan_out(net))
 
 
 @torch.no_grad()
 def _probes(ann: nn.Module, example: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return pairs of input and output to compare the conversion on: the example, and two random images whose outputs
-    differ.
+    """Return pairs of input and output to compare the conversion on: the example, and two random images.
 
     The images are normally distributed and as large as the example's values. If the network does not tell them apart,
     larger ones are tried.
-
-    Raises:
-        ConversionError: the network does not tell even the largest ones apart.
     """
-    noise = torch.randn(2, *example.shape[1:], dtype=example.dtype, generator=torch.Generator().manual_seed(0))
+    probes = [(example, ann(example))]
+    noise = torch.randn(2, 1, *example.shape[1:], dtype=example.dtype, generator=torch.Generator().manual_seed(0))
     size = float(example.abs().max()) or 1.0
     for factor in PROBE_FACTORS:
-        inputs = [noise[i : i + 1].to(example.device) * size * factor for i in (0, 1)]
+        inputs = noise.to(example.device) * size * factor
         outputs = [ann(each) for each in inputs]
         if not torch.equal(*outputs):
-            return [(example, ann(example)), *zip(inputs, outputs, strict=True)]
-    raise ConversionError(
-        f"{type(ann).__name__}: its output is the same for different images, so its conversion cannot be checked; give "
-        "it trained weights"
-    )
+            break
+    return [*probes, *zip(inputs, outputs, strict=True)]
 
 
 def _in_float64(ann: nn.Module) -> nn.Module:

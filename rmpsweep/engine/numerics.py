@@ -42,7 +42,7 @@ int64; kernels that keep them in int32 prove that they fit, or detect that they 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, assert_never, get_origin, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,7 @@ from torch import Tensor
 from rmpsweep.engine.network import Node, SpikingNetwork, average_of_max_pool
 from rmpsweep.engine.scales import Thresholds, operand_ratios, scaled
 from rmpsweep.errors import CalibrationError
-from rmpsweep.terms import Numerics, Setting, check_choice
+from rmpsweep.terms import Numerics, Setting, check_choice, on_grid
 
 DTYPES: dict[Numerics, torch.dtype] = {
     "float32": torch.float32,
@@ -70,17 +70,6 @@ EXACT_SUM, EXACT_TOTAL = 2.0**53, 2.0**62
 
 
 WORDS = {name: kind for name, kind in get_type_hints(Setting).items() if get_origin(kind) is Literal}
-
-
-def on_grid(numerics: Numerics) -> bool:
-    """Whether every number is an integer on a grid. Otherwise all numbers are floating point."""
-    match numerics:
-        case "fixed16" | "fixed8":
-            return True
-        case "float32" | "float64":
-            return False
-        case _:
-            assert_never(numerics)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ class LinearNodes:
             case "conv" | "linear":
                 narrowing = self.constants.narrowed.get(node.name)
                 read = x[0] if narrowing is None else _round_shift(x[0], narrowing)
-                value = self.apply(self.constants.weights[node.name].to(read.dtype), node, read)
+                value = self._apply(self.constants.weights[node.name], node, read, steps)
                 if node.name in self.constants.rounded:
                     value = _round_shift(value, INPUT_BITS)
                 return value + self.bias[node.name].to(value) * steps if node.name in self.bias else value
@@ -135,6 +135,11 @@ class LinearNodes:
             values[node.name] = self(node, [values[name] for name in node.inputs], steps)
         mean = self.output_scale * values[self.net.output].double() / steps
         return mean.float() if self.constants.numerics == "float32" else mean
+
+    def _apply(self, weight: Tensor, node: Node, x: Tensor, steps: int) -> Tensor:
+        if self.constants.is_fixed and steps == 1:  # below 2^53, where float64 is exact and has faster convolutions
+            return self.apply(weight.double(), node, x.double()).to(x.dtype)
+        return self.apply(weight.to(x.dtype), node, x)
 
     def _weighed(self, x: Tensor, factor: Tensor) -> Tensor:
         return _round_shift(x * factor, FACTOR_BITS) if self.constants.is_fixed else x * factor.to(x)

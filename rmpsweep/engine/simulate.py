@@ -4,7 +4,7 @@ Legend: T time steps, K settings (trials), N images.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from rmpsweep.engine.network import SpikingNetwork
 from rmpsweep.engine.numerics import CalibratedSetting, weights_kind
 from rmpsweep.engine.reference import OnSteps, RowResult, State, concatenate, select
 from rmpsweep.engine.scales import Thresholds
-from rmpsweep.terms import FIGURES, INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset
+from rmpsweep.terms import FIGURES, INPUT, AlphaScope, Encoding, MaxPool, Numerics, Reset, Setting
 
 NODES_ROWS = 32
 """The number of rows in a batch where a network runs node by node. Smaller batches are padded to it."""
@@ -213,6 +213,21 @@ def simulate_many(
         for position, k in enumerate(members):
             results[k] = _summed(whole, slice(position * len(images), (position + 1) * len(images)), steps)
     return [results[k] for k in range(len(parsed))]
+
+
+def rounding_errors(
+    net: SpikingNetwork, images: Tensor, setting: Setting, thresholds: Thresholds
+) -> Mapping[str, float]:
+    """Return what rounding to the integer grid is expected to change: `Constants.deviation` of a setting, by layer.
+
+    It is empty in floating point.
+
+    Raises:
+        CalibrationError: a number or sum would be out of the range of the numerics, or rounding would change too much.
+    """
+    calibrated = CalibratedSetting(**asdict(setting), thresholds=thresholds)
+    constants = make_constants(net, [calibrated], float(images.abs().max() / thresholds[INPUT]))
+    return {layer: constants.deviation[layer] for layer in net.layers if layer in constants.deviation}
 
 
 def _checked_steps(time_steps: Sequence[int], start: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rmpsweep.sweep.schema import Sweep
-from rmpsweep.terms import ANN, ENGINE_VERSION, Setting
+from rmpsweep.terms import ANN, ENGINE_VERSION, GRID_VERSION, Setting, on_grid
 
 ANN_TIME_STEPS = (0,)
 TRIALS_PER_UNIT = 8
@@ -150,6 +150,8 @@ def make_trial(sweep: Sweep, setting: Setting, facts: Facts, context: str) -> Tr
     """Make the trial of a setting in the context of a plan."""
     calibration_id = _digest(calibration_recipe(sweep, setting, facts))
     identity = {**setting.identity(), "calibration": calibration_id, "context": context}
+    if sweep.network.module is not None and on_grid(setting.numerics):
+        identity["grid"] = GRID_VERSION
     if setting.threshold_file:
         del identity["threshold"]  # the calibration_id covers the contents of the file
     return Trial(_digest(identity), calibration_id, setting)

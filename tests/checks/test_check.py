@@ -255,12 +255,14 @@ def test_a_sweep_brings_its_weights_images_and_settings(modules: Path):
     sweep = modules / "sweep.yaml"
     sweep.write_text(
         "name: t\nnetwork: {module: 'rmpsweep_checked:pooled', weights: w.safetensors}\ndata: {source: digits}\n"
-        "grid: {max_pool: [spike, count], threshold: activation_p99.9}\ntime_steps: [4]\n"
+        "grid: {max_pool: [spike, count], alpha: [1.0, 0.5], threshold: activation_p99.9}\ntime_steps: [4]\n"
     )
     document = rmpsweep("check", sweep, "--time-steps", 128, expected=3)
     assert (document["network"], document["parts_at"]) == ("rmpsweep_checked:pooled", "body.4")
     assert document["images_of"] == "images of digits/test"
     assert document["weights"].endswith("w.safetensors")
+    assert 0 < document["rounding"]["deviation"] < 1e-3
+    assert document["rounding"]["alpha"] == 0.5
     assert rmpsweep("check", sweep, "--time-steps", 128, "--max-pool", "count", "--threshold", "activation_max")[
         "agrees"
     ]

@@ -313,3 +313,35 @@ def test_what_cannot_be_converted_faithfully_is_refused_by_name(ann, message):
 def test_nan_weights_are_refused_by_name():
     with pytest.raises(ConversionError, match=r"Conv2d at 'conv2'\) its weight holds NaN"):
         convert(poisoned(), torch.rand(1, 2, 6, 6))
+
+
+class AlwaysDropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 4, 3), nn.ReLU()
+
+    def forward(self, x):
+        return F.dropout(self.relu(self.conv(x)), 0.5)
+
+
+def doubling() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU())
+    net.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return net
+
+
+@pytest.mark.parametrize("build", [AlwaysDropping, doubling])
+@pytest.mark.parametrize("example", [torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), -1.0)], ids=["black", "dark"])
+def test_an_example_on_which_the_network_does_nothing_hides_nothing(build, example):
+    ann = build()
+    with torch.no_grad():
+        ann.get_submodule("conv" if isinstance(ann, AlwaysDropping) else "0").weight.abs_()
+    with pytest.raises(ConversionError, match="differs from the ANN"):
+        convert(ann, example)
+
+
+def test_a_network_that_tells_no_images_apart_is_converted_with_a_warning():
+    ann = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    nn.init.zeros_(ann[0].weight)
+    with pytest.warns(UserWarning, match="its output is the same for different images, so its conversion could not"):
+        convert(ann, torch.rand(1, 3, 8, 8))

@@ -154,6 +154,7 @@ def inhibited(weight: float, bias: float) -> nn.Module:
     return ann
 
 
+@pytest.mark.filterwarnings("ignore:Sequential. its output is the same")
 def test_potentials_beyond_int32_are_found_out_and_computed_in_int64():
     image = torch.ones(1, 1, 1, 1)
     net = convert(inhibited(0.001, -1.0), image)

@@ -9,7 +9,8 @@ Per step S changes by at most `error` thresholds, and the initial potential by h
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from rmpsweep.engine import calibrate, convert, simulate
 from rmpsweep.engine.constants import make_constants
@@ -132,3 +133,99 @@ def test_the_error_of_a_random_network_falls_as_one_over_t(seed: int) -> None:
     averaged."""
     first, last = errors_against_ann(seed, "fixed16")
     assert last < first / 4
+
+
+class _PaddedChannels(nn.Module):
+    """Channels of zeros are added between a convolution and the next, with no ReLU in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(8, 5, 3, padding=1)
+        self.head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(5 * 64, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(F.pad(self.first(x), (0, 0, 0, 0, 1, 1))))
+
+
+class _PaddedJunction(nn.Module):
+    """A junction whose main operand has channels that only pad."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.main, self.other = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1), nn.Conv2d(6, 6, 1)
+        self.head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = F.relu(self.first(x))
+        return self.head(F.pad(self.main(spikes), (0, 0, 0, 0, 1, 1)) + self.other(spikes))
+
+
+def _pruned() -> nn.Module:
+    """A convolution one of whose channels has no weights, but a small bias."""
+    conv = nn.Conv2d(3, 6, 3, padding=1)
+    with torch.no_grad():
+        conv.weight[2], conv.bias[2] = 0, 0.01
+    return nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, 5))
+
+
+def _ended(*layers: nn.Module, features: int) -> nn.Module:
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 5))
+
+
+UNWEIGHTED = {
+    "pooled spikes": lambda: _ended(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.ReLU(), features=8 * 16
+    ),
+    "global average": lambda: _ended(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.ReLU(), features=8
+    ),
+    "clipped spikes": lambda: _ended(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Hardtanh(0.0, 0.4), features=8 * 64),
+    "pooled image": lambda: _ended(nn.AvgPool2d(2), nn.ReLU(), features=3 * 16),
+    "padded channels": _PaddedChannels,
+    "padded junction": _PaddedJunction,
+    "pruned channel": _pruned,
+    "three weighted layers in a row": lambda: _ended(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 5, padding=2),
+        nn.Conv2d(32, 16, 5, padding=2),
+        nn.Conv2d(16, 8, 5, padding=2),
+        nn.ReLU(),
+        features=8 * 64,
+    ),
+}
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.4])
+@pytest.mark.parametrize("name", UNWEIGHTED)
+def test_integers_are_as_near_to_the_ann_as_float64(name: str, alpha: float) -> None:
+    """In these networks, fixed16 once lost the threshold, the weights or the bias of a layer, or refused to run."""
+    torch.manual_seed(0)
+    ann, images = UNWEIGHTED[name]().eval(), torch.rand(4, *IMAGE)
+    net = convert(ann, images[:1])
+    thresholds = calibrate(net, images.double(), "activation_max", batch_size=4)
+    exact, fixed = (
+        simulate(net, images, thresholds, [256], alpha=alpha, numerics=numerics).logits[0].double()
+        for numerics in ("float64", "fixed16")
+    )
+    with torch.no_grad():
+        expected = ann.double()(images.double())
+    allowed = (exact - expected).abs().mean() + expected.abs().mean() / 256
+    assert float((fixed - expected).abs().mean()) <= float(allowed)
+
+
+def test_weights_too_different_in_size_are_refused_by_name() -> None:
+    """The ANN's input never reaches the large weight, so the threshold comes from weights that the grid cannot hold."""
+    torch.manual_seed(0)
+    net, images = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)),
+        torch.rand(4, *IMAGE),
+    )
+    images[:, 2] = 0
+    with torch.no_grad():
+        net[0].weight[:, 2, 0, 0] = 1e5
+    converted = convert(net, images[:1])
+    thresholds = calibrate(converted, images.double(), "activation_max", batch_size=4)
+    with pytest.raises(CalibrationError, match=r"^1: rounding to fixed16 is expected to move .* thresholds a step"):
+        simulate(converted, images, thresholds, [8], numerics="fixed16")
+    simulate(converted, images, thresholds, [8], numerics="float32")

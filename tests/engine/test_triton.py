@@ -159,7 +159,7 @@ def test_potentials_that_leave_int32_are_found_out_and_taken_on():
     images = torch.tensor([4000.0, -4000.0, 0.5]).view(-1, 1, 1, 1)
     net = convert(ann, images[:1])
     setting = {
-        "thresholds": {"input": torch.tensor(1.0), "1": torch.tensor(0.001), "3": torch.tensor(0.5)},
+        "thresholds": {"input": torch.tensor(1.0), "1": torch.tensor(0.01), "3": torch.tensor(0.5)},
         "numerics": "fixed16",
     }
     whole = compare(net, images, [setting], [41], chunk=8)[0]

@@ -173,6 +173,22 @@ def test_everything_depends_on_the_engine_version(monkeypatch):
     assert before.trials[0].calibration_id != after.trials[0].calibration_id
 
 
+@pytest.mark.parametrize(
+    ("network", "numerics", "depends"),
+    [
+        ({"module": "own:factory", "weights": "w.safetensors"}, "fixed16", True),
+        ({"module": "own:factory", "weights": "w.safetensors"}, "fixed8", True),
+        ({"module": "own:factory", "weights": "w.safetensors"}, "float64", False),
+        ({"name": "vgg-small", "weights": "w.safetensors"}, "fixed16", False),
+    ],
+)
+def test_trials_of_own_networks_on_the_grid_depend_on_its_version(monkeypatch, network, numerics, depends):
+    changes = (("network", None, network), ("grid", "numerics", numerics))
+    before = only_trial(*changes).trial_id
+    monkeypatch.setattr(plan_module, "GRID_VERSION", "other")
+    assert (only_trial(*changes).trial_id != before) == depends
+
+
 INDIFFERENT = [
     ("name", None, "u"),
     ("time_steps", None, [2]),
