@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-TWO_AT_A_TIME := $(BIN)/python -m pytest -n 2 --dist worksteal
+TWO_AT_A_TIME := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help demo test quick soak coverage lint bench clean
 

@@ -1,12 +1,18 @@
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.helpers.commands import TINY, rmpsweep
 
+if TYPE_CHECKING:
+    from tests.helpers.chaos import LocalCluster
+    from tests.helpers.faulty import Faults, Faulty
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests start some hundred processes: each would compile the package
 os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels for GPUs run in Triton's interpreter here
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small: a thread pool costs more than it gives
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -66,3 +72,51 @@ def results(finished: Path, tmp_path: Path) -> Path:
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own for this test and its subprocesses."""
     monkeypatch.setenv("RMPSWEEP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> "Faulty":
+    """The sweep of a network that misbehaves on demand."""
+    from tests.helpers.faulty import prepare
+
+    return prepare(tmp_path_factory.mktemp("faulty"))
+
+
+@pytest.fixture(scope="session")
+def cluster(faulty: "Faulty") -> "Iterator[LocalCluster]":
+    """A Ray cluster that tests share and leave as it is: one node of two CPUs, no GPU."""
+    from tests.helpers.chaos import LocalCluster
+
+    with LocalCluster([2], faulty.environment) as cluster:
+        yield cluster
+        cluster.check_free()
+
+
+@pytest.fixture(scope="module")
+def connected(cluster: "LocalCluster") -> "Iterator[LocalCluster]":
+    """The shared cluster, to which this process is connected: launches in it use the connection, and leave it open."""
+    import ray
+
+    from rmpsweep.workers.pools.connection import connect
+
+    connect(cluster.address, 1, answer_s=None)
+    yield cluster
+    cluster.check_free()
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def faults(faulty: "Faulty") -> "Iterator[Faults]":
+    """The faults of that network, none at first, for launches of this module and clusters that are started in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in faulty.environment.items():
+            patch.setenv(name, value)
+        faulty.faults.set()
+        yield faulty.faults
+        faulty.faults.set()
+
+
+@pytest.fixture(scope="module")
+def sweep(faulty: "Faulty", faults: "Faults") -> Path:
+    """The file of that network's sweep."""
+    return faulty.sweep

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.markers import SHARING, fixtures_of
+
 ROOT = Path(__file__).parents[1]
 STARTS = "subprocess.run(['true', 'mlflow server'], check=True)"
 FILE = f"""
@@ -76,3 +78,10 @@ def test_who_starts_something_without_its_marker_is_failed_and_soak_waits_to_be_
     )
     expected = {"ray": ray, "server": server, "": {**ray, **server, **unmarked, "test_without": "PASSED"}}
     assert outcomes == expected[kind], done.stdout
+
+
+def test_the_files_that_share_the_cluster_are_known_and_come_first(request):
+    items = request.session.items
+    sharing = [item for item in items if "cluster" in fixtures_of(item)]
+    assert {str(item.path.relative_to(ROOT)) for item in sharing} <= SHARING
+    assert items[: len(sharing)] == sharing

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,15 +47,8 @@ def alter(results: Path, result: UnitResult) -> str:
     return unit_id
 
 
-def verify_with_ray(*arguments: object, expected: int) -> tuple[dict, str]:
-    command = [sys.executable, "-m", "rmpsweep", "verify", *map(str, arguments), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == expected, done.stderr
-    return json.loads(done.stdout), done.stderr
-
-
 @pytest.mark.ray
-def test_verify_finds_the_one_altered_unit_inline_and_with_two_actors(results):
+def test_verify_finds_the_one_altered_unit_inline_and_with_two_actors(results, cluster):
     before = snapshot(results)
     document = rmpsweep("verify", results, "--inline", "--units", 9)
     assert document["equal"] is True
@@ -76,7 +67,10 @@ def test_verify_finds_the_one_altered_unit_inline_and_with_two_actors(results):
     assert (code, json.loads(output)["equal"]) == (1, False)
     assert f"unit {altered} (images 16 to 31 of the order): differs in 1 prediction of 176 rows" in errors
     assert all(part in errors for part in (trial, "2 of 3 units are equal", "numerics fixed16", "CPU"))
-    document, errors = verify_with_ray(results, "--actors", 2, "--units", 9, expected=1)
+    where = ["--address", cluster.address, "--actors", "2"]
+    code, output, errors = run_here(["verify", str(results), *where, "--units", "9", "--json"])
+    assert code == 1, errors
+    document = json.loads(output)
     differing = [each for each in document["compared"] if each["differ"]]
     assert [(each["unit"], each["differ"], each["trials"]) for each in differing] == [
         (altered, {"prediction": 1}, [trial])

@@ -16,27 +16,35 @@ from rmpsweep.engine import compiled as module
 
 ENGINE = Path(rmpsweep.__file__).parent / "engine"
 RUN = """
-import json, numpy as np
+import json
 from rmpsweep.engine.cpu import kernels
-indices = np.zeros(64, np.int32)
-kernels.list_events(np.ones(32, np.uint8), 1, 32, 1, np.zeros(2, np.int64), indices)
-stats = kernels.list_events.stats
-print(json.dumps([int(indices.max()), sum(stats.cache_hits.values()), stats.cache_path]))
+found = kernels.last(0)
+stats = kernels.last.stats
+print(json.dumps([found, sum(stats.cache_hits.values()), stats.cache_path]))
+"""
+KERNEL = """
+from rmpsweep.engine.compiled import compiled
+from rmpsweep.engine.kernels import PAD
+
+@compiled
+def last(zero):
+    return zero + 2 * PAD - 1
 """
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of what the kernels need of the package."""
+    """A copy of what kernels need of the package, with one that is compiled in no time in place of the package's."""
     root = tmp_path / "copy" / "rmpsweep"
     shutil.copytree(ENGINE, root / "engine", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("__init__.py", "terms.py", "errors.py"):
         shutil.copy2(ENGINE.parent / name, root / name)
+    (root / "engine" / "cpu" / "kernels.py").write_text(KERNEL)
     return root / "engine"
 
 
 def run(copy, tmp_path, **environment):
-    """The last channel that `list_events` lists of 32 that spike, whether it came from the cache, and where that is."""
+    """What the kernel returns, how often it came from the cache, and where that is."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
     path = os.pathsep.join([str(copy.parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**inherited, "PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path / "user"), **environment}
@@ -56,8 +64,8 @@ def test_a_constant_of_another_file_compiles_anew(copy, tmp_path):
     kernels = copy / "kernels.py"
     content = kernels.read_text()
     assert "\nPAD = 16\n" in content
-    kernels.write_text(content.replace("\nPAD = 16\n", "\nPAD = 32\n"))  # then the second half is passed over
-    assert run(copy, tmp_path)[:2] == (15, 0)
+    kernels.write_text(content.replace("\nPAD = 16\n", "\nPAD = 32\n"))
+    assert run(copy, tmp_path)[:2] == (63, 0)
     kernels.write_text(content)
     assert run(copy, tmp_path) == (31, 1, cache)
 
@@ -66,6 +74,7 @@ def test_a_constant_of_another_file_compiles_anew(copy, tmp_path):
 def test_the_cache_lies_where_it_can_be_written_to(copy, tmp_path):
     given = run(copy, tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "given"))
     assert given[2].is_relative_to(tmp_path / "given")
+    shutil.rmtree(copy / "cpu" / "__pycache__", ignore_errors=True)  # of Python's own, where it keeps bytecode
     (copy / "cpu" / "__pycache__").write_text("no folder, so nothing can be put into it")
     last, hits, cache = run(copy, tmp_path)
     assert (last, hits) == (31, 0)

@@ -205,13 +205,16 @@ class Killer:
         generator: random.Random,
         pause_s: float = 1.0,
         say: Callable[[str], None] = lambda _: None,
+        kinds: Sequence[str] = (),
     ) -> None:
         """Make a killer.
 
         Args:
             pause_s: mean time in seconds from the moment at which a kill may happen to the kill.
             say: called with a line of text about each kill and each exit.
+            kinds: what to kill first, in this order; then, and by default from the start, chance decides.
         """
+        self.kinds = list(kinds)
         self.cluster, self.generator, self.pause_s, self.say = cluster, generator, pause_s, say
 
     def harass(self, command: Iterable[object], results: Path, most: int, log: Path) -> Harassed:
@@ -248,8 +251,9 @@ class Killer:
                 if harassed.kills.total() >= most:
                     time.sleep(0.1)
                 elif self._pause(driver, results):
-                    kind = self.generator.choices(list(KINDS), list(KINDS.values()))[0]
+                    kind = self.kinds[0] if self.kinds else self.generator.choices(list(KINDS), list(KINDS.values()))[0]
                     if self._strike(kind, driver):
+                        self.kinds = self.kinds[1:]
                         harassed.kills[kind] += 1
                         self.say(f"{harassed.kills.total():4} {kind:6} {committed(results)} units committed")
             return driver.returncode

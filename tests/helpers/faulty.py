@@ -3,18 +3,17 @@
 The variable RMPSWEEP_FAULTS, which has to be in the environment of the cluster's nodes, names the file. The file is
 read again for each unit: {"setup": fault, "pause_s": seconds for every unit, "slow": [host, seconds for units on that
 host], "units": {key of the unit's first image: fault}, "inline": whether to misbehave in the test's own process too}.
+A unit that pauses goes on as soon as the file says that it has paused long enough.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +38,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if isinstance(images, Tensor) and images.dtype == torch.float32:  # neither traced nor checked by `convert`
             faults = read_faults()
-            time.sleep(pause_s(faults))
+            pause()
             misbehave(faults.get("units", {}).get(key(images[0])))
         return self.layers(images)
 
@@ -60,6 +59,13 @@ def read_faults() -> dict[str, Any]:
     path = Path(os.environ.get("RMPSWEEP_FAULTS", "nowhere"))
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return found if in_worker() or found.get("inline") else {}
+
+
+def pause() -> None:
+    """Pause for as long as the file says by then."""
+    began = time.monotonic()
+    while (left := began + pause_s(read_faults()) - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
 
 
 def pause_s(faults: dict[str, Any]) -> float:
@@ -145,11 +151,21 @@ def write_sweep(folder: Path) -> Path:
     return path
 
 
-@contextmanager
-def prepared(folder: Path) -> Iterator[tuple[Path, Faults]]:
-    """Give a sweep and its faults, for launches here and on clusters that are started within the context."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RMPSWEEP_CACHE", str(folder / "cache"))
-        patch.setenv("RMPSWEEP_FAULTS", str(folder / "faults.json"))
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-        yield write_sweep(folder), Faults(folder / "faults.json")
+@dataclass(frozen=True)
+class Faulty:
+    """The sweep of this network, its faults, and the environment in which launches and clusters find both."""
+
+    sweep: Path
+    faults: Faults
+    environment: dict[str, str]
+
+
+def prepare(folder: Path) -> Faulty:
+    """Write a sweep, and say where its faults will be."""
+    path = folder / "faults.json"
+    environment = {
+        "RMPSWEEP_CACHE": str(folder / "cache"),
+        "RMPSWEEP_FAULTS": str(path),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    return Faulty(write_sweep(folder), Faults(path), environment)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-OPTIONS = ["--limit", "20", "--set", "time_steps=[4,8]", "--inline", "--mlflow", "none"]
+OPTIONS = ["--limit", "8", "--set", "time_steps=[4,8]", "--inline", "--mlflow", "none"]
 
 
 def launched(results, *options, threads):

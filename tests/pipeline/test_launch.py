@@ -12,15 +12,17 @@ pytestmark = pytest.mark.usefixtures("environment")
 
 
 @pytest.mark.ray
-def test_results_are_the_same_bytes_inline_and_with_two_actors_and_any_shard_size(write_sweep, tmp_path):
+def test_results_are_the_same_bytes_inline_and_with_two_actors_and_any_shard_size(write_sweep, cluster, tmp_path):
     found = {}
     for label, shard_size, options in [
         ("inline-64", 64, ["--inline"]),
         ("inline-7", 7, ["--inline"]),
-        ("two-7", 7, ["--actors", 2]),
+        ("two-7", 7, ["--actors", 2, "--address", cluster.address]),
     ]:
         results = tmp_path / label
-        rmpsweep("launch", write_sweep(shard_size), "--results", results, "--limit", 90, "--mlflow", "none", *options)
+        command = ["launch", write_sweep(shard_size), "--results", results, "--limit", 90, "--mlflow", "none", *options]
+        code, _, errors = run_here(list(map(str, command)))
+        assert code == 0, errors
         found[label] = tables(results)
     reference = found.pop("inline-64")
     for label, each in found.items():

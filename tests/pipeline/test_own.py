@@ -1,5 +1,6 @@
 """Threshold rules and data sources from outside the package: identity, mistakes, and workers in other processes."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 from rmpsweep.data import open_split
 from rmpsweep.errors import DataError
 from rmpsweep.sweep.thresholds import find_own_rule
+from tests.helpers.chaos import LocalCluster
 from tests.helpers.commands import rmpsweep, run_here
 
 RULES = """
@@ -56,6 +58,7 @@ def launch(
     (tmp_path / "own_rules.py").write_text(RULES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_rules", raising=False)  # of another test, from another folder
 
     def arguments(rule: str, *where: str) -> list[str]:
         grid = f"grid=[{{threshold: ['{rule}']}}]"
@@ -87,10 +90,13 @@ def test_a_rule_that_cannot_be_used_is_refused_with_its_name_and_what_is_allowed
 
 @pytest.mark.ray
 def test_a_rule_runs_in_workers_of_a_cluster_and_is_tried_before_there_is_one(
-    launch: Callable[..., list[str]], tmp_path: Path
+    launch: Callable[..., list[str]], cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    assert rmpsweep(*launch("own_rules:silent_on_few_images", "--actors", "1"))["units_run"] == 1
-    code, _, errors = run_here(launch("own_rules:one_more", "--actors", "1"))
+    where = "--address", cluster.address, "--actors", "1"
+    code, _, errors = run_here(launch("own_rules:silent_on_few_images", *where))
+    assert code == 0, errors
+    assert rmpsweep("status", tmp_path / "r")["units_left"] == 0
+    code, _, errors = run_here(launch("own_rules:one_more", "--address", "127.0.0.1:1", "--actors", "1"))
     assert code == 2
     assert errors.startswith("error: grid.threshold: own_rules:one_more: missing none; unknown nowhere")
 

@@ -20,6 +20,7 @@ from rmpsweep.workers.events import Limits
 from rmpsweep.workers.pools import InlinePool, RayPool
 from rmpsweep.workers.pools.connection import keep_off_stdout
 from rmpsweep.workers.protocol import Beat, Ended, Gone, Ready, Refused
+from tests.helpers.chaos import processes
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes cannot import test files
 DEADLINE_S = 60.0
@@ -80,28 +81,6 @@ def act(action, worker):
     return {"process": os.getpid(), "threads": worker.threads, "device": worker.device}.get(action, 42)
 
 
-def processes():
-    """Process id -> its parent's, of everything that runs."""
-    found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/stat") as file:
-                state, parent = file.read().rpartition(")")[2].split()[:2]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if state != "Z":
-            found[int(pid)] = int(parent)
-    return found
-
-
-def descendants():
-    """Ids of the processes this one has started, and those they have."""
-    parents, found = processes(), {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {os.getpid()}
-
-
 def crew(pool, num):
     """Start workers and wait until they are ready."""
     names = {pool.start() for _ in range(num)}
@@ -153,19 +132,6 @@ def check_outcomes(pool, log=""):
     assert all(log in outcome.message for outcome in failed)
 
 
-@pytest.mark.ray
-def test_a_ray_started_here_is_stopped_and_leaves_no_processes():
-    assert not ray.is_initialized()
-    before = descendants()
-    pool = RayPool(Worker, 2)
-    worker = run(pool, "process")["process"].report
-    started = descendants() - before
-    assert worker in started
-    pool.close()
-    assert not ray.is_initialized()
-    wait_until(lambda: not started & set(processes()))
-
-
 def test_a_cluster_that_is_not_there_is_an_error_at_once():
     assert not ray.is_initialized()
     with pytest.raises(ClusterError, match=r"Ray on 127\.0\.0\.1:1 cannot be used: .*--inline"):
@@ -183,16 +149,6 @@ def test_ray_is_kept_off_standard_output_where_it_can_be(capsys, monkeypatch):
         assert repr(other) == before
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """Two CPUs, no GPU; pools use it and leave it running."""
-    ray.init(
-        address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, configure_logging=False
-    )
-    yield
-    ray.shutdown()
-
-
 @contextmanager
 def ray_pool(*args, **options):
     pool = RayPool(*args, **options)
@@ -206,7 +162,7 @@ def test_jobs_end_as_their_workers_say_inline():
     check_outcomes(InlinePool(Worker))
 
 
-def test_jobs_end_as_their_workers_say_on_ray_and_name_the_workers_log(cluster, tmp_path):
+def test_jobs_end_as_their_workers_say_on_ray_and_name_the_workers_log(connected, tmp_path):
     with ray_pool(Worker, 2, logs=tmp_path / "logs") as pool:
         check_outcomes(pool, f"(log: {tmp_path}/logs/")
     assert ray.is_initialized()
@@ -215,7 +171,7 @@ def test_jobs_end_as_their_workers_say_on_ray_and_name_the_workers_log(cluster, 
     assert "ZeroDivisionError: 1 / 0" in text
 
 
-def test_a_worker_that_crashes_leaves_a_traceback_in_its_log(cluster, tmp_path):
+def test_a_worker_that_crashes_leaves_a_traceback_in_its_log(connected, tmp_path):
     with ray_pool(Worker, 1, logs=tmp_path) as pool:
         outcome = run(pool, "crash")["crash"]
     assert (outcome.kind, outcome.cause) == ("lost", "died")
@@ -223,7 +179,7 @@ def test_a_worker_that_crashes_leaves_a_traceback_in_its_log(cluster, tmp_path):
     assert "Fatal Python error: Segmentation fault" in Path(outcome.log).read_text()
 
 
-def test_a_log_that_cannot_be_written_keeps_no_worker_from_its_work(cluster, tmp_path):
+def test_a_log_that_cannot_be_written_keeps_no_worker_from_its_work(connected, tmp_path):
     (tmp_path / "file").write_text("")
     with ray_pool(Worker, 1, logs=tmp_path / "file") as pool:
         (outcome,) = run(pool, "answer").values()
@@ -232,7 +188,7 @@ def test_a_log_that_cannot_be_written_keeps_no_worker_from_its_work(cluster, tmp
 
 
 @pytest.mark.parametrize(("num_workers", "threads"), [(1, 2), (2, 1), (None, 1)])
-def test_workers_share_the_cpus(cluster, num_workers, threads):
+def test_workers_share_the_cpus(connected, num_workers, threads):
     with ray_pool(Worker, num_workers) as pool:
         assert pool.wanted() == (num_workers or 2)
         for name in crew(pool, pool.wanted()):
@@ -240,14 +196,14 @@ def test_workers_share_the_cpus(cluster, num_workers, threads):
             assert next_event(pool).outcome.report == threads
 
 
-def test_ray_workers_that_ask_for_no_gpu_use_the_cpu_and_inline_decides_by_itself(cluster):
+def test_ray_workers_that_ask_for_no_gpu_use_the_cpu_and_inline_decides_by_itself(connected):
     with ray_pool(Worker, 1) as pool:
         assert run(pool, "device")["device"].report == "cpu"
     assert run(InlinePool(Worker), "device")["device"].report is None
     assert run(InlinePool(Worker), "threads")["threads"].report is None
 
 
-def test_a_worker_is_kept_after_an_error_of_the_input_and_replaced_after_an_unexpected_one(cluster):
+def test_a_worker_is_kept_after_an_error_of_the_input_and_replaced_after_an_unexpected_one(connected):
     with ray_pool(Worker, 1) as pool:
         driver = Driver(pool, replace(LIMITS, retries=0))
         seen = []
@@ -257,7 +213,7 @@ def test_a_worker_is_kept_after_an_error_of_the_input_and_replaced_after_an_unex
     assert seen[0] == seen[1] != seen[2]
 
 
-def test_a_worker_that_works_tells_how_far_it_has_come(cluster, monkeypatch):
+def test_a_worker_that_works_tells_how_far_it_has_come(connected, monkeypatch):
     monkeypatch.setattr("rmpsweep.workers.pools.cluster.BEAT_EVERY_S", 0.1)
     with ray_pool(Worker, 1) as pool:
         (name,) = crew(pool, 1)
@@ -266,7 +222,7 @@ def test_a_worker_that_works_tells_how_far_it_has_come(cluster, monkeypatch):
     assert (beat.worker, beat.ticks, beat.done) == (name, 1, 0.5)
 
 
-def test_an_idle_worker_that_is_killed_is_gone_before_it_gets_a_job(cluster, monkeypatch):
+def test_an_idle_worker_that_is_killed_is_gone_before_it_gets_a_job(connected, monkeypatch):
     monkeypatch.setattr("rmpsweep.workers.pools.cluster.BEAT_EVERY_S", 0.1)
     with ray_pool(Worker, 1) as pool:
         (name,) = crew(pool, 1)
@@ -278,13 +234,13 @@ def test_an_idle_worker_that_is_killed_is_gone_before_it_gets_a_job(cluster, mon
         assert run(pool, "answer")["answer"].report == 42
 
 
-def test_out_of_memory_ends_the_worker_and_the_job_is_tried_again_in_less(cluster):
+def test_out_of_memory_ends_the_worker_and_the_job_is_tried_again_in_less(connected):
     with ray_pool(Worker, 1) as pool:
         (outcome,) = Driver(pool, LIMITS).execute([Job("a", "take all memory")]).outcomes
     assert (outcome.job.action, outcome.report) == ("spare take all memory", 42)
 
 
-def test_the_driver_finishes_everything_but_the_job_that_kills_its_workers(cluster):
+def test_the_driver_finishes_everything_but_the_job_that_kills_its_workers(connected):
     jobs = [Job("poison", "die"), *(Job(name) for name in "abcdef")]
     with ray_pool(Worker, 2) as pool:
         result = Driver(pool, replace(LIMITS, retries=1)).execute(jobs)
@@ -292,7 +248,7 @@ def test_the_driver_finishes_everything_but_the_job_that_kills_its_workers(clust
     assert [(bad.outcome.job, bad.outcome.kind, bad.attempts) for bad in result.quarantined] == [(jobs[0], "lost", 2)]
 
 
-def test_a_replacement_that_dies_in_its_setup_is_replaced_in_turn(cluster, tmp_path):
+def test_a_replacement_that_dies_in_its_setup_is_replaced_in_turn(connected, tmp_path):
     path = tmp_path / "dangerous"
     with ray_pool(partial(Worker, at_setup=f"die while {path}"), 1) as pool:
         driver = Driver(pool, LIMITS)
@@ -311,7 +267,7 @@ SETUPS = [
 
 
 @pytest.mark.parametrize(("at_setup", "error", "message"), SETUPS)
-def test_workers_that_cannot_be_set_up_end_the_run_and_are_stopped(cluster, at_setup, error, message):
+def test_workers_that_cannot_be_set_up_end_the_run_and_are_stopped(connected, at_setup, error, message):
     with pytest.raises(error, match=f"(?s){message}"), ray_pool(partial(Worker, at_setup=at_setup), 1) as pool:
         Driver(pool, LIMITS).execute([Job("a")])
     wait_until(lambda: ray.available_resources().get("CPU") == 2, deadline_s=10)
@@ -322,7 +278,7 @@ def test_inline_setup_raises_what_the_worker_raises():
         run(InlinePool(partial(Worker, at_setup="find no weights")), "answer")
 
 
-def test_a_gpu_that_does_not_exist_is_waited_for_no_longer_than_the_deadline(cluster):
+def test_a_gpu_that_does_not_exist_is_waited_for_no_longer_than_the_deadline(connected):
     began = time.monotonic()
     message = r"no worker was started within 3 s: each of 1 workers asks .*1 GPUs, the cluster has .*0 GPUs"
     with ray_pool(Worker, 1, gpus_per_worker=1) as pool, pytest.raises(ClusterError, match=message):
@@ -330,7 +286,7 @@ def test_a_gpu_that_does_not_exist_is_waited_for_no_longer_than_the_deadline(clu
     assert 3 <= time.monotonic() - began < 15
 
 
-def test_a_setup_that_hangs_is_waited_for_no_longer_than_the_deadline(cluster):
+def test_a_setup_that_hangs_is_waited_for_no_longer_than_the_deadline(connected):
     began = time.monotonic()
     with (
         ray_pool(partial(Worker, at_setup="sleep"), 1) as pool,
@@ -340,7 +296,7 @@ def test_a_setup_that_hangs_is_waited_for_no_longer_than_the_deadline(cluster):
     assert time.monotonic() - began < DEADLINE_S / 2
 
 
-def test_a_job_that_hangs_is_stopped_at_its_deadline(cluster):
+def test_a_job_that_hangs_is_stopped_at_its_deadline(connected):
     with ray_pool(Worker, 2) as pool:
         result = Driver(pool, replace(LIMITS, stall_s=2, retries=0)).execute([Job("a", "sleep"), Job("b")])
     assert [outcome.job.job_id for outcome in result.outcomes] == ["b"]
@@ -348,7 +304,7 @@ def test_a_job_that_hangs_is_stopped_at_its_deadline(cluster):
     assert re.fullmatch(r"worker-\d on \S+, process \d+: no progress for 2 s \(log: .*\)", bad.outcome.message)
 
 
-def test_closing_drops_jobs_in_flight_and_frees_their_workers(cluster):
+def test_closing_drops_jobs_in_flight_and_frees_their_workers(connected):
     with ray_pool(Worker, 2) as pool:
         names = crew(pool, 2)
         pids = set()
@@ -358,4 +314,4 @@ def test_closing_drops_jobs_in_flight_and_frees_their_workers(cluster):
         pool.submit(names[0], Job("a", "sleep"))
         began = time.monotonic()
     assert time.monotonic() - began < 5
-    wait_until(lambda: not pids & set(processes()))
+    wait_until(lambda: not pids & processes().keys())
