@@ -27,6 +27,8 @@ from rmpsweep.terms import FIGURES, INPUT
 
 _NOTHING = np.zeros(0, np.uint8)
 _NONE = {name: np.zeros(0, name) for name in ("int32", "int64", "float32", "float64")}
+LARGEST_SUM = 2**31
+"""If the sums of a layer in one step may reach this, they are computed in int64."""
 MOST_CODED = 2**24
 """The most bytes of a layer's weights of which a negated copy is made, for complement coding."""
 
@@ -65,7 +67,7 @@ class CpuKernels(ProgramKernels):
             largest = self.program.values[value].largest
             coding = node.name in self.layers and value != INPUT and largest == 1 and weight.nbytes <= MOST_CODED
             copies = 2 if coding else 1
-            if weight[0].size * largest * np.iinfo(weight.dtype).max >= 2**31:
+            if weight[0].size * largest * np.iinfo(weight.dtype).max >= LARGEST_SUM:
                 weight = weight.astype(np.int32)  # whose sums are in int64
         shapes = image_shape(self.image_node(node)), image_shape(node)
         return pack(weight, *shapes, options, self.signed and value == INPUT, copies)

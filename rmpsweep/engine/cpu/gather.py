@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
@@ -96,8 +97,29 @@ def _sum_pairs(typing, start, stop, indices, weights, at, width):
     return result(types.int64, types.int64, indices, weights, types.int64, width), generate
 
 
+@njit
+def _sum_bytes(start, stop, indices, weights, at, width):
+    """Return in int32 what `_sum_pairs` returns in int16 for parts of the list that are short enough."""
+    total = convert(_sum_pairs(start, min(stop, start + MOST_BYTES), indices, weights, at, width), types.int32)
+    for e in range(start + MOST_BYTES, stop, MOST_BYTES):
+        more = _sum_pairs(e, min(stop, e + MOST_BYTES), indices, weights, at, width)
+        total = total + convert(more, types.int32)
+    return total
+
+
+@njit
+def _sum_wide(start, stop, indices, weights, at, width):
+    """Return the sum of int32 weight rows in int64."""
+    total = spread(0, convert(load(weights, 0, width), types.int64))
+    for e in range(start, stop):
+        row = load(weights, at + np.int64(indices[e]) * (UNIT * len(width)), width)
+        total = total + convert(row, types.int64)
+    return total
+
+
 def sum_rows(start, stop, indices, weights, at, width):
-    """Return the sum of the weight rows `at` + lanes x index that are listed from start to stop.
+    """Return the sum of the weight rows that are listed from start to stop; index i is that of the lanes from
+    at + i * lanes on.
 
     It is exact in int32, and for weights in int32 it is in int64.
     """
@@ -105,25 +127,16 @@ def sum_rows(start, stop, indices, weights, at, width):
 
 @overload(sum_rows, inline="always")
 def _overload_sum_rows(start, stop, indices, weights, at, width):
-    lanes = UNIT * len(width)
-
     def pairs(start, stop, indices, weights, at, width):
         return _sum_pairs(start, stop, indices, weights, at, width)
 
     def pairs_of_bytes(start, stop, indices, weights, at, width):
-        total = convert(_sum_pairs(start, min(stop, start + MOST_BYTES), indices, weights, at, width), types.int32)
-        for e in range(start + MOST_BYTES, stop, MOST_BYTES):
-            more = _sum_pairs(e, min(stop, e + MOST_BYTES), indices, weights, at, width)
-            total = total + convert(more, types.int32)
-        return total
+        return _sum_bytes(start, stop, indices, weights, at, width)
 
-    def one_by_one(start, stop, indices, weights, at, width):
-        total = spread(0, convert(load(weights, 0, width), types.int64))
-        for e in range(start, stop):
-            total = total + convert(load(weights, at + np.int64(indices[e]) * lanes, width), types.int64)
-        return total
+    def wide(start, stop, indices, weights, at, width):
+        return _sum_wide(start, stop, indices, weights, at, width)
 
-    return {types.int8: pairs_of_bytes, types.int16: pairs, types.int32: one_by_one}[weights.dtype]
+    return {types.int8: pairs_of_bytes, types.int16: pairs, types.int32: wide}[weights.dtype]
 
 
 BLOCK = 64
