@@ -17,8 +17,11 @@ import numba
 
 SOURCES = (
     "compiled.py",
+    "cpu/gather.py",
     "cpu/kernels.py",
     "cpu/lanes.py",
+    "cpu/strips.py",
+    "cpu/update.py",
     "encode.py",
     "kernels.py",
     "neuron.py",

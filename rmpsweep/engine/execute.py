@@ -139,7 +139,7 @@ class _Run:
         if state is None:
             potentials = self.linear.rows(self.constants.start[node.name], node.name)
             potentials = potentials.expand(self.num_rows, *node.shape)
-            counts = torch.zeros(self.num_rows, *node.shape, device=self.device)
+            counts = torch.zeros(1, device=self.device).expand(self.num_rows, *node.shape)
         else:
             potentials, counts = state.potentials[node.name], state.counts[node.name]
             wide = wide or (self.constants.is_fixed and float(potentials.abs().max()) >= POTENTIAL_LIMIT)
@@ -273,8 +273,9 @@ class _Run:
 
     def _channels_last(self, node: Node, planes: Tensor, dtype: torch.dtype) -> Tensor:
         channels, height, width = image_shape(node)
-        result = self.kernels.empty((len(planes), height, width, padded(channels)), dtype).zero_()
-        result[..., :channels] = planes.reshape(-1, channels, height, width).permute(0, 2, 3, 1).to(dtype)
+        result = self.kernels.empty((len(planes), height, width, padded(channels)), dtype)
+        result[..., channels:] = 0
+        result[..., :channels] = planes.reshape(-1, channels, height, width).permute(0, 2, 3, 1)
         return result
 
     def _in_planes(self, node: Node, values: Tensor) -> Tensor:

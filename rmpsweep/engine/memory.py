@@ -13,7 +13,10 @@ from rmpsweep.engine.program import Layer, Program, image_shape
 
 CPU = torch.device("cpu")
 MOST_ROWS, MOST_STEPS = 8, 16
-"""Larger numbers gained nothing where it was measured (docs/performance.md)."""
+"""Larger numbers gained nothing where it was measured (docs/performance.md), unless a network is small."""
+MOST_ROWS_IF_SMALL, SMALL_NEURONS = 64, 2**19
+"""A batch has more rows than MOST_ROWS, but not more than this, if all of them have no more neurons than that: in less
+work than this, more time is spent between kernels than in them."""
 MOST_ROWS_ON_GPU = 256
 """Not measured. With this many rows, every layer of a small network has more tiles than a GPU has multiprocessors."""
 MOST_BYTES = 2**29
@@ -45,7 +48,9 @@ def make_memory_plan(
         potential_bytes: the size of one potential or current.
         num_rows: how many rows are to be simulated in all. Every thread gets some of them.
     """
-    most_rows, budget = MOST_ROWS, min(MOST_BYTES, free_memory() // 2) // threads
+    neurons = sum(_elements(stage.node) for stage in program.stages if isinstance(stage, Layer))
+    most_rows = max(MOST_ROWS, min(MOST_ROWS_IF_SMALL, SMALL_NEURONS // neurons))
+    budget = min(MOST_BYTES, free_memory() // 2) // threads
     if device.type == "cuda":
         most_rows, budget = MOST_ROWS_ON_GPU, free_gpu_memory(device) // 2
     row, step = bytes_per_row(program, potential_bytes), bytes_per_step(program, potential_bytes)

@@ -7,7 +7,7 @@
 
 Integrate, then test, then reset, all within the step; a neuron at exactly its threshold fires.
 
-The law is written again in four places, which tests hold against this one: `step_` below, `cpu.kernels.fire`,
+The law is written again in four places, which tests hold against this one: `step_` below, `cpu.update.stepped`,
 `gpu.kernels._step`, and as a closed form in `claims.response`.
 """
 

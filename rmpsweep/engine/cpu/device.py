@@ -4,6 +4,7 @@ Tensors are channels-last, [T, R, H, W, C].
 """
 
 import copy
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,17 +14,34 @@ from torch import Tensor
 from typing_extensions import override
 
 from rmpsweep.engine.cpu import kernels as cpu
+from rmpsweep.engine.cpu import strips, update
 from rmpsweep.engine.cpu.pack import Convolution, pack
-from rmpsweep.engine.cpu.workspace import Workspace
+from rmpsweep.engine.cpu.tables import Tables, bias_of, tables_of
+from rmpsweep.engine.cpu.workspace import Scratch, Workspace
 from rmpsweep.engine.encode import fill_poisson
 from rmpsweep.engine.kernels import ProgramKernels
 from rmpsweep.engine.network import Node
-from rmpsweep.engine.numerics import FACTOR_BITS, Constants
-from rmpsweep.engine.program import Addend, Layer, Program, Rearrangement, image_shape
+from rmpsweep.engine.numerics import Constants
+from rmpsweep.engine.program import Layer, Program, Rearrangement, image_shape
 from rmpsweep.terms import FIGURES, INPUT
 
-_NONE = {name: np.zeros(0, name) for name in ("uint8", "int32", "int64", "float32", "float64")}
-Events = tuple[np.ndarray, np.ndarray]
+_NOTHING = np.zeros(0, np.uint8)
+_NONE = {name: np.zeros(0, name) for name in ("int32", "int64", "float32", "float64")}
+LARGEST_SUM = 2**31
+"""If the sums of a layer in one step may reach this, they are computed in int64."""
+MOST_CODED = 2**24
+"""The most bytes of a layer's weights of which a negated copy is made, for complement coding."""
+
+
+@dataclass(frozen=True)
+class Spikes:
+    """What `strips` reads as the events of a value: the value itself, whose largest byte is known."""
+
+    values: np.ndarray
+    largest: int
+
+
+Events = tuple[np.ndarray, np.ndarray] | Spikes
 
 
 class CpuKernels(ProgramKernels):
@@ -31,9 +49,12 @@ class CpuKernels(ProgramKernels):
 
     def __init__(self, constants: Constants, program: Program) -> None:
         super().__init__(constants, program)
-        self.workspace = Workspace()
+        self.workspace, self.scratch = Workspace(), Scratch()
         self.left: list[str] = []
-        self.reset = np.array([cpu.code_of(s.reset) for s in constants.settings], np.uint8)
+        self.tables: dict[tuple[str, str], Tables] = {}
+        self.biases: dict[tuple[str, str], np.ndarray] = {}
+        self.layers = {stage.weighted.name for stage in program.stages if isinstance(stage, Layer)}
+        self.reset = np.array([update.code_of(s.reset) for s in constants.settings], np.uint8)
         self.packed: dict[str, Convolution] = {
             node.name: self.net.remember(constants.kind, f"packed {node.name}", partial(self._pack, node, value))
             for node, value in self.weighted_nodes()
@@ -41,13 +62,20 @@ class CpuKernels(ProgramKernels):
 
     def _pack(self, node: Node, value: str | None) -> Convolution:
         kernel, options = self.convolution(node, value)
+        weight, copies = kernel.cpu().numpy(), 0
+        if self.constants.is_fixed and value is not None and (self.signed or value != INPUT):
+            largest = self.program.values[value].largest
+            coding = node.name in self.layers and value != INPUT and largest == 1 and weight.nbytes <= MOST_CODED
+            copies = 2 if coding else 1
+            if weight[0].size * largest * np.iinfo(weight.dtype).max >= LARGEST_SUM:
+                weight = weight.astype(np.int32)  # whose sums are in int64
         shapes = image_shape(self.image_node(node)), image_shape(node)
-        return pack(kernel.cpu().numpy(), *shapes, options, self.signed and value == INPUT)
+        return pack(weight, *shapes, options, self.signed and value == INPUT, copies)
 
     @override
     def for_another_thread(self) -> "CpuKernels":
         other = copy.copy(self)
-        other.workspace, other.left = Workspace(), []
+        other.workspace, other.scratch, other.left = Workspace(), Scratch(), []
         return other
 
     @override
@@ -62,7 +90,8 @@ class CpuKernels(ProgramKernels):
     @override
     def release(self, *made: Any) -> None:
         for each in made:
-            self.workspace.release(*each if isinstance(each, tuple) else (each,))
+            if not isinstance(each, Spikes):
+                self.workspace.release(*each if isinstance(each, tuple) else (each,))
 
     @override
     def dense(self, node: Node, values: Tensor) -> Tensor:
@@ -84,8 +113,10 @@ class CpuKernels(ProgramKernels):
 
     @override
     def events(self, name: str, value: Tensor) -> Events:
-        values, (width, channels) = _flat(value), value.shape[3:]
         largest = self.program.values[name].largest
+        if self.constants.is_fixed:
+            return Spikes(_flat(value), largest)
+        values, (width, channels) = _flat(value), value.shape[3:]
         number = np.count_nonzero(values.view(bool)) if largest == 1 else int(values.sum(dtype=np.int64))
         pointers = self.workspace.empty((len(values) // channels + 1,), torch.int64).numpy()
         indices = self.workspace.empty((int(number) + cpu.SPARE,), torch.int32).numpy()
@@ -96,22 +127,30 @@ class CpuKernels(ProgramKernels):
     def current(self, node: Node, events: Events, setting: Tensor | None, rows: int, steps: int, wide: bool) -> Tensor:
         convolution, dtype = self.packed[node.name], self.dtype(wide)
         out = self.workspace.empty((steps, rows, *self.shape(node)), dtype)
-        accumulator = out.numpy().dtype
-        bias = np.zeros(int(convolution.shape[5]), accumulator)
-        own = np.zeros(rows, np.int64)
+        result, own = _flat(out), np.zeros(rows, np.int64)
+        bias = np.zeros(int(convolution.shape[5]), result.dtype)
         if setting is not None:
-            own, bias = setting.numpy(), self._bias(node, convolution, accumulator)
-        cpu.current(convolution.width, *events, convolution.weights, convolution.shape, own, bias, steps, _flat(out))
+            own, bias = setting.numpy(), self._bias(node, result.dtype)
+        shared = convolution.weights, convolution.shape, own, bias, steps
+        if isinstance(events, Spikes):
+            lists = self.scratch.lists(convolution, events.largest, 1)
+            strips.current(convolution.width, events.values, events.largest, *shared, *lists, result)
+        else:
+            cpu.current(convolution.width, *events, *shared, result)
         return out
 
-    def _bias(self, node: Node, convolution: Convolution, accumulator: np.dtype) -> np.ndarray:
-        if node.name in self.constants.bias:
-            return self._table(convolution, self.constants.bias[node.name], accumulator)
-        return np.zeros(len(self.reset) * int(convolution.shape[5]), accumulator)
+    def _bias(self, node: Node, dtype: np.dtype) -> np.ndarray:
+        key = node.name, dtype.name
+        if key not in self.biases:
+            self.biases[key] = bias_of(self.constants, node, self.packed[node.name], dtype)
+        return self.biases[key]
 
-    @staticmethod
-    def _table(convolution: Convolution, values: Tensor, dtype: np.dtype, silent: int = 0) -> np.ndarray:
-        return convolution.table(values.numpy(), silent).astype(dtype)
+    def _tables(self, layer: Layer, dtype: np.dtype) -> Tables:
+        key = layer.node.name, dtype.name
+        if key not in self.tables:
+            convolution = self.packed[layer.weighted.name]
+            self.tables[key] = tables_of(self.constants, self.program, layer, convolution, dtype)
+        return self.tables[key]
 
     @override
     def fire(
@@ -125,70 +164,36 @@ class CpuKernels(ProgramKernels):
         counts: Tensor,
         steps: int,
     ) -> Tensor:
-        convolution, accumulator = self.packed[layer.weighted.name], potentials.numpy().dtype
-        spikes = self.workspace.empty((steps, len(setting), *self.shape(layer.node)), torch.uint8)
-        factor_dtype = accumulator if accumulator.kind == "f" else np.dtype("int64")
-        own = setting.numpy()
-        kind, bytes_, currents, rows = cpu.NOTHING, _NONE["uint8"], _NONE[accumulator.name], own
-        size = potentials[0].numel()
-        stride = len(setting) * size
-        flag = np.zeros(len(self.reset) * int(convolution.shape[5]), accumulator)
-        factor = flag.astype(factor_dtype)
-        shape = convolution.shape
+        convolution, results = self.packed[layer.weighted.name], (_flat(potentials), _flat(counts))
+        tables = self._tables(layer, results[0].dtype)
+        spikes = self.workspace.empty((steps, *potentials.shape), torch.uint8)
+        kind, bytes_, currents, own = tables.kind, _NOTHING, _NONE[results[0].dtype.name], setting.numpy()
+        rows, stride, shape = np.arange(len(own)), len(results[0]), convolution.shape
         if current is not None:
-            kind, currents, rows = cpu.CURRENT, _flat(current[0]), current[1].numpy()
+            kind, currents, rows = update.CURRENT, _flat(current[0]), current[1].numpy()
             stride = current[0][0].numel() if len(current[0]) > 1 else 0
             shape = shape.copy()
             shape[6] = 0  # no taps
-            events = (np.zeros(1, np.int64), np.zeros(1, np.int32))
         elif addend is not None:
-            assert layer.addend is not None
-            kind, table = self._junction(layer.addend)
-            rows = np.arange(len(setting))
-            if kind == cpu.FLAG:
-                bytes_, flag = _flat(addend), self._table(convolution, table, accumulator)
+            if kind == update.FLAG:
+                bytes_ = _flat(addend)
             else:
                 currents = _flat(addend.to(potentials.dtype))
-                factor = self._table(convolution, table, factor_dtype)
-        assert events is not None
-        left_range = cpu.fire(
-            convolution.width,
-            *events,
-            convolution.weights,
-            shape,
-            own,
-            self._bias(layer.weighted, convolution, accumulator),
-            self._table(convolution, self.constants.threshold[layer.node.name], accumulator, 1),
-            self.reset,
-            kind,
-            bytes_,
-            currents,
-            rows,
-            stride,
-            flag,
-            factor,
-            steps,
-            _flat(potentials),
-            _flat(counts),
-            _flat(spikes),
-        )
-        if left_range:
-            self.left.append(layer.node.name)
-        return spikes
-
-    def _junction(self, addend: Addend) -> tuple[int, Tensor]:
-        """Return how an addend enters the current (FLAG or SCALED), with the table for that, [K, 1 or C]."""
-        value = self.program.values[addend.value]
-        factor = self.constants.factor.get(addend.key)
+        added = kind, bytes_, currents, rows, stride, tables.flag, tables.factor, steps
+        constants = own, tables.bias, tables.threshold, self.reset
         if self.constants.is_fixed:
-            assert factor is not None
-            if addend.node is None and value.largest == 1:
-                return cpu.FLAG, (factor + (1 << FACTOR_BITS - 1)) >> FACTOR_BITS
-            return cpu.SCALED, factor
-        factor = torch.ones(len(self.reset), 1, dtype=self.constants.dtype) if factor is None else factor
-        if addend.node is None:
-            return (cpu.FLAG if value.largest == 1 else cpu.SCALED), factor / value.divisor
-        return cpu.SCALED, factor
+            events = Spikes(_NOTHING, 1) if events is None else events
+            assert isinstance(events, Spikes)
+            scratch = self.scratch.coded_lists(convolution, events.largest, len(own), steps)
+            reads = events.values, events.largest, convolution.coding, convolution.weights, shape
+            if strips.fire(convolution.width, *reads, *constants, *added, *scratch, *results, _flat(spikes)):
+                self.left.append(layer.node.name)
+        else:
+            events = (_NONE["int64"], _NONE["int32"]) if events is None else events
+            assert not isinstance(events, Spikes)
+            reads_listed = *events, convolution.weights, shape
+            cpu.fire(convolution.width, *reads_listed, *constants, *added, *results, _flat(spikes))
+        return spikes
 
     @override
     def pooled(self, stage: Rearrangement, value: Tensor, pool: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -1,4 +1,6 @@
-"""Event-driven kernels: a spike costs as many additions as its fan-out, and a silent neuron costs nothing.
+"""Event-driven kernels for floating point, and those that pool, count and read out.
+
+A spike costs as many additions as its fan-out, and a silent neuron costs nothing.
 
 Tensors are channels-last, with padded channels (`kernels.PAD`). The spikes of a chunk of time steps are bytes [T, R, H,
 W, C]. For a convolution they become events: for each pixel the list of channels that fired, in order of rows.
@@ -8,105 +10,26 @@ count are kept in registers for all steps of the chunk. The order of addition (k
 depend on batch, chunk or threads, so the spikes do not either, even in floating point.
 """
 
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numba.extending import overload
 
 from rmpsweep.engine.compiled import compiled
-from rmpsweep.engine.cpu.lanes import (
-    UNIT,
-    any_of,
-    append_above,
-    convert,
-    convert_like,
-    load,
-    nonzero,
-    shift_right,
-    spread,
-    store,
-    where,
-)
-from rmpsweep.engine.kernels import PAD, POTENTIAL_LIMIT
-from rmpsweep.engine.neuron import RESET_CODES
-from rmpsweep.engine.numerics import FACTOR_BITS
-from rmpsweep.terms import Reset
+from rmpsweep.engine.cpu.lanes import UNIT, append_above, convert, convert_like, load, nonzero, spread, store, where
+from rmpsweep.engine.cpu.update import CURRENT, FLAG, SOFT, scaled, stepped
+from rmpsweep.engine.kernels import PAD
 
-NOTHING, FLAG, CURRENT, SCALED = 0, 1, 2, 3
-"""What a layer's current receives besides the convolution. NOTHING: nothing. FLAG: a table's value where a byte is not
-zero. CURRENT: a current. SCALED: a current times a table's factor (in integers (M I + 2^15) >> 16)."""
-SOFT, HARD = RESET_CODES["soft"], RESET_CODES["hard"]
 SPARE = PAD
 """The number of spare elements that a list of events needs at its end."""
-_PARTIAL = 256
-"""The number of int8 weights whose sum always fits in int16."""
 
 
-def code_of(reset: Reset) -> int:
-    """Return the code by which `fire` knows a reset. Each reset that `fire` computes has a case here."""
-    match reset:
-        case "soft":
-            return SOFT
-        case "hard":
-            return HARD
-        case _:
-            assert_never(reset)
-
-
+@njit(inline="always")
 def _add_rows(total, start, stop, indices, weights, at, width):
     """Return total plus the weight rows of the events from start to stop."""
-
-
-@overload(_add_rows, inline="always")
-def _overload_add_rows(total, start, stop, indices, weights, at, width):
-    lanes = UNIT * len(width)
-
-    def gather(total, start, stop, indices, weights, at, width):
-        for e in range(start, stop):
-            total = total + convert_like(load(weights, at + np.int64(indices[e]) * lanes, width), total)
-        return total
-
-    def gather_bytes(total, start, stop, indices, weights, at, width):
-        e = start
-        while e < stop:
-            end = min(stop, e + _PARTIAL)
-            part = convert(load(weights, at + np.int64(indices[e]) * lanes, width), types.int16)
-            e += 1
-            while e < end:
-                part = part + convert(load(weights, at + np.int64(indices[e]) * lanes, width), types.int16)
-                e += 1
-            total = total + convert_like(part, total)
-        return total
-
-    return gather_bytes if weights.dtype == types.int8 else gather
-
-
-def _scaled(current, table, at, width):
-    """Return a current times a table's factor. For integers it is (M I + 2^15) >> 16, computed in int64."""
-
-
-@overload(_scaled, inline="always")
-def _overload_scaled(current, table, at, width):
-    def floating(current, table, at, width):
-        return current * load(table, at, width)
-
-    def integer(current, table, at, width):
-        product = convert(current, types.int64) * load(table, at, width)
-        return convert_like(shift_right(product + spread(1 << FACTOR_BITS - 1, product), FACTOR_BITS), current)
-
-    return floating if isinstance(table.dtype, types.Float) else integer
-
-
-def _leaves_range(v):
-    """Whether an int32 potential could wrap in a later chunk."""
-
-
-@overload(_leaves_range, inline="always")
-def _overload_leaves_range(v):
-    if v.element != types.int32:
-        return lambda v: False
-    return lambda v: any_of(v >= spread(POTENTIAL_LIMIT, v)) or any_of(v < spread(-POTENTIAL_LIMIT, v))
+    for e in range(start, stop):
+        total = total + convert_like(load(weights, at + np.int64(indices[e]) * (UNIT * len(width)), width), total)
+    return total
 
 
 @njit(inline="always")
@@ -145,7 +68,7 @@ def fire(
     counts,
     spikes,
 ):
-    """Integrate, fire and reset one layer for some steps. Return True if int32 potentials left their range.
+    """Integrate, fire and reset one layer for some steps.
 
     Args:
         width: the number of lanes; see `lanes.width_of`.
@@ -165,7 +88,6 @@ def fire(
     """
     lanes, out_channels, pixels = UNIT * len(width), shape[5], shape[3] * shape[4]
     num_rows, taps, size = len(setting), shape[6] * shape[7] * shape[2], shape[3] * shape[4] * shape[5]
-    out_of_range = False
     for block in range(out_channels // lanes):
         for r in range(num_rows):
             own = setting[r] * out_channels + block * lanes
@@ -186,16 +108,12 @@ def fire(
                         elif kind == CURRENT:
                             z = z + load(currents, source, width)
                         else:
-                            z = z + _scaled(load(currents, source, width), factor, own, width)
-                    v = v + z
-                    fired = v >= theta
-                    v = v - where(fired, theta if softly else v)
+                            z = z + scaled(load(currents, source, width), factor, own, width)
+                    v, fired = stepped(v, z, theta, softly)
                     n = n + convert(fired, types.int32)
                     store(spikes, (t * num_rows + r) * size + at, fired)
-                out_of_range = out_of_range or _leaves_range(v)
                 store(potentials, r * size + at, v)
                 store(counts, r * size + at, n)
-    return out_of_range
 
 
 @compiled

@@ -21,7 +21,8 @@ class Lanes(types.Type):
         super().__init__(name=f"Lanes({element}, {n})")
 
 
-def _vector(element: Any, n: int) -> ir.VectorType:
+def vector_of(element: Any, n: int) -> ir.VectorType:
+    """Return LLVM's type of n elements."""
     if isinstance(element, types.Float):
         return ir.VectorType(ir.DoubleType() if element.bitwidth == 64 else ir.FloatType(), n)
     return ir.VectorType(ir.IntType(1 if element == types.boolean else element.bitwidth), n)
@@ -30,15 +31,16 @@ def _vector(element: Any, n: int) -> ir.VectorType:
 @register_model(Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Lanes) -> None:
-        super().__init__(dmm, fe_type, _vector(fe_type.element, fe_type.n))
+        super().__init__(dmm, fe_type, vector_of(fe_type.element, fe_type.n))
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
+def address_of(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Return where a vector lies that begins with an element of a flat array."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), ir.PointerType(vector))
 
 
-def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+def splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
     """Put the scalar into every lane."""
     undefined, zero = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
     first = builder.insert_element(undefined, scalar, zero)
@@ -60,10 +62,21 @@ def load(typing, array, index, width):
     result = Lanes(array.dtype, UNIT * len(width))
 
     def generate(context, builder, signature, args):
-        pointer = _address(context, builder, array, args[0], args[1], context.get_value_type(result))
+        pointer = address_of(context, builder, array, args[0], args[1], context.get_value_type(result))
         return builder.load(pointer, align=array.dtype.bitwidth // 8)
 
     return result(array, types.intp, width), generate
+
+
+@intrinsic
+def item(typing, array, index):
+    """Read one integer of a flat array, without asking whether the index is negative."""
+
+    def generate(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return context.cast(builder, builder.load(builder.gep(data, [args[1]])), array.dtype, types.int64)
+
+    return types.int64(array, types.intp), generate
 
 
 @intrinsic
@@ -71,10 +84,10 @@ def store(typing, array, index, values):
     """Write the lanes to a flat array from `index` on. A comparison is stored as 0 or 1."""
 
     def generate(context, builder, signature, args):
-        vector, value = _vector(array.dtype, values.n), args[2]
+        vector, value = vector_of(array.dtype, values.n), args[2]
         if values.element == types.boolean:
             value = builder.zext(value, vector)
-        pointer = _address(context, builder, array, args[0], args[1], vector)
+        pointer = address_of(context, builder, array, args[0], args[1], vector)
         builder.store(value, pointer, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -87,7 +100,7 @@ def spread(typing, scalar, like):
 
     def generate(context, builder, signature, args):
         value = context.cast(builder, args[0], scalar, like.element)
-        return _splat(builder, value, context.get_value_type(like))
+        return splat(builder, value, context.get_value_type(like))
 
     return like(scalar, like), generate
 
@@ -157,7 +170,7 @@ def shift_right(typing, values, bits):
 
     def generate(context, builder, signature, args):
         amount = context.cast(builder, args[1], bits, values.element)
-        return builder.ashr(args[0], _splat(builder, amount, context.get_value_type(values)))
+        return builder.ashr(args[0], splat(builder, amount, context.get_value_type(values)))
 
     return values(values, bits), generate
 
@@ -174,6 +187,19 @@ def any_of(typing, condition):
 
 
 @intrinsic
+def sum_of(typing, values):
+    """Add up the lanes of int32, in int64."""
+
+    def generate(context, builder, signature, args):
+        wide = builder.sext(args[0], ir.VectorType(ir.IntType(64), values.n))
+        kind = ir.FunctionType(ir.IntType(64), [wide.type])
+        add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.add.v{values.n}i64")
+        return builder.call(add, [wide])
+
+    return types.int64(values), generate
+
+
+@intrinsic
 def append_above(typing, out, end, first, values, start, level):
     """Append to `out`, from `end` on, first + lane for each of UNIT bytes, read from `start` on, that exceeds `level`.
 
@@ -183,17 +209,17 @@ def append_above(typing, out, end, first, values, start, level):
     lanes = UNIT
 
     def generate(context, builder, signature, args):
-        vector, source = _vector(out.dtype, lanes), _vector(values.dtype, lanes)
-        loaded = builder.load(_address(context, builder, values, args[3], args[4], source), align=1)
-        least = _splat(builder, builder.trunc(args[5], source.element), source)
+        vector, source = vector_of(out.dtype, lanes), vector_of(values.dtype, lanes)
+        loaded = builder.load(address_of(context, builder, values, args[3], args[4], source), align=1)
+        least = splat(builder, builder.trunc(args[5], source.element), source)
         mask = builder.icmp_unsigned(">", loaded, least)
-        base = _splat(builder, builder.trunc(args[2], vector.element), vector)
+        base = splat(builder, builder.trunc(args[2], vector.element), vector)
         indices = builder.add(base, ir.Constant(vector, list(range(lanes))))
         kind = ir.FunctionType(vector, [vector, mask.type, vector])
         name = f"llvm.experimental.vector.compress.v{lanes}i{vector.element.width}"
         compress = cgutils.get_or_insert_function(builder.module, kind, name)
         packed = builder.call(compress, [indices, mask, ir.Constant(vector, ir.Undefined)])
-        builder.store(packed, _address(context, builder, out, args[0], args[1], vector), align=4)
+        builder.store(packed, address_of(context, builder, out, args[0], args[1], vector), align=4)
         return builder.zext(builder.ctpop(builder.bitcast(mask, ir.IntType(lanes))), ir.IntType(64))
 
     return types.int64(out, types.int64, types.int64, values, types.int64, types.int64), generate
@@ -214,7 +240,8 @@ def _comparison(symbol: str) -> Any:
     @intrinsic
     def operation(typing, a, b):
         def generate(context, builder, signature, args):
-            compare = builder.fcmp_ordered if isinstance(a.element, types.Float) else builder.icmp_signed
+            compare = builder.icmp_signed if getattr(a.element, "signed", False) else builder.icmp_unsigned
+            compare = builder.fcmp_ordered if isinstance(a.element, types.Float) else compare
             return compare(symbol, *args)
 
         return Lanes(types.boolean, a.n)(a, b), generate
@@ -223,7 +250,7 @@ def _comparison(symbol: str) -> Any:
 
 
 _add, _subtract, _multiply = _binary("add", "fadd"), _binary("sub", "fsub"), _binary("mul", "fmul")
-_at_least, _below = _comparison(">="), _comparison("<")
+_at_least, _below, _above = _comparison(">="), _comparison("<"), _comparison(">")
 
 
 def _both_lanes(a: types.Type, b: types.Type) -> bool:
@@ -253,3 +280,8 @@ def _overload_ge(a, b):
 @overload(operator.lt)
 def _overload_lt(a, b):
     return (lambda a, b: _below(a, b)) if _both_lanes(a, b) else None
+
+
+@overload(operator.gt)
+def _overload_gt(a, b):
+    return (lambda a, b: _above(a, b)) if _both_lanes(a, b) else None
