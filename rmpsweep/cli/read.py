@@ -19,8 +19,7 @@ from rmpsweep.pipeline import publish
 from rmpsweep.pipeline.look import look
 from rmpsweep.pipeline.prepare import Planned, reopen, working_on
 from rmpsweep.pipeline.status import skipped_note, status_document
-from rmpsweep.report import needed_predictions
-from rmpsweep.results import Layout, RunRecord
+from rmpsweep.results import Layout, RunRecord, write_text
 from rmpsweep.storage import Location
 from rmpsweep.tracking import check_uri
 
@@ -113,7 +112,8 @@ def log(
         if uri is None:
             raise SweepError("--mlflow: got 'none', expected a tracking URI")
         check_uri(uri)
-        logged = publish.log(planned, publish.read_tables(planned.layout), RunRecord.of(planned.layout), uri)
+        summary = publish.read_tables(planned.layout).summary
+        logged = publish.log(planned, summary, RunRecord.of(planned.layout), uri)
     display.line(f"{logged.runs_total} runs at {logged.tracking_uri}, {logged.runs_created} of them new")
     display.document(asdict(logged))
 
@@ -125,8 +125,7 @@ def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
     """
     display = Display(json_)
     with _reopened(target, results, display) as planned:
-        tables = publish.read_tables(planned.layout, needed_predictions)
-        publish.write_report(planned, tables, RunRecord.of(planned.layout))
+        write_text(planned.layout.report, publish.draw_report(planned, RunRecord.of(planned.layout)))
     display.line(str(planned.layout.report))
     display.document({"report": str(planned.layout.report)})
 
