@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import sqlite3
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,8 +105,9 @@ def _empty_database() -> bytes:
     """
     from mlflow import MlflowClient
 
-    uri = "file:/rmpsweep-empty?vfs=memdb"
-    with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+    uri = "file:rmpsweep-empty?mode=memory&cache=shared"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as database, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SQLAlchemy will use another pool of connections one day; any will do
         MlflowClient(tracking_uri=f"sqlite:///{uri}&uri=true").search_experiments()
         return database.serialize()
 
