@@ -62,10 +62,12 @@ def needed_predictions(summary: pa.Table) -> pc.Expression:
 
 
 def get_ready() -> None:
-    """Load what `render` needs, which takes seconds: Altair, SciPy, the templates and the drawing library."""
+    """Load what `render` needs, which takes seconds: Altair, Pillow, SciPy, the templates and the drawing library."""
     import altair  # noqa: F401
+    import PIL.Image
     import scipy.special  # noqa: F401
 
+    PIL.Image.init()
     environment().get_template(PAGE)
     library()
 
