@@ -12,7 +12,7 @@ The commands, by module:
 
 The commands share ``options`` (arguments and options), ``display`` (what is printed) and ``follow`` (what is shown of a
 launch while it runs). A command takes arguments, calls the packages below, mostly `rmpsweep.pipeline`, and turns what
-they return and raise into text and exit codes.
+they return and raise into text and exit codes. It imports them when it runs, so that help does not wait for them.
 """
 
 import inspect
@@ -25,7 +25,6 @@ import typer
 from rmpsweep import __version__
 from rmpsweep.cli import check, compare, launch, plan, read, submit
 from rmpsweep.cli import list as lookup
-from rmpsweep.cli.display import error
 from rmpsweep.errors import RmpsweepError
 
 app = typer.Typer(
@@ -65,6 +64,8 @@ def main() -> None:
     try:
         app()
     except RmpsweepError as problem:
+        from rmpsweep.cli.display import error
+
         error(str(problem))
         sys.exit(problem.exit_code)
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import (
     ActorsOption,
     AddressOption,
@@ -20,12 +19,6 @@ from rmpsweep.cli.options import (
     results_directory,
 )
 from rmpsweep.errors import SweepError
-from rmpsweep.pipeline.place import Place
-from rmpsweep.pipeline.prepare import results_of
-from rmpsweep.storage import locate
-from rmpsweep.sweep.file import load_sweep, validated
-from rmpsweep.sweep.schema import Data
-from rmpsweep.terms import Setting
 
 DISAGREES = 3
 CHECK = Path("check")
@@ -100,6 +93,10 @@ def check(
     message names the node), 3 if a layer departs from the ANN.
     """
     from rmpsweep.checks.network import check_network, is_network, load_named_network, load_sweeps_network
+    from rmpsweep.cli.display import Display
+    from rmpsweep.sweep.file import load_sweep, validated
+    from rmpsweep.sweep.schema import Data
+    from rmpsweep.terms import Setting
 
     display = Display(json_)
     chosen = {"threshold": threshold, "max_pool": max_pool, "numerics": numerics}
@@ -165,6 +162,10 @@ def doctor(
     Usage: rmpsweep doctor quickstart --address auto
     """
     from rmpsweep.checks.doctor import examine
+    from rmpsweep.cli.display import Display
+    from rmpsweep.pipeline.prepare import results_of
+    from rmpsweep.storage import locate
+    from rmpsweep.sweep.file import load_sweep
 
     display = Display(json_)
     loaded = None if sweep is None else load_sweep(sweep, set_ or ())
@@ -192,6 +193,8 @@ def verify(
     Usage: rmpsweep verify quickstart --units 10
     """
     from rmpsweep.checks.verify import verify_units
+    from rmpsweep.cli.display import Display
+    from rmpsweep.pipeline.place import Place
 
     display = Display(json_)
     place = Place(inline=inline, actors=actors, address=address)

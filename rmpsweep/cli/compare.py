@@ -3,21 +3,15 @@
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pyarrow.compute as pc
 import typer
 
-from rmpsweep import results as files
-from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import JsonOption, results_directory
 from rmpsweep.errors import ResultsError
-from rmpsweep.results import PlanFile
-from rmpsweep.stats import CONVENTIONS, best_trials
-from rmpsweep.stats.comparison import Side
-from rmpsweep.stats.comparison import compare as compare_sides
-from rmpsweep.storage import write_atomic
-from rmpsweep.terms import ANN
+
+if TYPE_CHECKING:
+    from rmpsweep.stats.comparison import Side
 
 SidesArgument = Annotated[
     list[str],
@@ -44,6 +38,10 @@ def compare(
 
     Usage: rmpsweep compare results/quickstart@650a results/other --at 32
     """
+    from rmpsweep.cli.display import Display
+    from rmpsweep.stats import CONVENTIONS
+    from rmpsweep.stats.comparison import compare as compare_sides
+
     if len(sides) < 2:
         raise ResultsError(f"compare: got {sides[0]!r} alone, expected at least two; DIR@TRIAL is one trial of DIR")
     display = Display(json_)
@@ -51,6 +49,7 @@ def compare(
     display.comparison(found)
     if page:
         from rmpsweep.report.compare_page import render
+        from rmpsweep.storage import write_atomic
 
         write_atomic(page, render(found).encode())
         display.line(str(page))
@@ -58,10 +57,17 @@ def compare(
     display.document(asdict(found) | {"conventions": conventions, "page": page and str(page)})
 
 
-def _side(argument: str) -> Side:
+def _side(argument: str) -> "Side":
+    import pyarrow.compute as pc
+
+    from rmpsweep import results as files
+    from rmpsweep.stats import best_trials
+    from rmpsweep.stats.comparison import Side
+    from rmpsweep.terms import ANN
+
     target, prefix = _split(argument)
     layout = files.Layout(results_directory(target, None))
-    plan = PlanFile.read(layout).plan
+    plan = files.PlanFile.read(layout).plan
     if not layout.summary.is_file():
         raise ResultsError(f"{layout.root}: its results are not merged; rmpsweep merge {target} makes the tables")
     summary = files.read_table(layout.summary, files.SUMMARY_SCHEMA)

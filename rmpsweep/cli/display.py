@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rmpsweep.claims.claim import Claim
 from rmpsweep.formats import duration, p_value, quantity
 from rmpsweep.stats import CONVENTIONS, best_trials, varying_settings
 from rmpsweep.stats.comparison import PAIRED, UNPAIRED, Comparison, energy_text
@@ -31,6 +30,7 @@ from rmpsweep.workers.events import (
 )
 
 if TYPE_CHECKING:
+    from rmpsweep.claims.claim import Claim
     from rmpsweep.engine.agreement import Agreement
 
 LINE_EVERY_S = 5.0
@@ -125,7 +125,7 @@ class Display:
         over = f"accuracy at T = {time_steps} over the images done, of {images:,}"
         self.table(f"Sweep {standing['name']}: cells done; {over}", [*shown, "images", "accuracy", "95 %"], body)
 
-    def claim(self, claim: Claim) -> None:
+    def claim(self, claim: "Claim") -> None:
         """Print a claim, its tables and the findings."""
         self.line(claim.statement)
         for table in claim.tables:

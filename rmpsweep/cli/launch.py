@@ -2,11 +2,10 @@
 
 import time
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
-from rmpsweep.cli.display import Display
-from rmpsweep.cli.follow import Follower
 from rmpsweep.cli.options import (
     ActorsOption,
     AddressOption,
@@ -25,14 +24,10 @@ from rmpsweep.cli.options import (
 from rmpsweep.cli.submit import submit_launch
 from rmpsweep.errors import StoppedError
 from rmpsweep.formats import duration
-from rmpsweep.pipeline.compute import input_figures
-from rmpsweep.pipeline.launch import Launched, run_launch
-from rmpsweep.pipeline.place import Place
-from rmpsweep.pipeline.status import search_answer, skipped_note
-from rmpsweep.results import digest
-from rmpsweep.stats.firing import flag_layers
-from rmpsweep.sweep.file import load_sweep
-from rmpsweep.tracking import without_password
+
+if TYPE_CHECKING:
+    from rmpsweep.cli.display import Display
+    from rmpsweep.pipeline.launch import Launched
 
 
 def launch(
@@ -56,8 +51,14 @@ def launch(
     The same command continues an interrupted sweep. After a change of the grid, another T or a larger --limit, it
     computes only what is new. Ctrl-C lets units in flight finish; a second Ctrl-C drops them.
     """
-    display = Display(json_)
     began = time.time()
+    from rmpsweep.cli.display import Display
+    from rmpsweep.cli.follow import Follower
+    from rmpsweep.pipeline.launch import run_launch
+    from rmpsweep.pipeline.place import Place
+    from rmpsweep.sweep.file import load_sweep
+
+    display = Display(json_)
     place = Place(inline=inline, actors=actors, address=address)
     loaded = load_sweep(sweep, set_ or ())
     if submit:
@@ -90,8 +91,14 @@ def launch(
         raise typer.Exit(StoppedError.exit_code) from None
 
 
-def _show(done: Launched, display: Display, began: float) -> None:
+def _show(done: "Launched", display: "Display", began: float) -> None:
     """Print the results of a launch."""
+    from rmpsweep.pipeline.compute import input_figures
+    from rmpsweep.pipeline.status import search_answer, skipped_note
+    from rmpsweep.results import digest
+    from rmpsweep.stats.firing import flag_layers
+    from rmpsweep.tracking import without_password
+
     if not done.has_published:
         display.line("nothing to do: every result is there, merged, reported and logged")
     now, results = done.look, done.results

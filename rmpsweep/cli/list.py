@@ -5,10 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import JsonOption
 from rmpsweep.errors import SweepError
-from rmpsweep.sweep.file import RECIPES, SWEEPS, names
 
 
 def list_(
@@ -25,8 +23,10 @@ def list_(
 
     Usage: rmpsweep list networks
     """
+    from rmpsweep.cli.display import Display
     from rmpsweep.data import SOURCES, TRANSFORMS
     from rmpsweep.models.registry import ANY_EXTERNAL, NETWORKS, list_networks
+    from rmpsweep.sweep.file import RECIPES, SWEEPS, names
     from rmpsweep.sweep.thresholds import PRESETS
     from rmpsweep.terms import THRESHOLD_METHODS
 

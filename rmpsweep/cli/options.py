@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rmpsweep.errors import ResultsError
-from rmpsweep.pipeline.prepare import results_of
-from rmpsweep.storage import Location, locate
-from rmpsweep.sweep.file import load_sweep
+
+if TYPE_CHECKING:
+    from rmpsweep.storage import Location
 
 SweepArgument = Annotated[
     str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a sweep that comes with rmpsweep.")
@@ -89,16 +89,21 @@ class LaunchOptions:
         return arguments
 
 
-def results_directory(target: str, results: str | None) -> Location:
+def results_directory(target: str, results: str | None) -> "Location":
     """Return where results lie: at `results` if given, else at `target` if it is a directory, else by the sweep's name.
 
     Raises:
         ResultsError: no sweep has been launched in the default place. SweepError: there is no such sweep.
     """
+    from rmpsweep.storage import locate
+
     if results is not None:
         return locate(results)
     if "://" in target or Path(target).is_dir():
         return locate(target)
+    from rmpsweep.pipeline.prepare import results_of
+    from rmpsweep.sweep.file import load_sweep
+
     directory = results_of(load_sweep(target))
     if not directory.is_dir():
         raise ResultsError(f"{directory}: no sweep has been launched here; give its --results directory")

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from rmpsweep.cli.display import Display, plan_rows
-from rmpsweep.cli.follow import Follower
 from rmpsweep.cli.options import (
     ActorsOption,
     AddressOption,
@@ -20,17 +18,6 @@ from rmpsweep.cli.options import (
     SweepArgument,
 )
 from rmpsweep.formats import duration
-from rmpsweep.models.recipe import read_card
-from rmpsweep.pipeline.compute import rule_name
-from rmpsweep.pipeline.launch import find_thresholds
-from rmpsweep.pipeline.look import look
-from rmpsweep.pipeline.place import Place
-from rmpsweep.pipeline.prepare import prepare
-from rmpsweep.pipeline.publish import tracking_uri
-from rmpsweep.pipeline.status import plan_figures, skipped_note, trial_rows
-from rmpsweep.pipeline.weights import train_recipe, trained_weights
-from rmpsweep.sweep.file import load_recipe, load_sweep
-from rmpsweep.tracking import check_uri, without_password
 
 
 def plan(
@@ -48,6 +35,15 @@ def plan(
 
     Usage: rmpsweep plan quickstart --set 'grid.alpha={start: 0.1, stop: 1, num: 10}'
     """
+    from rmpsweep.cli.display import Display, plan_rows
+    from rmpsweep.pipeline.look import look
+    from rmpsweep.pipeline.place import Place
+    from rmpsweep.pipeline.prepare import prepare
+    from rmpsweep.pipeline.publish import tracking_uri
+    from rmpsweep.pipeline.status import plan_figures, skipped_note, trial_rows
+    from rmpsweep.sweep.file import load_sweep
+    from rmpsweep.tracking import check_uri, without_password
+
     display = Display(json_)
     place = Place(inline=inline, actors=actors, address=address)
     prepared = prepare(load_sweep(sweep, set_ or ()), results, limit, on_index=display.indexing, note=display.line)
@@ -84,6 +80,12 @@ def train(
 
     Usage: rmpsweep train digits-vgg-small --out digits.safetensors
     """
+    from rmpsweep.cli.display import Display
+    from rmpsweep.models.recipe import read_card
+    from rmpsweep.pipeline.weights import train_recipe, trained_weights
+    from rmpsweep.sweep.file import load_recipe
+    from rmpsweep.tracking import check_uri
+
     display = Display(json_)
     loaded = load_recipe(recipe, set_ or ())
     weights = trained_weights(loaded, out, download=True)
@@ -111,6 +113,12 @@ def calibrate(
 
     Usage: rmpsweep calibrate quickstart
     """
+    from rmpsweep.cli.display import Display
+    from rmpsweep.cli.follow import Follower
+    from rmpsweep.pipeline.compute import rule_name
+    from rmpsweep.pipeline.launch import find_thresholds
+    from rmpsweep.sweep.file import load_sweep
+
     display = Display(json_)
     now, notes = find_thresholds(load_sweep(sweep, set_ or ()), results, Follower(display))
     rules = {trial.calibration_id: rule_name(trial.setting) for trial in now.plan.trials}

@@ -5,24 +5,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rmpsweep.claims import examine, write
-from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import JsonOption, MlflowOption, ResultsOption, TargetArgument, results_directory
-from rmpsweep.data.figures import InputFigures
 from rmpsweep.errors import StoppedError, SweepError
 from rmpsweep.formats import duration, quantity
-from rmpsweep.pipeline import publish
-from rmpsweep.pipeline.look import look
-from rmpsweep.pipeline.prepare import Planned, reopen, working_on
-from rmpsweep.pipeline.status import skipped_note, status_document
-from rmpsweep.report import needed_predictions
-from rmpsweep.results import Layout, RunRecord
-from rmpsweep.storage import Location
-from rmpsweep.tracking import check_uri
+
+if TYPE_CHECKING:
+    from rmpsweep.cli.display import Display
+    from rmpsweep.pipeline.prepare import Planned
+    from rmpsweep.storage import Location
 
 
 def status(
@@ -38,6 +32,8 @@ def status(
 
     Usage: rmpsweep status quickstart --watch
     """
+    from rmpsweep.cli.display import Display
+
     display = Display(json_)
     where = results_directory(target, results)
     running = _show_status(display, where)
@@ -52,8 +48,13 @@ def status(
         display.line("no launch runs")
 
 
-def _show_status(display: Display, where: Location) -> bool:
+def _show_status(display: "Display", where: "Location") -> bool:
     """Print the status; the answer is whether a launch is running."""
+    from rmpsweep.data.figures import InputFigures
+    from rmpsweep.pipeline.look import look
+    from rmpsweep.pipeline.prepare import reopen
+    from rmpsweep.pipeline.status import skipped_note, status_document
+
     now = look(reopen(where))
     standing = status_document(now)
     running = standing["running"]
@@ -92,10 +93,14 @@ def merge(
 
     Usage: rmpsweep merge quickstart --allow-partial
     """
+    from rmpsweep.cli.display import Display
+    from rmpsweep.pipeline.look import look
+    from rmpsweep.pipeline.publish import merge_tables
+
     display = Display(json_)
     with _reopened(target, results, display) as planned:
         now = look(planned)
-        tables = publish.merge_tables(now, allow_partial=allow_partial)
+        tables = merge_tables(now, allow_partial=allow_partial)
     display.line(f"{tables.predictions.num_rows} of {now.plan.num_cells} predictions in {now.layout.root}")
     display.document({"predictions": tables.predictions.num_rows, "cells": now.plan.num_cells})
 
@@ -107,13 +112,19 @@ def log(
 
     Usage: rmpsweep log quickstart --mlflow http://127.0.0.1:5000
     """
+    from rmpsweep.cli.display import Display
+    from rmpsweep.pipeline import publish
+    from rmpsweep.results import RunRecord
+    from rmpsweep.tracking import check_uri
+
     display = Display(json_)
     with _reopened(target, results, display) as planned:
         uri = publish.tracking_uri(planned, mlflow)
         if uri is None:
             raise SweepError("--mlflow: got 'none', expected a tracking URI")
         check_uri(uri)
-        logged = publish.log(planned, publish.read_tables(planned.layout), RunRecord.of(planned.layout), uri)
+        summary = publish.read_tables(planned.layout).summary
+        logged = publish.log(planned, summary, RunRecord.of(planned.layout), uri)
     display.line(f"{logged.runs_total} runs at {logged.tracking_uri}, {logged.runs_created} of them new")
     display.document(asdict(logged))
 
@@ -123,10 +134,13 @@ def report(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
 
     Usage: rmpsweep report quickstart
     """
+    from rmpsweep.cli.display import Display
+    from rmpsweep.pipeline.publish import draw_report
+    from rmpsweep.results import RunRecord, write_text
+
     display = Display(json_)
     with _reopened(target, results, display) as planned:
-        tables = publish.read_tables(planned.layout, needed_predictions)
-        publish.write_report(planned, tables, RunRecord.of(planned.layout))
+        write_text(planned.layout.report, draw_report(planned, RunRecord.of(planned.layout)))
     display.line(str(planned.layout.report))
     display.document({"report": str(planned.layout.report)})
 
@@ -152,6 +166,10 @@ def claims(
 
     Usage: rmpsweep claims steps quickstart
     """
+    from rmpsweep.claims import examine, write
+    from rmpsweep.cli.display import Display
+    from rmpsweep.results import Layout
+
     display = Display(json_)
     layout = None if target is None else Layout(results_directory(target, None))
     claim = examine(subject, layout)
@@ -162,7 +180,7 @@ def claims(
     display.document(claim.document() | {"files": written})
 
 
-def _show_running(display: Display, running: dict[str, Any]) -> None:
+def _show_running(display: "Display", running: dict[str, Any]) -> None:
     """Print what the running launch reports about itself."""
     columns = ("worker", "job", "done", "seconds", "place")
     rows = [
@@ -179,8 +197,10 @@ def _show_running(display: Display, running: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _reopened(target: str, results: str | None, display: Display) -> Iterator[Planned]:
+def _reopened(target: str, results: str | None, display: "Display") -> Iterator["Planned"]:
     """Give what was launched in a results directory, and keep other commands from working on it meanwhile."""
+    from rmpsweep.pipeline.prepare import reopen, working_on
+
     where = results_directory(target, results)
     reopen(where)  # raises where there is no results directory, before anything is made there
     with working_on(where, display.line):

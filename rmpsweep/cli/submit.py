@@ -5,20 +5,21 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rmpsweep.cli.display import Display
 from rmpsweep.cli.options import JsonOption, LaunchOptions, ResultsOption, TargetArgument, results_directory
 from rmpsweep.errors import SweepError
-from rmpsweep.results import Layout, PlanFile, write_text
-from rmpsweep.sweep.file import dump_sweep, without_secret
-from rmpsweep.sweep.schema import Sweep
+
+if TYPE_CHECKING:
+    from rmpsweep.cli.display import Display
+    from rmpsweep.sweep.schema import Sweep
 
 MOST_BYTES = 100 << 20
 """Weights up to this size travel with the job. Larger ones must lie at a path that is the same on every node."""
 
 
 def submit_launch(
-    sweep: Sweep, results: str | None, address: str | None, options: LaunchOptions, display: Display
+    sweep: "Sweep", results: str | None, address: str | None, options: LaunchOptions, display: "Display"
 ) -> None:
     """Send the launch as a job to the cluster at `address`. Until the job has ended, the same command finds it again.
 
@@ -26,6 +27,7 @@ def submit_launch(
         SweepError: there is no dashboard address, the results or a threshold file lie at a path that the job may not
             find, or the tracking URI holds a password. ClusterError: the cluster takes no jobs.
     """
+    from rmpsweep.sweep.file import dump_sweep, without_secret
     from rmpsweep.workers.pools.submission import submit
 
     if address is None or not address.startswith(("http://", "https://")):
@@ -67,6 +69,9 @@ def cancel(target: TargetArgument, results: ResultsOption = None, json_: JsonOpt
 
     Usage: rmpsweep cancel quickstart
     """
+    from rmpsweep.cli.display import Display
+    from rmpsweep.results import Layout, PlanFile, write_text
+
     display = Display(json_)
     layout = Layout(results_directory(target, results))
     PlanFile.read(layout)

@@ -99,6 +99,15 @@ class ImageSplit(ABC):
         """
         import torch
 
+        images, labels = self._checked(image_ids)
+        return self._transform.pixels(images), torch.from_numpy(labels.astype(np.int64))
+
+    def shown(self, image_ids: "Sequence[int] | np.ndarray") -> np.ndarray:
+        """Read the same pixels as `pixels` for people to look at: uint8 [N, H, W, C]. Raises as `pixels` does."""
+        return self._transform.shown(self._checked(image_ids)[0])
+
+    def _checked(self, image_ids: "Sequence[int] | np.ndarray") -> "tuple[Images, np.ndarray]":
+        """Do as `_read` does, after a check of the ids."""
         ids = np.asarray(image_ids)
         if ids.ndim != 1 or len(ids) == 0 or ids.dtype.kind not in "iu":
             raise DataError(
@@ -107,8 +116,7 @@ class ImageSplit(ABC):
         if ids.min() < 0 or ids.max() >= self.num_images:
             outside = ids[(ids < 0) | (ids >= self.num_images)][0]
             raise DataError(f"{self.name}: image_ids: got {outside}, expected 0 to {self.num_images - 1}")
-        images, labels = self._read(ids.astype(np.int64))
-        return self._transform.pixels(images), torch.from_numpy(labels.astype(np.int64))
+        return self._read(ids.astype(np.int64))
 
     def normalise(self, pixels: "torch.Tensor") -> "torch.Tensor":
         """Turn what `pixels` returned into network input: float32 [N, C, H, W]."""

@@ -90,10 +90,13 @@ class Transform:
         """Resize and crop images, uint8 [N, H, W, C] or PIL images. Returns uint8 [N, C, H, W]."""
         import torch
 
+        return torch.from_numpy(self.shown(images)).permute(0, 3, 1, 2).contiguous()
+
+    def shown(self, images: "Images") -> np.ndarray:
+        """Do as `pixels` does, but return an array [N, H, W, C]. Only resizing and cropping load torch."""
         if self.resize or self.crop:
             images = [self._resize_and_crop(image) for image in images]
-        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-        return pixels.permute(0, 3, 1, 2).contiguous()
+        return np.stack([np.asarray(image) for image in images])
 
     def normalise(self, pixels: "torch.Tensor", pixel_max: int) -> "torch.Tensor":
         """Turn what `pixels` returned into network input, float32 [N, C, H, W].

@@ -17,7 +17,7 @@ from rmpsweep.errors import CalibrationError, InputError, StoppedError
 from rmpsweep.pipeline.events import Message, OnEvent
 from rmpsweep.pipeline.look import Calibrations, Look, look
 from rmpsweep.pipeline.place import Place
-from rmpsweep.pipeline.prepare import Planned, Prepared, try_network
+from rmpsweep.pipeline.prepare import Planned, Prepared, trying_network
 from rmpsweep.pipeline.progress import Watch
 from rmpsweep.pipeline.search import search_file
 from rmpsweep.results import Layout, PlanFile, RunRecord, make_units, write_csv, write_text, write_thresholds
@@ -58,12 +58,11 @@ def compute(
         UnusableError: the storage or the cluster cannot be used.
         StoppedError: the launch was stopped while it calibrated.
     """
-    if not place.inline:
-        try_network(prepared)
     with contextlib.ExitStack() as stack:
         watch = stack.enter_context(contextlib.closing(Watch(prepared.layout, on_event)))
         watch(StageBegan(stage="starting"))
-        pool = stack.enter_context(contextlib.closing(open_pool(prepared, prepared.weights.path, place)))
+        with contextlib.nullcontext() if place.inline else trying_network(prepared):
+            pool = stack.enter_context(contextlib.closing(open_pool(prepared, prepared.weights.path, place)))
         stop = stack.enter_context(stopping())
         if pool.note:
             on_event(Message(text=f"note: {pool.note}"))

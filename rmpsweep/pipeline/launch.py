@@ -13,7 +13,7 @@ from rmpsweep.pipeline.events import EpochEnded, IndexGrew, Message, OnEvent
 from rmpsweep.pipeline.look import Look, look
 from rmpsweep.pipeline.place import Place
 from rmpsweep.pipeline.prepare import Prepared, prepare, results_of, train, working_on
-from rmpsweep.pipeline.publish import publish, tracking_uri, write_calibration
+from rmpsweep.pipeline.publish import getting_ready, publish, tracking_uri, write_calibration
 from rmpsweep.results import Results, RunRecord, check_space
 from rmpsweep.storage import Location
 from rmpsweep.sweep.file import load_sweep
@@ -168,17 +168,19 @@ def run_launch(
         InputError, UnusableError: as from `launch`. Missing units raise nothing here; `Launched.check` does.
     """
     began, note = time.time(), _noting(on_event)
-    with working_on(results or results_of(sweep), note, sweep):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(working_on(results or results_of(sweep), note, sweep))
         prepared = prepare(sweep, results, limit, download=True, on_index=_indexing(on_event), note=note)
         uri = tracking_uri(prepared, mlflow)
         if uri is not None:
             check_uri(uri)
         now = look(prepared)
-        execution = None
+        execution = aside = None
         if now.todo:
             check_space(now.layout.root, now.plan, now.todo)
             prepared, now = trained(prepared, now, on_event)
             limits = limits_of(sweep, max_failures, fail_fast=fail_fast)
+            aside = stack.enter_context(getting_ready(uri))
             execution = compute(
                 prepared,
                 now,
@@ -193,7 +195,7 @@ def run_launch(
             save(prepared, now)
         has_published = False
         if not _was_stopped(execution):
-            has_published = publish(now, prepared.weights.path, uri, allow_partial=bool(now.todo))
+            has_published = publish(now, prepared.weights.path, uri, allow_partial=bool(now.todo), aside=aside)
         run = RunRecord.of(now.layout)
     return Launched(look=now, execution=execution, has_published=has_published, mlflow=uri, run=run)
 

@@ -1,13 +1,15 @@
 """Find everything that a sweep depends on, and make its plan."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rmpsweep.aside import Aside, Lost
 from rmpsweep.data import OnIndex, Skipped, absolute
-from rmpsweep.errors import DataError
+from rmpsweep.errors import DataError, NetworkError, RmpsweepError
 from rmpsweep.pipeline.weights import Weights, find_weights, train_recipe, with_transform
 from rmpsweep.results import Layout, PlanFile, check_directory, discard_index, remove_orphans
 from rmpsweep.storage import Location, hold_lease, locate
@@ -152,6 +154,40 @@ def train(prepared: Prepared, on_epoch: Callable[[Any], None]) -> Prepared:
     weights = find_weights(prepared.sweep)
     facts = replace(prepared.plan.facts, weights=weights.identity)
     return replace(prepared, weights=weights, plan=make_plan(prepared.sweep, facts, prepared.plan.limit))
+
+
+@contextlib.contextmanager
+def trying_network(prepared: Prepared) -> Iterator[None]:
+    """Do as `try_network` does while the caller starts workers within this context, and raise its errors at the end.
+
+    They come before errors of the context. A process of its own tries the network, so that this one does not load
+    torch, unless torch is here already.
+    """
+    try:
+        aside = None if "torch" in sys.modules else Aside()
+    except OSError:  # no room for a process
+        aside = None
+    if aside is None:
+        try_network(prepared)
+        yield
+        return
+    with aside:
+        aside.ask(try_network, prepared)
+        try:
+            yield
+        except RmpsweepError:
+            _tried(aside, prepared)
+            raise
+        _tried(aside, prepared)
+
+
+def _tried(aside: Aside, prepared: Prepared) -> None:
+    try:
+        aside.answer()
+    except Lost as lost:
+        raise NetworkError(
+            f"{prepared.sweep.network.label}: cannot be tried before workers start: {lost}; is there enough memory?"
+        ) from lost
 
 
 def try_network(prepared: Prepared) -> None:

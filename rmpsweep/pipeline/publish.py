@@ -1,7 +1,13 @@
-"""Make what people read from the unit files: tables, report and MLflow runs."""
+"""Make what people read from the unit files: tables, report and MLflow runs.
 
+Drawing and logging load libraries, which takes seconds and much memory. A launch leaves both to a process of its own
+(`getting_ready`), which loads them while units are computed.
+"""
+
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rmpsweep import results as files
+from rmpsweep import tracking
+from rmpsweep.aside import Aside, Lost
 from rmpsweep.data.figures import InputFigures
+from rmpsweep.environment import usable_cpus
 from rmpsweep.errors import ResultsError
 from rmpsweep.pipeline.baseline import baseline_warnings, stated_accuracy
 from rmpsweep.pipeline.compute import rule_name
@@ -26,7 +35,9 @@ from rmpsweep.sweep.plan import Plan
 from rmpsweep.terms import ANN
 
 
-def publish(now: Look, weights: Path, uri: str | None, *, allow_partial: bool = False) -> bool:
+def publish(
+    now: Look, weights: Path, uri: str | None, *, allow_partial: bool = False, aside: Aside | None = None
+) -> bool:
     """Merge, report and log the results.
 
     run.json holds a digest of the results that were published. The digest is removed before the first table changes and
@@ -36,6 +47,7 @@ def publish(now: Look, weights: Path, uri: str | None, *, allow_partial: bool = 
         weights: the weights file, whose card may state an accuracy.
         uri: the tracking URI to log to; None logs nowhere.
         allow_partial: publish even though results are missing.
+        aside: the process that draws the report and logs; None does both here.
     Returns:
         Whether anything had to be done; False if exactly these results were published already.
     Raises:
@@ -56,11 +68,46 @@ def publish(now: Look, weights: Path, uri: str | None, *, allow_partial: bool = 
     run.write(layout)
     _write_tables(layout, tables)
     write_calibration(now, now.calibrations)
-    write_report(now, tables, run)
+    planned = Planned(sweep=now.sweep, layout=layout, plan=now.plan, dataset=now.dataset)
+    files.write_text(layout.report, _elsewhere(aside, draw_report, planned, run))
     if uri is not None:
-        log(now, tables, run, uri)
+        _elsewhere(aside, log, planned, tables.summary, run, uri)
     replace(run, published=state).write(layout)
     return True
+
+
+@contextlib.contextmanager
+def getting_ready(uri: str | None) -> Iterator[Aside | None]:
+    """Within this context, a process loads what `publish` needs, to be passed to it.
+
+    There is none where it would be of no use: this process has loaded the same already, or has one processor.
+    """
+    loaded = "altair" in sys.modules and (uri is None or "mlflow" in sys.modules)
+    with contextlib.ExitStack() as stack:
+        aside = None
+        if not loaded and usable_cpus() > 1:
+            with contextlib.suppress(OSError):  # no room for a process: `publish` does without
+                aside = stack.enter_context(Aside())
+                aside.ask(get_ready, uri)
+        yield aside
+
+
+def get_ready(uri: str | None) -> None:
+    """Load what `draw_report` and `log` need."""
+    from rmpsweep.report import get_ready
+
+    get_ready()
+    if uri is not None:
+        tracking.get_ready(uri)
+
+
+def _elsewhere(aside: Aside | None, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in the other process, or here if there is none or it has come to its end."""
+    if aside is not None:
+        with contextlib.suppress(Lost):
+            aside.ask(function, *arguments)
+            return aside.answer()
+    return function(*arguments)
 
 
 def merge_tables(now: Look, *, allow_partial: bool = False) -> Tables:
@@ -146,11 +193,12 @@ def calibration_rows(plan: Plan, calibrations: Calibrations) -> list[dict[str, A
     ]
 
 
-def write_report(planned: Planned, tables: Tables, run: RunRecord) -> None:
-    """Render the report and write it to report.html."""
-    from rmpsweep.report import ReportInfo, render
+def draw_report(planned: Planned, run: RunRecord) -> str:
+    """Make the page report.html from the merged tables. Raises StorageError if they cannot be read."""
+    from rmpsweep.report import ReportInfo, needed_predictions, render
 
     sweep, plan, layout = planned.sweep, planned.plan, planned.layout
+    tables = read_tables(layout, needed_predictions)
     ann = tables.predictions.filter(pc.equal(tables.predictions["trial_id"], ANN))
     info = ReportInfo(
         name=sweep.name,
@@ -170,14 +218,11 @@ def write_report(planned: Planned, tables: Tables, run: RunRecord) -> None:
         search=SearchFile.read(layout),
     )
     fetch = partial(fetch_pictures, sweep.data, layout.index, plan.facts.data_fingerprint)
-    page = render(tables.summary, tables.activity, tables.predictions, info, fetch)
-    files.write_text(layout.report, page)
+    return render(tables.summary, tables.activity, tables.predictions, info, fetch)
 
 
-def log(planned: Planned, tables: Tables, run: RunRecord, uri: str) -> Any:
+def log(planned: Planned, summary: pa.Table, run: RunRecord, uri: str) -> tracking.LoggedSweep:
     """Log the results to MLflow. Logging the same results again changes nothing. Raises TrackingError."""
-    from rmpsweep.tracking import SweepRecord, log_sweep
-
     sweep, plan, layout = planned.sweep, planned.plan, planned.layout
     versions: Mapping[str, str] = {f"version.{name}": version for name, version in run.versions.items()}
     written = (
@@ -189,7 +234,7 @@ def log(planned: Planned, tables: Tables, run: RunRecord, uri: str) -> Any:
         layout.predictions,
         layout.report,
     )
-    entry = SweepRecord(
+    entry = tracking.SweepRecord(
         sweep_id=hashlib.sha256(f"{sweep.name} {plan.context}".encode()).hexdigest()[:16],
         name=sweep.name,
         experiment=sweep.mlflow.experiment or sweep.name,
@@ -205,7 +250,7 @@ def log(planned: Planned, tables: Tables, run: RunRecord, uri: str) -> Any:
         stopped=plan.stopped,
     )
     with local_copies([path for path in written if path.is_file()]) as artifacts:
-        return log_sweep(uri, replace(entry, artifacts=artifacts), tables.summary)
+        return tracking.log_sweep(uri, replace(entry, artifacts=artifacts), summary)
 
 
 def _artifact_store(root: Location) -> str | None:

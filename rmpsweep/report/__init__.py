@@ -41,10 +41,11 @@ from rmpsweep.stats import CONVENTIONS, BestTrial, best_trials, correct_by_cell,
 from rmpsweep.stats.firing import flag_layers
 from rmpsweep.terms import ANN, INPUT, SETTINGS
 
-__all__ = ["Fetch", "Pictures", "ReportInfo", "needed_predictions", "no_pictures", "render", "thumbnails"]
+__all__ = ["Fetch", "Pictures", "ReportInfo", "get_ready", "needed_predictions", "no_pictures", "render", "thumbnails"]
 
 Row = dict[str, Any]
 CLASSES_SHOWN = 30
+PAGE = "page.html.j2"
 
 
 def needed_predictions(summary: pa.Table) -> pc.Expression:
@@ -58,6 +59,17 @@ def needed_predictions(summary: pa.Table) -> pc.Expression:
     steps = {*_largest(by_trial(summary.to_pylist())).values(), *([decisive_time_steps(chosen)] if chosen else [])}
     trials = [ANN, *(trial.trial_id for trial in best.values())]
     return pc.field("trial_id").isin(trials) | pc.field("time_steps").isin(pa.array(sorted(steps), pa.int32()))
+
+
+def get_ready() -> None:
+    """Load what `render` needs, which takes seconds: Altair, Pillow, SciPy, the templates and the drawing library."""
+    import altair  # noqa: F401
+    import PIL.Image
+    import scipy.special  # noqa: F401
+
+    PIL.Image.init()
+    environment().get_template(PAGE)
+    library()
 
 
 def render(
@@ -98,11 +110,18 @@ def render(
     def class_name(label: int) -> str:
         return str(pictures.class_names[label]) if label < len(pictures.class_names) else str(label)
 
+    with charts.unchecked():
+        drawn = {
+            **_trial_charts(data, info, ann_joules),
+            **_best_charts(best, rows, info, paired, found),
+            **_layer_charts(best, layers, thresholds),
+            **_class_charts(classes[:CLASSES_SHOWN], class_name),
+        }
     templates = environment()
     templates.filters["class_name"] = class_name
     varying = varying_settings(rows)
     ann_interval = wilson_interval(info.ann_correct, info.ann_images) if info.ann_images else None
-    return templates.get_template("page.html.j2").render(
+    return templates.get_template(PAGE).render(
         info=info,
         ann_interval=ann_interval,
         best=best,
@@ -129,12 +148,7 @@ def render(
         hardest=hardest,
         pictures=pictures,
         thresholds=thresholds,
-        charts={
-            **_trial_charts(data, info, ann_joules),
-            **_best_charts(best, rows, info, paired, found),
-            **_layer_charts(best, layers, thresholds),
-            **_class_charts(classes[:CLASSES_SHOWN], class_name),
-        },
+        charts=drawn,
         config=charts.CONFIG,
         themes=charts.THEMES,
         library=library(),

@@ -23,8 +23,7 @@ def thumbnails(split: ImageSplit, image_ids: Sequence[int]) -> dict[int, str]:
     uris: dict[int, str] = {}
     if not image_ids:
         return uris
-    pixels, _ = split.pixels(image_ids)
-    for image_id, each in zip(image_ids, pixels.permute(0, 2, 3, 1).numpy(), strict=True):
+    for image_id, each in zip(image_ids, split.shown(image_ids), strict=True):
         shown = (each.astype("float32") * (255 / split.pixel_max)).round().astype("uint8")
         picture = Image.fromarray(shown.squeeze(2) if shown.shape[2] == 1 else shown).convert("RGB")
         picture.thumbnail((SIDE, SIDE))

@@ -3,6 +3,7 @@
 Files are written whole, and are left alone if their contents would not change.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -14,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import dataset
 
 from rmpsweep.errors import StorageError
 from rmpsweep.storage import Location, write_atomic
@@ -35,13 +35,14 @@ UNIT_SCHEMA = pa.schema(
     ]
 )
 PREDICTIONS_SCHEMA = UNIT_SCHEMA.append(pa.field("correct", pa.bool_()))
+_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64()}
 _DEFAULTS = {field.name: field.default for field in fields(Setting)}
 SUMMARY_SCHEMA = pa.schema(
     [
         ("trial_id", pa.string()),
         ("network", pa.string()),
         ("dataset", pa.string()),
-        *((name, pa.scalar(_DEFAULTS[name]).type) for name in SETTINGS),
+        *((name, _TYPES[type(_DEFAULTS[name])]) for name in SETTINGS),
         ("time_steps", pa.int32()),
         ("images", pa.int64()),
         ("images_planned", pa.int64()),
@@ -103,7 +104,10 @@ def digest(path: Location) -> str:
 
 
 def write_thresholds(path: Location, thresholds: Mapping[str, Sequence[float]]) -> None:
-    """Write a calibration: layer -> one threshold, or one per channel; "input" -> Λ_0."""
+    """Write a calibration: layer -> one threshold, or one per channel; "input" -> Λ_0. Equal values are left alone."""
+    with contextlib.suppress(StorageError):
+        if read_thresholds(path) == {layer: list(values) for layer, values in thresholds.items()}:
+            return
     rows = [
         {"layer": layer, "channel": c if len(values) > 1 else -1, "threshold": value}
         for layer, values in thresholds.items()
@@ -186,6 +190,8 @@ def decode_parquet(content: bytes, rows: pc.Expression | None = None) -> tuple[d
     if rows is None:
         large = file.metadata.num_rows > ROW_GROUP  # Arrow's threads would cost more than small files take
         return metadata, file.read(use_threads=large).replace_schema_metadata(None)
+    from pyarrow import dataset  # loads pandas
+
     fragment = dataset.ParquetFileFormat().make_fragment(pa.BufferReader(content))
     groups = (file.read_row_group(group.id).filter(rows) for group in fragment.subset(rows).row_groups)
     return metadata, pa.concat_tables([file.schema_arrow.empty_table(), *groups]).replace_schema_metadata(None)

@@ -4,9 +4,18 @@
 logs them. ``training`` logs a training while it runs.
 """
 
-from rmpsweep.tracking.connection import check_uri, without_password
+from rmpsweep.tracking.connection import check_uri, get_ready, without_password
 from rmpsweep.tracking.content import SweepRecord
 from rmpsweep.tracking.sweeps import LoggedSweep, log_sweep
 from rmpsweep.tracking.training import TrainingRecord, log_training
 
-__all__ = ["LoggedSweep", "SweepRecord", "TrainingRecord", "check_uri", "log_sweep", "log_training", "without_password"]
+__all__ = [
+    "LoggedSweep",
+    "SweepRecord",
+    "TrainingRecord",
+    "check_uri",
+    "get_ready",
+    "log_sweep",
+    "log_training",
+    "without_password",
+]

@@ -1,13 +1,17 @@
 """Connections to MLflow: which tracking URIs are allowed, how long to wait, and what a failure means for the user."""
 
 import contextlib
+import functools
 import os
 import re
+import sqlite3
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rmpsweep.errors import InputError, TrackingError
+from rmpsweep.errors import InputError, StorageError, TrackingError
+from rmpsweep.storage import write_first
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,8 +69,7 @@ def connected(
         InputError: the URI is malformed. TrackingError: MLflow or its database raised an error within the context.
     """
     check_uri(tracking_uri)
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _set_environment()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -78,6 +81,35 @@ def connected(
         reason = _refusal(tracking_uri, getattr(error, "error_code", "")) or str(error).strip().partition("\n")[0]
         where = without_password(tracking_uri)
         raise TrackingError(f"MLflow at {where} cannot be used: {without_password(reason)}. {remedy}") from error
+
+
+def get_ready(tracking_uri: str) -> None:
+    """Load what logging to this URI needs, which takes seconds, without connecting to it."""
+    _set_environment()
+    import mlflow  # noqa: F401
+
+    if tracking_uri.startswith("sqlite:"):
+        _empty_database()
+
+
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@functools.cache
+def _empty_database() -> bytes:
+    """The SQLite file of an MLflow without runs.
+
+    MLflow makes its tables in a hundred steps, each of which waits for the disk. Here it makes them in memory.
+    """
+    from mlflow import MlflowClient
+
+    uri = "file:rmpsweep-empty?mode=memory&cache=shared"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as database, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SQLAlchemy will use another pool of connections one day; any will do
+        MlflowClient(tracking_uri=f"sqlite:///{uri}&uri=true").search_experiments()
+        return database.serialize()
 
 
 def _refusal(tracking_uri: str, error_code: str) -> str | None:
@@ -116,6 +148,9 @@ def _reach_database(tracking_uri: str, artifacts: Sequence[Path], store: str | N
     if is_file:
         artifacts = [Path(str(url.database))]
         artifacts[0].parent.mkdir(parents=True, exist_ok=True)
+        if not artifacts[0].exists() and not url.query:
+            with contextlib.suppress(StorageError):  # MLflow itself will say what is the matter
+                write_first(artifacts[0], _empty_database(), stays=lambda _: True, patience_s=0)
     engine = create_engine(url, connect_args={"timeout" if is_file else "connect_timeout": _CONNECT_TIMEOUT_S})
     try:
         inspect(engine).get_table_names()

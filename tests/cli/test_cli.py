@@ -52,6 +52,30 @@ def test_planning_and_looking_load_neither_torch_nor_ray_nor_mlflow(command, wri
     assert done.returncode == 0, done.stderr
 
 
+def test_help_loads_nothing_that_only_commands_need():
+    script = (
+        "import sys, rmpsweep.cli\nsys.argv = ['rmpsweep', '--help']\n"
+        "try:\n    rmpsweep.cli.main()\nexcept SystemExit:\n    pass\n"
+        "print({'numpy', 'pandas', 'pyarrow', 'pydantic', 'rich', 'torch', 'yaml'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stderr, "launch" in done.stdout) == ("set()\n", True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("environment")
+def test_a_launch_with_nothing_to_do_loads_no_pandas_and_its_driver_no_library_of_pages(write_sweep, tmp_path):
+    script = (
+        "import sys\nimport rmpsweep\n"
+        f"launch = lambda: rmpsweep.launch({str(write_sweep())!r}, {str(tmp_path / 'r')!r}, limit=8, inline=True)\n"
+        "launch()\nprint({'altair', 'mlflow'} & set(sys.modules))"
+    )
+    again = script.replace("{'altair', 'mlflow'}", "{'altair', 'mlflow', 'pandas', 'torch'}")
+    for each in (script, again):
+        done = subprocess.run([sys.executable, "-c", each], capture_output=True, text=True, timeout=240)
+        assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
 @pytest.mark.slow
 def test_ids_of_trials_stay_whole_in_a_terminal_of_80_columns(tmp_path, monkeypatch):
     monkeypatch.setenv("RMPSWEEP_CACHE", str(tmp_path / "cache"))

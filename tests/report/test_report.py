@@ -1,3 +1,4 @@
+import contextlib
 import re
 from dataclasses import replace
 from statistics import fmean
@@ -7,6 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from rmpsweep.report import Pictures, needed_predictions, render
+from rmpsweep.report.templates import library
 from rmpsweep.stats import best_trials
 from tests.helpers.report_tables import IMAGES, INFO, RULES, TIME_STEPS, tables, text_of
 
@@ -18,6 +20,33 @@ SOFT, HARD = f"{7:016x}", f"{6:016x}"
 def page() -> str:
     """Of the tables as they are."""
     return render(*tables(), INFO)
+
+
+@pytest.mark.slow
+def test_charts_pass_the_checks_that_the_page_leaves_out(page: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rmpsweep.report.charts.unchecked", contextlib.nullcontext)
+    assert render(*tables(), INFO) == page
+
+
+@pytest.mark.parametrize("damage", [lambda kept: kept[:-1000], lambda kept: b"alert(1)", lambda kept: b""])
+def test_a_damaged_drawing_library_in_the_cache_is_made_again(damage, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RMPSWEEP_CACHE", str(tmp_path / "new"))
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda: "draw(1);" * 1000)
+    made = library.__wrapped__()
+    (file,) = (tmp_path / "new").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert library.__wrapped__() == made
+    assert file.read_bytes() == whole
+    monkeypatch.setattr("vl_convert.javascript_bundle", None)
+    assert library.__wrapped__() == made
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RMPSWEEP_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda: "draw(1);")
+    assert library.__wrapped__() == "draw(1);"
 
 
 @pytest.mark.slow

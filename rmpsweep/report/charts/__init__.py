@@ -6,7 +6,8 @@ is at most the given one. Charts of trials name their data set `POINTS`: the pag
 it to each of these charts.
 """
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rmpsweep.terms import RESETS
@@ -74,6 +75,18 @@ THEMES: dict[str, dict[str, Any]] = {
         "category": ["#6fb1de", "#e09a55", "#2fc39a", "#d98cc5", "#d6cf5a", "#d2748d", "#88ccee"],
     },
 }
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """Within this context, Altair does not check charts against the schema of Vega-Lite, which takes half of its time.
+
+    A test draws every chart with the checks.
+    """
+    from altair.utils.schemapi import debug_mode
+
+    with debug_mode(False):
+        yield
 
 
 def accuracy_axis(alt: Any, field: str, from_lowest: bool = False) -> Any:
