@@ -9,10 +9,11 @@ RmpsweepError                     1
 │   ├── CalibrationError              thresholds that cannot be found, e.g. a silent layer
 │   └── ResultsError                  results directory of another sweep, gaps at merge
 ├── VerificationError             1   results on disk differ from what is computed again
-├── IncompleteError               3   the sweep finished, but some units are quarantined
+├── IncompleteError               3   units are missing at the end: quarantined, or a limit on failures was reached
 │   └── StoppedError            130   the launch was stopped on request before its end
 └── UnusableError                 4   the place to run on or to write to cannot be used
     ├── StorageError
+    │   └── TableError                a table that is missing, damaged or of another version
     ├── ClusterError
     └── TrackingError
 
@@ -57,11 +58,11 @@ class ResultsError(InputError):
 
 
 class VerificationError(RmpsweepError):
-    """Committed units differ from what is computed again; the message names the units."""
+    """Committed units differ from what is computed again, or cannot be computed; the message names the units."""
 
 
 class IncompleteError(RmpsweepError):
-    """The sweep ended with quarantined units."""
+    """A launch ended and units are missing: they are quarantined, or a limit on failures ended the launch."""
 
     exit_code = 3
 
@@ -82,7 +83,14 @@ class UnusableError(RmpsweepError):
 
 
 class StorageError(UnusableError):
-    """A directory cannot be read or written."""
+    """A file, a directory or an object store cannot be read or written."""
+
+
+class TableError(StorageError):
+    """A table of results is missing, damaged or of another version.
+
+    If an object store is away, reading a table raises a StorageError that is no TableError.
+    """
 
 
 class ClusterError(UnusableError):

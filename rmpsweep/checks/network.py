@@ -158,15 +158,19 @@ def load_named_network(
 
 
 def check_network(subject: Subject, setting: Setting, time_steps: int, alphas: Sequence[float] = (1.0,)) -> Checked:
-    """Calibrate the network on the images and compare it with the ANN, both at α = 1 and under constant input.
+    """Find the thresholds on the images, or take those that the setting gives; then compare the network with the ANN.
+
+    Both steps use α = 1 and constant input.
 
     Args:
-        setting: its α and encoding are not used.
+        setting: the comparison ignores its α, encoding, v_init and seed. What rounding changes is computed for its own
+            encoding, and for the α in `alphas`.
         time_steps: T, a multiple of 4.
-        alphas: the α at which the network will be simulated. What rounding changes is computed for each of them.
+        alphas: the α at which the network will be simulated.
     Raises:
-        CalibrationError: a layer is silent, the thresholds of a file or of an own rule do not fit, or the numerics
-            cannot hold the network at one of the α.
+        CalibrationError: the rule finds no threshold above 0 for a layer, the thresholds of a file or of a rule from
+            outside the package do not fit or cannot be found, or the numerics cannot hold the network at α = 1 or at
+            one of the α.
         SweepError: time_steps is not a multiple of 4.
     """
     from rmpsweep.engine import calibrate

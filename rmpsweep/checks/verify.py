@@ -171,10 +171,13 @@ def verify_units(results: Location, units: int, seed: int, tell: Callable[[str],
         seed: seed of the random draw.
         tell: called with a line of text for each unit that was compared.
         place: where the units are computed.
+    Returns:
+        What was compared. Units that differ or cannot be computed raise nothing here; `Verification.check` does.
     Raises:
-        ResultsError, StorageError: no sweep has been launched here, no unit is committed, or another version of the
-            engine computed the results.
-        NetworkError, DataError: the weights or the images are not those of the results.
+        ResultsError: no sweep has been launched here, no committed unit has planned trials alone, or another version of
+            the engine computed the results.
+        NetworkError, DataError: the weights or the images are missing, or are not those of the results.
+        StorageError: the results or remote images cannot be read.
         ClusterError: no worker can be started.
     """
     now = look(reopen(results))

@@ -44,7 +44,13 @@ def examine(subject: str, layout: Layout | None) -> Claim:
 
 
 def write(claim: Claim, folder: Location) -> list[Location]:
-    """Write the figure as SVG and PNG and its points as CSV, in files named after the subject. Raises StorageError."""
+    """Write the figure as SVG and PNG and its points as CSV, in files named after the subject.
+
+    Returns:
+        The paths of the three files, in this order.
+    Raises:
+        StorageError: the folder cannot be written.
+    """
     from rmpsweep.claims.charts import render_png, render_svg
 
     svg, png, table = (folder / f"{claim.subject}.{kind}" for kind in ("svg", "png", "csv"))

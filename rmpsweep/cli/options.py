@@ -93,7 +93,8 @@ def results_directory(target: str, results: str | None) -> "Location":
     """Return where results lie: at `results` if given, else at `target` if it is a directory, else by the sweep's name.
 
     Raises:
-        ResultsError: no sweep has been launched in the default place. SweepError: there is no such sweep.
+        ResultsError: no sweep has been launched in the default place, or an address is neither s3:// nor gs://.
+        SweepError: there is no such sweep.
     """
     from rmpsweep.storage import locate
 

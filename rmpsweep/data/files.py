@@ -137,13 +137,16 @@ def find_files(source: str, path: str | None, split: str, suffix: str) -> list[F
     """Find the files of a split, sorted by name.
 
     Args:
+        source: the name of the data source, with which error messages begin.
         path: a folder, a file or a pattern. In a folder, the files of the split are `<split><suffix>` and
             `<split>-*<suffix>`. A pattern may hold `{split}`; ranges `{000..012}` and lists `{a,b}`, every member of
             which must exist; and `*`, `?` and `[…]` (in URLs only `*`, in the last part).
         suffix: the extension of the files, such as ".parquet".
     Raises:
-        DataError: `path` is None or matches nothing, the folder has no such split (the message lists those it has), or
-            files of the split are missing.
+        DataError: `path` is None; there is no such folder or file, or the pattern, or one member of a range or list in
+            it, matches nothing; the folder has no such split (the message lists those that are there); files of the
+            split in a folder are numbered `-N-of-M`, and one of the M is missing; or a URL holds a password, names no
+            bucket, or needs a package that is not installed.
         StorageError: the files cannot be reached.
     """
     if path is None:

@@ -56,7 +56,8 @@ class Prefetch:
         engine. Closing the generator ends its threads.
 
         Raises:
-            DataError: an image cannot be decoded.
+            DataError: an image cannot be read or decoded.
+            StorageError: remote files cannot be reached.
         """
         began = time.perf_counter()
         order, blocks = image_order(self.split.num_images), _blocks(start, stop)

@@ -81,7 +81,7 @@ class ImageSplit(ABC):
         self.pixel_max = pixel_max
 
     def load(self, image_ids: "Sequence[int] | np.ndarray") -> "tuple[torch.Tensor, torch.Tensor]":
-        """Like `pixels`, but normalised: float32 [N, C, H, W], and labels int64 [N]."""
+        """Like `pixels`, with the same exceptions, but normalised: float32 [N, C, H, W], and labels int64 [N]."""
         pixels, labels = self.pixels(image_ids)
         return self.normalise(pixels), labels
 
@@ -96,6 +96,7 @@ class ImageSplit(ABC):
             Pixels uint8 [N, C, H, W], and labels int64 [N].
         Raises:
             DataError: there are no ids, ids are out of range, or an image cannot be read or decoded.
+            StorageError: remote files cannot be reached.
         """
         import torch
 

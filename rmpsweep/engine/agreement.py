@@ -129,6 +129,7 @@ def compare_layers(
         time_steps: T, a multiple of 4.
     Raises:
         ValueError: T is not a multiple of 4, or `engine.simulate` refuses an argument.
+        CalibrationError: the numerics cannot hold the network, as from `engine.simulate`.
     """
     if time_steps < 4 or time_steps % 4:
         raise ValueError(f"time_steps: got {time_steps}, expected a multiple of 4")

@@ -1,7 +1,7 @@
 """Finds thresholds from calibration images.
 
-They are exact: maxima and percentiles are order statistics over the whole fixed set. Calibration always uses soft
-reset, v_init 0 and α 1, so the same thresholds serve both resets and every α.
+Except under activation_max_ema, they are exact: maxima and percentiles are order statistics over the whole fixed set.
+Calibration always uses soft reset, v_init 0 and α 1, so the same thresholds serve both resets and every α.
 """
 
 import math
@@ -45,8 +45,9 @@ def calibrate(
     - vin_*: the layers are calibrated in order, each while the spikes of the layers before it drive the network. θ_ℓ is
       the maximum (or a percentile) of the current z_ℓ over neurons, images and steps.
     - activation_*: Λ_ℓ is the maximum (or a percentile) of the ReLU output of the ANN.
-    - activation_max_ema: Λ_ℓ is the moving average, with momentum 0.1, of the maxima of batches of `batch_size` images,
-      in order (spikingjelly 2.0.0, activation_based/ann2snn/modules.py, VoltageHook).
+    - activation_max_ema: Λ_ℓ is a moving average of the maxima of batches of `batch_size` images, in order. It begins
+      with the first maximum; after each further batch it is 0.9 of the average so far plus 0.1 of the new maximum
+      (spikingjelly 2.0.0, activation_based/ann2snn/modules.py, VoltageHook).
 
     The percentile p is the smallest observed value that at least p % of all values (zeros and negatives included) do
     not exceed. No threshold puts Λ_ℓ above the layer's ceiling.
@@ -54,18 +55,22 @@ def calibrate(
     Args:
         images: [N, C, H, W], float32 or float64, which is the dtype that calibration computes in.
         method: the name of the rule, such as "vin_p99.7".
-        granularity: "layer" (one θ) or "channel" ([C]). A silent channel takes the largest θ of its layer, with a
-        warning.
+        granularity: "layer" (one θ) or "channel" ([C]). A channel for which the rule finds no value above 0 takes the
+            largest θ of its layer, with a warning.
         encoding, time_steps, seed, max_pool: settings of the simulation behind vin_*.
         input_scale: Λ_0, or "auto" for the largest |x| of the images.
         image_ids: the key of Poisson spikes together with `seed`, int64 [N]; the default is 0, 1, 2, …
-        batch_size: images per forward pass. The last batch is padded, so that the shape never changes.
+        batch_size: images per forward pass. Under activation_*, and under vin_* for a network that runs node by node,
+            the last batch is padded, so that the shape never changes. A network with a program is simulated under vin_*
+            in parts of a batch, as large as memory allows.
         on_steps: called as the calibration goes on; see `OnSteps`.
     Returns:
         layer -> θ_ℓ (float64, 0-d or [C]); "input" -> Λ_0.
     Raises:
-        CalibrationError: a layer is wholly silent (θ <= 0); the message names it.
-        ValueError: an argument is out of range.
+        CalibrationError: the rule finds no value above 0 in any channel of a layer, because the layer is silent or the
+            percentile is low; the message names the layer.
+        ValueError: an argument is out of range, `method` is a rule whose thresholds are given (file:… or a function of
+            the user's own), or activation_max_ema is asked for with granularity "channel".
     Source: Han, Srinivasan, Roy, CVPR 2020 (V_in^max); Rueckauer et al. 2017 (activation percentile). The exact order
     statistic in place of a moving average of batch maxima is ours.
     """

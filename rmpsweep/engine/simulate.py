@@ -112,8 +112,8 @@ def simulate(
         "reference" runs node by node, in one batch if batch_size is not given.
     Raises:
         ValueError: time_steps, start or state do not fit together, or α, a threshold, v_init or a word of the setting
-        is not allowed; the message names the value, what was received and what is allowed.
-        CalibrationError: a number or sum would be out of the range of the numerics.
+            is not allowed; the message names the value, what was received and what is allowed.
+        CalibrationError: a number or sum would be out of the range of the numerics, or rounding would change too much.
     """
     setting = {
         "thresholds": thresholds,
@@ -163,12 +163,17 @@ def simulate_many(
 
     Settings with the same weights are stacked in the batch, whatever their thresholds, α, reset and v_init. Unless the
     network runs node by node, the input is encoded once, and the first convolution computed once, for all settings that
-    see the same input.
+    see the same input. Arguments that are not described here are those of `simulate`.
 
     Args:
         settings: the keyword arguments of `CalibratedSetting` for each setting.
-        keep_state: False if no `Simulation.state` is needed.
+        states: one `Simulation.state` for each setting, to continue runs of `start` steps; None begins new runs.
+        keep_state: False if no `Simulation.state` is needed; a network that runs node by node keeps it nevertheless.
         on_steps: called as the run goes on; see `OnSteps`.
+    Returns:
+        One simulation for each setting, in the order of the settings.
+    Raises:
+        ValueError, CalibrationError: as from `simulate`.
     """
     steps = _checked_steps(time_steps, start)
     if (states is None) != (start == 0):

@@ -46,8 +46,11 @@ def published_transform(network: str, weights: Path | None) -> Transform:
 def published_accuracy(network: str, weights: Path | None) -> float | None:
     """The top-1 accuracy on ImageNet-1K, a fraction, that torchvision states for weights of 1,000 classes.
 
-    It is None if torchvision publishes no such weights or states no accuracy. The arguments are those of
-    `published_transform`.
+    It is None if torchvision publishes no file of this name or states no accuracy, and for networks and weights that
+    are not torchvision's. The arguments are those of `published_transform`.
+
+    Raises:
+        NetworkError: `weights` is a name, and torchvision has no such classifier or no weights of this name.
     """
     found = _torchvision_weights(network, weights)
     if found is None or len(found.meta["categories"] or ()) != 1000:

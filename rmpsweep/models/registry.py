@@ -145,7 +145,9 @@ def build(
 
 
 def build_any(name: str, num_classes: int, in_channels: int, image_size: int | tuple[int, int]) -> "nn.Module":
-    """Call `build`, or `build_external` for a library's name; such networks take images of 3 channels.
+    """Call `build`, or `build_external` for a library's name, which needs neither `in_channels` nor `image_size`.
+
+    Networks of a library take images of 3 channels; another number is not refused here.
 
     Raises:
         NetworkError: as `build` and `build_external` do.
@@ -175,7 +177,11 @@ def build_from_module(spec: str) -> "nn.Module":
 
 
 def describe(name: str, num_classes: int, in_channels: int, image_size: int | tuple[int, int]) -> NetworkSize:
-    """Measure a network by name, without computing anything or allocating its weights."""
+    """Measure a network by name, without computing anything or allocating its weights.
+
+    Raises:
+        NetworkError: as `build_any` does.
+    """
     import torch
 
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size

@@ -147,6 +147,7 @@ def calibrate(
     Raises:
         CalibrationError: thresholds cannot be found, or a calibration failed too often.
         InputError: the worker cannot use the sweep's data or network.
+        UnusableError: the storage or the cluster cannot be used.
         StoppedError: the calibration was stopped before its end.
     """
     known = now.calibrations

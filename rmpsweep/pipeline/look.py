@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rmpsweep.errors import StorageError
+from rmpsweep.errors import TableError
 from rmpsweep.pipeline.prepare import Planned
 from rmpsweep.pipeline.search import SearchState, replay
 from rmpsweep.results import Journal, Layout, read_thresholds, scan, thresholds_digest
@@ -69,11 +69,14 @@ class Look(Planned):
 
 
 def look(planned: Planned, last: Journal | None = None) -> Look:
-    """Read thresholds and unit files without writing anything. Files that cannot be read count as missing.
+    """Read thresholds and unit files without writing anything. Files that are missing or damaged do not count.
 
-    An adaptive search is replayed from the results. Trials that the search adds are not in the plan of the first scan,
-    which therefore did not check their thresholds; so all unit files are checked again, until the search adds none.
-    Units of trials whose thresholds are missing do not count until these are found again.
+    A unit file does not count while the thresholds of any planned trial in it are missing; it counts again once the
+    same thresholds have been found.
+
+    An adaptive search is replayed from the results, and may add trials to the plan. A scan checks the thresholds only
+    of trials that its plan has. After the search has added trials, all unit files are therefore checked again with the
+    grown plan, and the search is replayed again, until it adds no trial.
 
     Args:
         last: the journal of an earlier look by the same launch; unit files that it verified are not read again.
@@ -103,10 +106,15 @@ def look(planned: Planned, last: Journal | None = None) -> Look:
 
 
 def read_calibrations(layout: Layout, plan: Plan) -> Calibrations:
-    """Read the thresholds found so far. A table that cannot be read counts as missing."""
+    """Read the thresholds found so far. A table that is damaged or of another version counts as missing.
+
+    Raises:
+        StorageError: an object store cannot be reached. Its thresholds are not missing then: taking them to be missing
+            would have everything computed again.
+    """
     found = {}
     for calibration_id in dict.fromkeys(trial.calibration_id for trial in plan.trials):
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(TableError):
             found[calibration_id] = read_thresholds(layout.thresholds(calibration_id))
     return found
 

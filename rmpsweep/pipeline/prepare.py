@@ -133,7 +133,13 @@ def prepare(
 
 
 def reopen(results: Location) -> Planned:
-    """Read what was launched in a results directory from that directory alone. Raises ResultsError, StorageError."""
+    """Read what was launched in a results directory from that directory alone.
+
+    Raises:
+        ResultsError: no sweep has been launched there.
+        SweepError: its sweep.yaml is not a sweep of this version.
+        StorageError: plan.json is not a plan of this version, or the directory cannot be read.
+    """
     layout = Layout(results)
     saved = PlanFile.read(layout)
     sweep = parse_sweep(layout.sweep.read_text(encoding="utf-8"), str(layout.sweep))

@@ -113,8 +113,11 @@ def _elsewhere(aside: Aside | None, function: Callable[..., Any], *arguments: An
 def merge_tables(now: Look, *, allow_partial: bool = False) -> Tables:
     """Make and write the three tables, and mark report and MLflow runs as out of date.
 
+    The mark is that run.json no longer holds a digest of what was published, so the next launch publishes again.
+
     Raises:
         ResultsError: results are missing and allow_partial is not set, or attempts at a unit differ.
+        StorageError: the results directory cannot be read or written.
     """
     tables = _merged(now, allow_partial)
     run = RunRecord.read(now.layout)
@@ -151,7 +154,8 @@ def read_tables(layout: Layout, wanted: Callable[[pa.Table], pc.Expression] | No
     Args:
         wanted: returns, for the summary, the filter of the predictions that are needed; None reads them all.
     Raises:
-        StorageError: a table is missing, cannot be read or has another schema version.
+        TableError: a table is missing, cannot be read or has another schema version.
+        StorageError: an object store cannot be reached.
     """
     summary = files.read_table(layout.summary, files.SUMMARY_SCHEMA)
     rows = wanted(summary) if wanted else None

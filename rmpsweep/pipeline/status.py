@@ -75,10 +75,13 @@ def status_document(now: Look) -> dict[str, Any]:
     """Return the state of a sweep as plain values.
 
     `trials` has an entry for the ANN and each trial: its cells that are done, in flight, failed and planned, and its
-    accuracy at its largest T over the images done. `running` is the progress of the running launch, None if none runs.
-    `input` says how images came in, in the running launch or else in the last one that computed something. `rejected`
-    maps unit files that do not count to the reason, `quarantined` lists the units that were given up, and `stopped`
-    maps trials that an adaptive search has stopped to their number of images.
+    accuracy at its largest T over the images done. Cells are in flight only if progress.json lists their job.
+    `units_left` and `image_steps_left` count what is missing, and `eta_s` estimates the seconds that it takes, None if
+    nothing tells the pace. `running` is the progress of the running launch, None if none runs. `input` says how images
+    came in, in the running launch or else in the last one that computed something. `flagged_layers` has a text for each
+    of the first five trials with saturated or silent layers in the tables merged last. `rejected` maps unit files that
+    do not count to the reason, `quarantined` lists the units that were given up in the last launch while units are
+    missing, and `stopped` maps trials that an adaptive search has stopped to their number of images.
     """
     running, run = ProgressFile.read(now.layout), RunRecord.read(now.layout)
     missing = dict.fromkeys((trial for trial, _ in now.plan.work), 0)

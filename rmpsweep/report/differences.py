@@ -105,7 +105,7 @@ def reach_ann(trial: BestTrial, cells: Cells) -> TimeStepsToReach | None:
 def rivals(trial: BestTrial, rows: Sequence[Row], cells: Cells) -> Rivals | None:
     """Compare the trials that differ from this one in at most α, at the `decisive_time_steps` of this trial.
 
-    Trials with fewer images than the others are left out. The result is None if fewer than two trials remain, or if
+    Of these trials, only those with the most images take part. The result is None if they are fewer than two, or if
     they share no image.
 
     Args:

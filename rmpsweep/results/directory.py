@@ -22,10 +22,14 @@ TRIAL_BYTES: a trial in the other tables, the report and MLflow's database. FIXE
 
 
 def check_directory(layout: Layout, sweep: Sweep) -> None:
-    """Check that a directory is empty or holds this sweep, and can be written.
+    """Check that a directory holds this sweep, or nothing but what a launch makes first and files with a leading dot.
+
+    A folder must be writable, or its nearest existing parent if it does not exist yet. In an object store the bucket
+    must exist; whether it can be written is not checked here.
 
     Raises:
         ResultsError: the directory holds another sweep or something else.
+        SweepError: its sweep.yaml is not a sweep of this version.
         StorageError: the directory cannot be reached or written.
     """
     root = layout.root

@@ -107,7 +107,7 @@ def commit_unit(layout: Layout, result: UnitResult, patience_s: float = PATIENCE
 
     In a folder, a file that exists already stays if it verifies, holds this unit and was computed with the same
     thresholds; any other file is replaced. If the results in the file that stays differ, a UserWarning says so, and the
-    new result is dropped. The folder `units/` must exist.
+    new result is dropped. The folder `units/` must exist. In an object store every call puts an object of its own.
 
     Args:
         patience_s: how many seconds to wait for storage that is away.

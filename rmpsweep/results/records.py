@@ -387,7 +387,13 @@ class ProgressFile:
 
     @classmethod
     def read(cls, layout: Layout) -> Self | None:
-        """Read what the running launch has written last; None if no launch runs."""
+        """Read what the running launch has written last.
+
+        Returns:
+            None if there is no file, or if it is older than STALE_S, since its launch is then taken to be gone.
+        Raises:
+            StorageError: the file cannot be read, or is of another version.
+        """
         document = read_json(layout.progress)
         if document is None:
             return None

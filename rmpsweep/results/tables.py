@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rmpsweep.errors import StorageError
+from rmpsweep.errors import StorageError, TableError
 from rmpsweep.storage import Location, write_atomic
 from rmpsweep.terms import FIGURES, SETTINGS, Setting
 
@@ -83,15 +83,16 @@ def read_table(path: Location, schema: pa.Schema, rows: pc.Expression | None = N
     Args:
         rows: a filter; None reads all rows. Row groups without any wanted row are not decoded.
     Raises:
-        StorageError: the table is missing, cannot be read, or has another schema version.
+        TableError: the table is missing, cannot be read, or has another schema version.
+        StorageError: an object store cannot be reached.
     """
     try:
         metadata, table = decode_parquet(path.read_bytes(), rows)
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise StorageError(f"{path}: cannot be read: {error}; make it again with rmpsweep merge") from error
+        raise TableError(f"{path}: cannot be read: {error}; make it again with rmpsweep merge") from error
     version = metadata.get("rmpsweep.schema_version")
     if version != SCHEMA_VERSION or not table.schema.equals(schema):
-        raise StorageError(
+        raise TableError(
             f"{path}: got a table of schema version {version}, expected {SCHEMA_VERSION} and its columns; "
             "make it again with rmpsweep merge"
         )
@@ -117,7 +118,11 @@ def write_thresholds(path: Location, thresholds: Mapping[str, Sequence[float]]) 
 
 
 def read_thresholds(path: Location) -> dict[str, list[float]]:
-    """Read a calibration in the form in which `write_thresholds` takes it. Raises StorageError."""
+    """Read a calibration in the form in which `write_thresholds` takes it.
+
+    Raises:
+        TableError, StorageError: as from `read_table`.
+    """
     thresholds: dict[str, list[float]] = {}
     for row in read_table(path, CALIBRATION_SCHEMA).to_pylist():
         thresholds.setdefault(row["layer"], []).append(row["threshold"])

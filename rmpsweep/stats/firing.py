@@ -48,7 +48,7 @@ class FlaggedTrial:
 
 
 def flag_layers(summary: pa.Table, activity: pa.Table) -> list[FlaggedTrial]:
-    """The trials of a summary table that have saturated or silent layers, in the order of the table.
+    """The trials of a summary table that have saturated or silent layers at their largest T, in the table's order.
 
     Args:
         activity: a table of one row per (trial, layer, T).
@@ -72,7 +72,10 @@ def flag_layers(summary: pa.Table, activity: pa.Table) -> list[FlaggedTrial]:
 
 
 def shortened(flagged: Sequence[FlaggedTrial]) -> list[str]:
-    """The first few flagged trials as text, and how many more there are."""
+    """The first five flagged trials as a text each, and how many more there are.
+
+    A text names at most five saturated and five silent layers, and how many more there are of each.
+    """
     return _first([str(trial) for trial in flagged], "trials")
 
 

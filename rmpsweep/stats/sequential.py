@@ -43,8 +43,9 @@ def bet_against(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bet, image by image, that the rival is more accurate over all images than each trial.
 
-    A stake depends only on earlier images. So the rival may be changed between calls, as long as it is chosen from the
-    images before `start`.
+    A stake depends only on earlier images. The rival may therefore be another trial in the next call, provided that the
+    choice uses only the results on images before `start`; the wealth of a trial then counts against the claim that it
+    is at least as accurate as every one of these rivals.
 
     Args:
         rival: [M], whether the rival classified each of the first M images correctly, M <= num_images.

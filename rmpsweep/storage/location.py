@@ -26,9 +26,10 @@ class ObjectPath:
 
     Methods that share a name with one of `pathlib.Path` do the same.
 
-    Raises (methods that read):
-        FileNotFoundError: there is no such object.
-        StorageError: the store cannot be reached, or refuses access.
+    Raises:
+        FileNotFoundError: there is no such object (`read_bytes`, `read_text`, `open`, and `unlink` unless missing_ok).
+        StorageError: the store cannot be reached, or refuses access (all methods that connect; for `write_bytes`, see
+            there).
     """
 
     store: str
@@ -175,7 +176,11 @@ def locate(where: str | Location) -> Location:
 
 @contextlib.contextmanager
 def local_copies(paths: Sequence[Location]) -> Iterator[tuple[Path, ...]]:
-    """Yield paths on this machine of the same names and contents; objects are copied, and copies removed at the end."""
+    """Yield paths on this machine of the same names and contents; objects are copied, and copies removed at the end.
+
+    Raises:
+        FileNotFoundError, StorageError: an object is missing, or cannot be read.
+    """
     with tempfile.TemporaryDirectory(prefix="rmpsweep-") as folder:
         copies = []
         for path in paths:

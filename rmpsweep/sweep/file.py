@@ -29,7 +29,8 @@ def load_sweep(name_or_path: str | os.PathLike[str], changes: Sequence[str] = ()
         changes: changes "key.path=value" with the value in YAML, as after --set. If the sweep has a list of grids,
             grid.x changes all of them.
     Raises:
-        SweepError: the sweep is not valid. The message has a line for every mistake, with file, key path, the value
+        SweepError: the file does not exist or is not valid YAML, a variable of the environment is not set, or the sweep
+            is not valid. In the last case, the message has a line for every mistake, with file, key path, the value
             received and what is allowed.
     """
     path = _find(os.fspath(name_or_path), SWEEPS, "sweep")

@@ -23,7 +23,7 @@ TRIALS_PER_UNIT = 8
 UNIT_IMAGE_STEPS = 2**18
 """The largest number of image-steps in a unit, and so what is lost with a worker. A single image may take more."""
 UNITS_PER_WORKER = 8
-"""With several workers, shards are small enough for at least this many units per worker."""
+"""With several workers, shards are small enough for at least this many units per worker, down to SMALLEST_SHARD."""
 TAIL = ((0.75, 2), (0.93, 4), (0.975, 8))
 """From each of these fractions of the images on, shards are smaller by this divisor, so that workers end together."""
 SMALLEST_SHARD = 8
@@ -189,8 +189,9 @@ def pending(plan: Plan, done: Iterable[Unit], workers: int = 1, within: tuple[in
 
     Args:
         done: the units that are finished.
-        workers: how many workers share the work. For several workers, units are small enough to keep all of them busy,
-            and become smaller from 75 % of the positions on.
+        workers: how many workers share the work. For several workers units are made small, so that as many workers as
+            possible are busy; in the last quarter of the positions that are cut (those of `within`, or all of them)
+            units become smaller still. For these two reasons, no shard is made smaller than SMALLEST_SHARD images.
         within: restricts the units to the cells at positions [start, stop), stop <= plan.limit; None takes all cells.
     """
     first, end = within or (0, plan.limit)

@@ -54,25 +54,34 @@ class LoggedSweep:
 
 
 def log_sweep(tracking_uri: str, record: SweepRecord, summary: "pa.Table") -> LoggedSweep:
-    """Log a sweep and its trials. Logging the same table again changes nothing. docs/mlflow.md lists what is logged.
+    """Log a sweep and its trials. docs/mlflow.md lists what is logged.
 
-    The run of a trial has the metrics accuracy, top5, firing_rate, spikes_per_image and synops_per_image with step = T.
-    It has single values of accuracy_T<T>, images, images_planned, ann_accuracy and points_below_ann (at the largest T),
-    and, where they exist, of time_steps_within_1pt, T_at_99pct (99 % of the ANN's accuracy) and
-    synops_per_image_at_99pct.
+    Logging the same record and table again changes nothing.
 
-    The sweep's own run has trials, images, images_planned, ann_accuracy, best_<reset>_accuracy and
-    best_<reset>_time_steps_within_1pt (see `stats.best_trials`), and the artifacts. Without a server, artifacts go to
-    `mlartifacts` beside the SQLite file; for another database, to `record.artifact_store`, or else to `mlartifacts`
-    beside the artifacts themselves. The tag rmpsweep.complete is set last. It is "true" if every row of the table
-    covers all planned images except those that are skipped.
+    The run of a trial has the metrics accuracy, top5, firing_rate, spikes_per_image and synops_per_image at every T of
+    the table, with step = T, and accuracy_T<T> for every T as a metric of its own. The other metrics are single values:
+    points_below_ann at the largest T; images, images_planned and ann_accuracy at the T with the most images (of several
+    such T, the largest); and, where they exist, time_steps_within_1pt, T_at_99pct (99 % of the ANN's accuracy), which
+    are the smallest T that get there, and synops_per_image_at_99pct, up to the latter T.
+
+    The sweep's own run has single values alone: trials; images, images_planned and ann_accuracy of the row with the
+    most images; and best_<reset>_accuracy, at the largest T, and best_<reset>_time_steps_within_1pt (see
+    `stats.best_trials`). It also has the artifacts. A server chooses itself where they go. In a SQLite file they go to
+    `mlartifacts` beside that file; in another database, to `record.artifact_store`, or else to `mlartifacts` beside the
+    artifacts themselves. An experiment that exists already keeps the place that it was made with.
+
+    The tag rmpsweep.complete of the sweep's run is "false" while that run is being written. It is set last: to "true"
+    if every row of the table covers all planned images except those that are skipped, else to "false".
 
     Args:
+        record: what is logged besides the table.
         summary: one row per (trial, T).
+    Returns:
+        Where the sweep is logged, and how many of its runs are new.
     Raises:
         InputError: the URI is malformed.
-        TrackingError: the server or database cannot be reached or refuses. What has been logged stays and is not logged
-            again.
+        TrackingError: the server or database cannot be reached or refuses, or an artifact cannot be read. Runs that
+            were finished stay as they are; the next call writes an interrupted run again.
     """
     remedy = (
         "The results themselves are safe: once the cause is removed, or with --mlflow and another server or database, "

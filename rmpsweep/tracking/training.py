@@ -26,10 +26,15 @@ class TrainingRecord:
 
 
 def log_training(tracking_uri: str, record: TrainingRecord) -> str:
-    """Log the new epochs of a training, with step = epoch, and return the run's id.
+    """Log the epochs of a training that its run lacks, with step = epoch.
 
+    If the record has artifacts, which means that the training is complete, they are logged once, and the run ends.
+
+    Returns:
+        The id of the run.
     Raises:
-        InputError: the URI is malformed. TrackingError: the server or database cannot be reached or refuses.
+        InputError: the URI is malformed.
+        TrackingError: the server or database cannot be reached or refuses, or an artifact cannot be read.
     """
     remedy = "What has been trained is kept; the same command continues, and does not log with --mlflow none"
     with connected(tracking_uri, record.artifacts, remedy) as (client, location):

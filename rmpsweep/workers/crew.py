@@ -73,12 +73,16 @@ class Crew:
         self.forget(name)
 
     def count_failed_start(self, error: Exception | None, message: str) -> None:
-        """Note that a worker could not be set up. If others work, further starts wait for a while.
+        """Note that a worker could not be set up. If another one is ready, further starts wait for a while.
 
+        Args:
+            error: what the setup raised, if that is an error of rmpsweep's own; else None.
+            message: why the start failed.
         Raises:
-            InputError: nobody works, and the setup of a worker raised it.
-            UnusableError: nobody works, and the setup raised it WORKER_TRIES times in a row.
-            ClusterError: nobody works, and WORKER_TRIES starts in a row failed for another reason.
+            InputError: no other worker is ready, and `error` is an InputError.
+            UnusableError: no other worker is ready, at least WORKER_TRIES starts in a row have failed, and `error` is
+                an UnusableError.
+            ClusterError: likewise, but `error` is neither.
         """
         self._failed_starts += 1
         if any(member.state in ("idle", "busy") for member in self.members.values()):

@@ -58,16 +58,25 @@ class Driver:
         stop: Callable[[], bool] = lambda: False,
         stage: StageBegan = UNNAMED,
     ) -> Execution:
-        """Run every job until it is done or quarantined.
+        """Run every job until it is done, quarantined or dropped.
+
+        Waiting jobs are dropped once `stop` says so, and once one of the limits `max_failures` and `fail_fast` is
+        reached; jobs in flight are then waited for. A pool in this process has one worker, and what its setup raises is
+        raised at once.
 
         Args:
             listener: called with every event, and every few seconds with a snapshot.
-            stop: returns whether to stop; then nothing new is started, and jobs in flight are waited for.
-            stage: the first event that the listener gets; later events carry its name.
+            stop: returns whether to stop. Once it has returned true, it is not called again.
+            stage: the first event that the listener gets. Later events of jobs carry its name; WorkerChanged events
+                carry no stage.
+        Returns:
+            The outcomes of the jobs that are done, the jobs that were quarantined, whether waiting jobs were dropped,
+            and the limit that ended the run, if one did.
         Raises:
-            UnusableError: a job cannot read or write what every job needs, after all its attempts, or the setup of a
-                worker cannot.
-            InputError: the setup of a worker raised it, so that no worker can be set up.
+            UnusableError: a job raised it in its last attempt; or the setup of a worker raised it, it was at least the
+                WORKER_TRIES-th failed start in a row, and no other worker was ready.
+            InputError: the setup of a worker raised it, and no other worker was ready. A job that raises it is
+                quarantined instead.
             ClusterError: no worker can be started, or workers die one after the other.
         """
         listener(stage)

@@ -47,7 +47,11 @@ class Schedule:
         return dropped
 
     def next(self, member: Member, members: Mapping[str, Member], idle: Collection[str]) -> Task | None:
-        """Choose a job for an idle worker: a planned copy, else a waiting job; None if others will do these sooner."""
+        """Choose a job for an idle worker: a planned copy, else a waiting job.
+
+        Returns:
+            None if there is no such job, or if other workers are expected to end it sooner.
+        """
         return self._next_copy(member) or self._next_waiting(member, members, idle)
 
     def _next_copy(self, member: Member) -> Task | None:

@@ -1,10 +1,14 @@
 """A look at a results directory: what counts, what is left, and what a later look of the same launch reads again."""
 
+from dataclasses import replace
+
 import pytest
 
-from rmpsweep.pipeline.look import look
+from rmpsweep.errors import StorageError
+from rmpsweep.pipeline.look import look, read_calibrations
 from rmpsweep.pipeline.prepare import reopen
-from rmpsweep.results import write_thresholds
+from rmpsweep.results import Layout, write_thresholds
+from rmpsweep.storage import ObjectPath, locate
 from tests.helpers.synthetic import Synthetic
 
 
@@ -49,6 +53,33 @@ def test_files_verified_before_are_judged_by_the_thresholds_of_now(planned):
     later = look(planned, before.journal)
     assert set(later.journal.rejected.values()) == {"made with other thresholds"}
     assert later.journal.rejected == look(planned).journal.rejected
+
+
+def test_units_count_again_once_the_same_thresholds_are_there_again(planned):
+    kept = {path: path.read_bytes() for path in planned.layout.calibration.glob("*.parquet")}
+    for path in kept:
+        path.write_bytes(b"damaged")
+    damaged = look(planned)
+    assert damaged.calibrations == {}
+    assert damaged.cells_left > 0
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert look(planned, damaged.journal).todo == ()
+
+
+def test_thresholds_in_a_store_that_is_away_are_not_taken_for_missing(planned, monkeypatch):
+    def read(path):
+        raise error
+
+    monkeypatch.setattr(ObjectPath, "read_bytes", read)
+    layout = Layout(locate("s3://bucket/results"))
+    error = FileNotFoundError("no such object")
+    assert read_calibrations(layout, planned.plan) == {}
+    error = StorageError("s3://bucket/results: cannot be reached")
+    with pytest.raises(StorageError, match="cannot be reached"):
+        read_calibrations(layout, planned.plan)
+    with pytest.raises(StorageError, match="cannot be reached"):
+        look(replace(planned, layout=layout))
 
 
 def test_units_are_cut_for_the_workers_and_hold_every_missing_cell(planned):

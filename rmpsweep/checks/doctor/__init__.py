@@ -32,6 +32,8 @@ def examine(
         sweep: the sweep whose data, weights and results are checked; None leaves these checks out.
         address: address of the Ray cluster; None starts Ray on this machine.
         answer_s: how long a node may take to answer, in seconds.
+    Returns:
+        One finding for each check, those of this machine first.
     """
     here = examine_here(results, mlflow_uri, sweep)
     return [*here.findings, *examine_cluster(address, results, here.prepared, answer_s)]
