@@ -64,7 +64,7 @@ LARGEST_WEIGHT: dict[Numerics, int] = {"fixed16": 32639, "fixed8": 127}
 INPUT_BITS, FACTOR_BITS, JUNCTION_BITS, LIFT_BITS, SILENT_BITS = 12, 16, 12, 16, 10
 NARROW_BITS = 48
 """A weighted node reads weighted sums shifted right as far as it takes to keep its own sums below this power of two."""
-MOST_DEVIATION: dict[Numerics, float] = {"fixed16": 1 / 32, "fixed8": 2.0}
+MOST_DEVIATION: dict[Numerics, float] = {"fixed16": 1 / 4, "fixed8": 2.0}
 """The largest `Constants.deviation` that is accepted."""
 EXACT_SUM, EXACT_TOTAL = 2.0**53, 2.0**62
 

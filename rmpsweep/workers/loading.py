@@ -1,6 +1,7 @@
 """Load what a sweep names: its images, its trained and converted network, and thresholds that are given."""
 
 import platform
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +69,9 @@ def load_network(sweep: Sweep, weights: Path, split: ImageSplit) -> tuple[nn.Mod
     put_weights(ann, state, weights)
     del state
     ann.eval()
-    net = convert(ann, image)
+    with warnings.catch_warnings():  # calibration names the layer that is silent
+        warnings.filterwarnings("ignore", ".*its output is the same for different images", UserWarning)
+        net = convert(ann, image)
     outputs = net.node(net.output).shape
     if len(outputs) != 1 or outputs[0] < num_classes or (split.num_classes and outputs[0] != num_classes):
         raise NetworkError(

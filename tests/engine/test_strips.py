@@ -78,7 +78,7 @@ torch.save([trains(make, numerics) for make in NETS for numerics in ("fixed16", 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("features", ["", "+avx2"])
+@pytest.mark.parametrize("features", [pytest.param("", marks=pytest.mark.soak), "+avx2"])
 def test_a_processor_without_avx512_computes_the_same_bits(features, tmp_path):
     if features and os.uname().machine != "x86_64":
         pytest.skip("AVX2 is a feature of x86-64")
