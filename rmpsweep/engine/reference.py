@@ -137,7 +137,8 @@ class LinearNodes:
         return mean.float() if self.constants.numerics == "float32" else mean
 
     def _apply(self, weight: Tensor, node: Node, x: Tensor, steps: int) -> Tensor:
-        if self.constants.is_fixed and steps == 1:  # below 2^53, where float64 is exact and has faster convolutions
+        if self.constants.is_fixed and steps == 1 and self.apply is apply_linear:
+            # one step's sums are below 2^53: float64 is exact there, and its convolutions are faster than int64's
             return self.apply(weight.double(), node, x.double()).to(x.dtype)
         return self.apply(weight.to(x.dtype), node, x)
 

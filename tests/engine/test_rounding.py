@@ -32,9 +32,8 @@ class _Exact(Rows):
     def __init__(self, constants: Constants, images: Tensor, trains: dict[str, Tensor]) -> None:
         super().__init__(constants, torch.zeros(len(images), dtype=torch.int64), images, torch.arange(len(images)))
         self.trains, self.t = trains, 0
-        self.own: dict[str, Tensor] = {}
-        """Layer -> the spikes of its own neurons, [T, N, ...]."""
         self.own = {name: torch.zeros_like(train) for name, train in trains.items()}
+        """Layer -> the spikes of its own neurons, [T, N, ...]."""
 
     def _fire(self, layer: str, z: Tensor, v: Tensor) -> Tensor:
         self.own[layer][self.t] = super()._fire(layer, z, v).to(torch.uint8)
